@@ -1,0 +1,6 @@
+//! pyagent: profiles every CPython process of a host from outside, with eBPF.
+//!
+//! ARCHITECTURE.md has the map. Imports go down only, from `agent` to `ids`; `profile` is the waist.
+
+pub mod ids;
+pub mod profile;

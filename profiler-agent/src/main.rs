@@ -1,0 +1,2 @@
+//! pyagent.
+fn main() {}

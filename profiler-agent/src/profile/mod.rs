@@ -1,0 +1,5 @@
+//! Profiles: the waist of pyagent. Everything before it knows about processes and memory, everything after
+//! it only about profiles. No I/O, no serde, no proto here.
+
+pub mod aggregate;
+pub mod model;

@@ -1,0 +1,152 @@
+//! The profile: interned tables of strings, functions, locations and stacks, and the samples over them.
+//!
+//! Ids are indices into the tables of the same [`Profile`] and mean nothing in another one. Stacks are leaf
+//! first, as in pprof.
+
+use std::time::{Duration, SystemTime};
+
+/// Index into [`Profile::strings`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StringId(pub u32);
+
+/// Index into [`Profile::functions`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FunctionId(pub u32);
+
+/// Index into [`Profile::locations`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LocationId(pub u32);
+
+/// Index into [`Profile::mappings`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MappingId(pub u32);
+
+/// Index into [`Profile::stacks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StackId(pub u32);
+
+/// Index into [`Profile::label_sets`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LabelSetId(pub u32);
+
+/// What kind of code a frame belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FrameKind {
+    /// A Python function.
+    Python,
+    /// Machine code of the process: C extensions, libraries, the interpreter outside of its loop.
+    Native,
+    /// The kernel.
+    Kernel,
+    /// Not a function but a remark, such as `[incomplete: frame switch]`.
+    Reason,
+}
+
+/// A function: Python (qualified name, file, first line), native or kernel (symbol, module).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Function {
+    /// Kind of code.
+    pub kind: FrameKind,
+    /// Name to show: the qualified name where the version has it.
+    pub name: StringId,
+    /// Source file of Python functions, module (`libz.so.1`, `vmlinux`) of others; may be empty.
+    pub filename: StringId,
+    /// First line, 0 when there is none.
+    pub start_line: u32,
+}
+
+/// A place in a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Location {
+    /// The function.
+    pub function: FunctionId,
+    /// Line, 0 when it is not known.
+    pub line: u32,
+    /// The mapping that the location belongs to.
+    pub mapping: MappingId,
+    /// Address for native and kernel frames, 0 for Python frames.
+    pub address: u64,
+}
+
+/// A binary, or the pseudo mapping of all Python code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mapping {
+    /// Path, `[python]`, or `[kernel]`.
+    pub filename: StringId,
+    /// Hexadecimal GNU build id; empty when there is none.
+    pub build_id: StringId,
+}
+
+/// Value of a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LabelValue {
+    /// Text.
+    Str(StringId),
+    /// A number, as of `pid` and `tid`.
+    Num(i64),
+}
+
+/// What the values of a sample mean, for example `samples/count` and `cpu/nanoseconds`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ValueType {
+    /// Kind, a term of pprof: `samples`, `cpu`.
+    pub kind: &'static str,
+    /// Unit: `count`, `nanoseconds`, `bytes`.
+    pub unit: &'static str,
+}
+
+/// One aggregated sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// The stack.
+    pub stack: StackId,
+    /// The labels.
+    pub labels: LabelSetId,
+    /// Values, in the order of [`Profile::sample_types`].
+    pub values: [i64; 2],
+}
+
+/// A profile over one span of time.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// What the two values of each sample mean.
+    pub sample_types: [ValueType; 2],
+    /// What [`Profile::period`] counts.
+    pub period_type: ValueType,
+    /// Distance between two samples, in the unit of `period_type`; the true one, also when it was lowered.
+    pub period: i64,
+    /// Wall time of the start.
+    pub start: SystemTime,
+    /// Length of the span.
+    pub duration: Duration,
+    /// Text; element 0 is the empty string.
+    pub strings: Vec<Box<str>>,
+    /// Functions.
+    pub functions: Vec<Function>,
+    /// Binaries; element 0 is the pseudo mapping `[python]`.
+    pub mappings: Vec<Mapping>,
+    /// Locations.
+    pub locations: Vec<Location>,
+    /// Stacks, leaf first.
+    pub stacks: Vec<Box<[LocationId]>>,
+    /// Sets of labels (name, value), in the order in which they are shown.
+    pub label_sets: Vec<Box<[(StringId, LabelValue)]>>,
+    /// Samples; no two with the same stack and labels.
+    pub samples: Vec<Sample>,
+    /// Remarks for the reader: what was lost, cut, not completed or sampled in another way.
+    pub comments: Vec<String>,
+}
+
+impl Profile {
+    /// The text with this id; empty for an id of another profile.
+    #[must_use]
+    pub fn str(&self, id: StringId) -> &str {
+        self.strings.get(id.0 as usize).map_or("", |text| text)
+    }
+
+    /// Sum of the first value (samples) over all samples.
+    #[must_use]
+    pub fn n_samples(&self) -> i64 {
+        self.samples.iter().map(|sample| sample.values[0]).sum()
+    }
+}

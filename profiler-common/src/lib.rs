@@ -1,0 +1,12 @@
+//! What the kernel programs and the agent share: the records that cross the ring buffer, the layout of
+//! an interpreter, what the kernel must know of a process, and the steps of unwinding.
+//!
+//! Not here: anything that allocates, reads files, or names aya's kernel helpers.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod event;
+pub mod layout;
+pub mod process;
+pub mod unwind;

@@ -1,0 +1,1 @@
+//! Steps of unwinding, generic over how memory is read.
