@@ -2,5 +2,7 @@
 //!
 //! ARCHITECTURE.md has the map. Imports go down only, from `agent` to `ids`; `profile` is the waist.
 
+pub mod bpf;
 pub mod ids;
+pub mod kernel;
 pub mod profile;

@@ -1,9 +1,9 @@
 //! The records that cross the ring buffer, kernel to agent: samples and process lifecycle events.
 //!
-//! A record starts with a [`RecordHead`]. A sample is a [`SampleHeader`] followed by `n_kernel` kernel
-//! addresses (u64, leaf first), by the user registers when [`sample_flags::USER_REGISTERS`] is set
-//! ([`UserRegisters`]), and by `n_python` [`PyFrame`]s, leaf first. Both sides are built from this file,
-//! so the version only guards against an agent that is handed a foreign object file.
+//! A record starts with a [`RecordHead`]. A sample is a [`SampleHeader`], then [`UserRegisters`] (valid when
+//! [`sample_flags::USER_REGISTERS`] is set), then `n_python` [`PyFrame`]s and `n_kernel` kernel addresses
+//! (u64), both leaf first. Both sides are built from this file, so the version only guards against an agent
+//! that is handed a foreign object file.
 
 /// Version of the record layout; the first field of each record.
 pub const RECORD_VERSION: u16 = 1;
@@ -20,6 +20,7 @@ pub const MAX_SAMPLE_BYTES: usize = size_of::<SampleRecord>();
 const _: () = assert!(MAX_SAMPLE_BYTES <= 32 * 1024, "the per-CPU scratch is bounded by 32 KiB");
 const _: () = assert!(MAX_PYTHON_FRAMES.is_power_of_two() && MAX_KERNEL_FRAMES.is_power_of_two());
 const _: () = assert!(size_of::<SampleHeader>().is_multiple_of(8) && size_of::<PyFrame>() == 24);
+const _: () = assert!(size_of::<UserRegisters>() == 128);
 
 /// What kind of record follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +102,7 @@ pub mod sample_flags {
     pub const GIL_HELD: u32 = 1;
     /// The CPU was in the kernel when the sample was taken.
     pub const IN_KERNEL: u32 = 1 << 1;
-    /// A [`super::UserRegisters`] follows the kernel stack.
+    /// The record's [`super::UserRegisters`] are filled.
     pub const USER_REGISTERS: u32 = 1 << 2;
     /// The stack was caught in a frame switch and completed from the registers.
     pub const REPAIRED: u32 = 1 << 3;
@@ -158,12 +159,12 @@ pub mod frame_flags {
 pub struct SampleRecord {
     /// Fixed part.
     pub header: SampleHeader,
-    /// Kernel addresses, leaf first.
-    pub kernel: [u64; MAX_KERNEL_FRAMES],
     /// The user registers.
     pub registers: UserRegisters,
     /// Python frames, leaf first.
     pub python: [PyFrame; MAX_PYTHON_FRAMES],
+    /// Room for the kernel addresses, which follow the last Python frame directly.
+    pub kernel: [u64; MAX_KERNEL_FRAMES],
 }
 
 /// A process was forked, replaced its program, or ended.

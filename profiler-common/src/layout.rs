@@ -7,10 +7,10 @@
 /// Offset of a field that the version does not have.
 pub const ABSENT: u16 = u16::MAX;
 
-/// Bytes of a thread state that are read at once; all offsets in it lie below.
+/// Most bytes of a thread state that are read at once; all offsets in it lie below.
 pub const THREAD_STATE_BYTES: usize = 512;
 
-/// Bytes of a frame that are read at once; all offsets in it lie below.
+/// Most bytes of a frame that are read at once; all offsets in it lie below.
 pub const FRAME_BYTES: usize = 128;
 
 /// Where the current frame hangs off the thread state.
@@ -90,6 +90,9 @@ pub struct PyLayout {
     pub interp_threads_head: u16,
     /// [`GilKind::RuntimeCurrent`]: in `_PyRuntime`; [`GilKind::Interpreter`]: in the interpreter.
     pub gil: u16,
+    /// Bytes of a thread state that the walk needs: up to and with its last field, a multiple of 8. No more
+    /// are read: what lies behind may not be mapped.
+    pub tstate_bytes: u16,
     /// `PyThreadState.next`.
     pub tstate_next: u16,
     /// `PyThreadState.interp`.
@@ -137,7 +140,7 @@ pub struct PyLayout {
 /// Why a layout cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayoutError {
-    /// A field of the thread state lies beyond [`THREAD_STATE_BYTES`].
+    /// A field of the thread state lies beyond `tstate_bytes`, or that beyond [`THREAD_STATE_BYTES`].
     ThreadStateField,
     /// A field of the frame lies beyond `frame_bytes`, or that beyond [`FRAME_BYTES`].
     FrameField,
@@ -170,12 +173,15 @@ impl PyLayout {
         let optional = [self.tstate_native_thread_id, self.tstate_datastack_chunk];
         let present = optional.into_iter().filter(|offset| *offset != ABSENT);
         for offset in tstate.into_iter().chain(present) {
-            if usize::from(offset) + 8 > THREAD_STATE_BYTES {
+            if offset > self.tstate_bytes.saturating_sub(8) {
                 return Err(LayoutError::ThreadStateField);
             }
             if !offset.is_multiple_of(8) {
                 return Err(LayoutError::Alignment);
             }
+        }
+        if usize::from(self.tstate_bytes) > THREAD_STATE_BYTES || !self.tstate_bytes.is_multiple_of(8) {
+            return Err(LayoutError::ThreadStateField);
         }
         if usize::from(self.frame_bytes) > FRAME_BYTES || !self.frame_bytes.is_multiple_of(8) {
             return Err(LayoutError::FrameField);
@@ -187,7 +193,7 @@ impl PyLayout {
             }
         }
         for offset in frame.into_iter().chain([self.frame_instr]) {
-            if offset + 8 > self.frame_bytes {
+            if offset > self.frame_bytes.saturating_sub(8) {
                 return Err(LayoutError::FrameField);
             }
             if !offset.is_multiple_of(8) {

@@ -1,5 +1,55 @@
 //! pyagent's kernel programs: entry points only.
 #![no_std]
 #![no_main]
+#![allow(missing_docs, unreachable_pub, reason = "aya's macros make each entry point a public function of its own")]
+
+mod globals;
+mod lifecycle;
+mod maps;
+mod memory;
+mod sample;
+mod task;
+
+use aya_ebpf::macros::{perf_event, raw_tracepoint};
+use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
+
+/// Source number of the CPU clock; a row of the agent's source table.
+const SOURCE_CPU: u8 = 0;
+
+/// CPU samples: the software event `cpu-clock`, one per online CPU.
+#[perf_event]
+pub fn sample_cpu(ctx: PerfEventContext) -> u32 {
+    sample::take(&ctx, SOURCE_CPU);
+    0
+}
+
+/// A process was forked, or a thread was made.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    let _ = lifecycle::fork(&ctx);
+    0
+}
+
+/// A process replaced its program.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    let _ = lifecycle::exec(&ctx);
+    0
+}
+
+/// A thread ended.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(ctx: RawTracePointContext) -> i32 {
+    let _ = lifecycle::exit(&ctx);
+    0
+}
+
+#[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,4 @@
+//! Facts of the running kernel: structure offsets, symbols, features.
+
+pub mod btf;
+pub mod probe;

@@ -1,0 +1,41 @@
+//! Settings of the kernel programs, written by the agent before they are loaded.
+//!
+//! The kernel sees them as constants. Offsets of kernel structures come from the running kernel's BTF: rustc
+//! emits no relocations for them.
+
+macro_rules! globals {
+    ($($(#[$doc:meta])* $name:ident, $get:ident: $type:ty = $default:expr;)*) => {$(
+        #[unsafe(no_mangle)]
+        static $name: $type = $default;
+
+        $(#[$doc])*
+        #[inline(always)]
+        pub(crate) fn $get() -> $type {
+            // SAFETY: the static is initialised; the read is volatile because the agent changes it before load.
+            unsafe { core::ptr::read_volatile(&raw const $name) }
+        }
+    )*};
+}
+
+globals! {
+    /// `task_struct.thread.fsbase`: the thread pointer of x86-64.
+    TASK_THREAD_POINTER, task_thread_pointer: u32 = 0;
+    /// `task_struct.pid`.
+    TASK_PID, task_pid: u32 = 0;
+    /// `task_struct.tgid`.
+    TASK_TGID, task_tgid: u32 = 0;
+    /// `task_struct.comm`.
+    TASK_COMM, task_comm: u32 = 0;
+    /// `task_struct.signal`.
+    TASK_SIGNAL, task_signal: u32 = 0;
+    /// `signal_struct.live`: number of living threads of a process.
+    SIGNAL_LIVE, signal_live: u32 = 0;
+    /// Every exec makes a pending entry, so that new processes are found; else only known processes matter.
+    FOLLOW_ALL, follow_all: u32 = 0;
+    /// A child of a profiled process is profiled.
+    FOLLOW_CHILDREN, follow_children: u32 = 0;
+    /// Process id of the agent, which is never profiled.
+    AGENT_PID, agent_pid: u32 = 0;
+    /// The ring buffer's reader is woken when this many bytes wait.
+    WAKEUP_BYTES, wakeup_bytes: u64 = 0;
+}

@@ -1,0 +1,84 @@
+//! The maps, and counting.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use profiler_common::counters::{Counter, N_COUNTERS};
+use profiler_common::event::SampleRecord;
+use profiler_common::layout::PyLayout;
+use profiler_common::process::{MAX_LAYOUTS, MAX_PROCESSES, ProcessEntry};
+use profiler_common::unwind::Window;
+use profiler_common::unwind::python::Walk;
+use profiler_common::unwind::thread::{ListWalk, Thread};
+
+/// Records for the agent. The agent sets the true size when it loads the programs.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Processes by tgid. Sampling programs only look up.
+#[map]
+pub(crate) static PROCESSES: HashMap<u32, ProcessEntry> = HashMap::with_max_entries(MAX_PROCESSES, 0);
+
+/// Layouts of the interpreters, by `ProcessEntry::layout`.
+#[map]
+pub(crate) static LAYOUTS: Array<PyLayout> = Array::with_max_entries(MAX_LAYOUTS, 0);
+
+/// Counters, by [`Counter`].
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(N_COUNTERS as u32, 0);
+
+/// Two scratches a CPU: a sampler can fire inside a program that was itself interrupted.
+#[map]
+static SCRATCHES: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+
+/// What a sample is built in; too large for the stack.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// 1 while a program uses it.
+    busy: u32,
+    /// How the walk ended, by `sample::walk`.
+    pub(crate) walk_end: u32,
+    /// Frames of the first walk that a repair keeps.
+    pub(crate) n_kept: u16,
+    /// 1 when a repair succeeded.
+    pub(crate) repaired: u16,
+    /// Of the thread that is looked for in the lists.
+    pub(crate) thread_pointer: u64,
+    pub(crate) thread: Thread,
+    pub(crate) walk: Walk,
+    pub(crate) list: ListWalk,
+    pub(crate) window: Window,
+    pub(crate) record: SampleRecord,
+}
+
+/// Adds one to a counter.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: a value of this CPU; a lost update by an interrupting program is a lost count, not more.
+        unsafe { *value += 1 };
+    }
+}
+
+/// Takes a free scratch of this CPU. It must be given back with [`release`].
+#[inline(always)]
+pub(crate) fn claim() -> Option<&'static mut Scratch> {
+    for index in 0..2 {
+        let scratch = SCRATCHES.get_ptr_mut(index)?;
+        // SAFETY: the map's memory lives as long as the program; programs on one CPU nest, they do not run
+        // side by side, so a plain test and set is atomic with regard to those that interrupt.
+        unsafe {
+            if core::ptr::read_volatile(&raw const (*scratch).busy) == 0 {
+                core::ptr::write_volatile(&raw mut (*scratch).busy, 1);
+                return Some(&mut *scratch);
+            }
+        }
+    }
+    None
+}
+
+/// Gives a scratch back.
+#[inline(always)]
+pub(crate) fn release(scratch: &mut Scratch) {
+    // SAFETY: a plain write to memory that this program owns.
+    unsafe { core::ptr::write_volatile(&raw mut scratch.busy, 0) };
+}

@@ -1,0 +1,409 @@
+//! Fills one sample record: identify the process, unwind each part, submit or count.
+//!
+//! Each part has a status of its own: a failure in one never costs another.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{
+    bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_boot_ns, bpf_loop, bpf_ringbuf_output, bpf_ringbuf_query,
+};
+use aya_ebpf::programs::PerfEventContext;
+use profiler_common::counters::Counter;
+use profiler_common::event::{
+    KernelStatus, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, PyFrame, PythonStatus, RECORD_VERSION, RecordHead,
+    RecordKind, SampleHeader, SampleRecord, UserRegisters, sample_flags,
+};
+use profiler_common::layout::{FrameRoot, PyLayout};
+use profiler_common::process::{ProcessEntry, ProcessState};
+use profiler_common::unwind::python::{self, Step, Walk, WalkEnd};
+use profiler_common::unwind::thread::{self, ListStep, ListWalk, MAX_LISTED, Thread};
+use profiler_common::unwind::{Fault, ReadUser as _};
+
+use crate::maps::{EVENTS, LAYOUTS, PROCESSES, Scratch, claim, count, release};
+use crate::memory::CurrentTask;
+use crate::{globals, task};
+
+const AVAILABLE_DATA: u64 = 0; // BPF_RB_AVAIL_DATA
+const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
+const FORCE_WAKEUP: u64 = 2; // BPF_RB_FORCE_WAKEUP
+
+/// Bytes of a record in front of its Python frames.
+const PYTHON_OFFSET: usize = core::mem::offset_of!(SampleRecord, python);
+
+/// Takes a sample of the current task if its process is selected.
+#[inline(always)]
+pub(crate) fn take(ctx: &PerfEventContext, source: u8) {
+    count(Counter::Ticks);
+    let pid = ctx.tgid();
+    // SAFETY: the entry is only read; an update by the agent replaces the element.
+    let Some(process) = (unsafe { PROCESSES.get(&pid) }) else { return };
+    count(Counter::Samples);
+    let Some(scratch) = claim() else {
+        count(Counter::Nested);
+        return;
+    };
+    fill(ctx, source, process, scratch);
+    release(scratch);
+}
+
+/// Fills and submits the record.
+#[inline(always)]
+fn fill(ctx: &PerfEventContext, source: u8, process: &ProcessEntry, scratch: &mut Scratch) {
+    // SAFETY: the kernel hands the program its context.
+    let data = unsafe { &*ctx.ctx };
+    let in_kernel = data.regs.cs & 3 == 0;
+    let task_address = task::current();
+    scratch.record.header = SampleHeader {
+        head: RecordHead {
+            version: RECORD_VERSION,
+            kind: RecordKind::Sample as u16,
+            size_bytes: 0,
+            // SAFETY: a helper without arguments.
+            time_ns: unsafe { bpf_ktime_get_boot_ns() },
+        },
+        generation: process.generation,
+        user_ip: 0,
+        thread_state: 0,
+        period: data.sample_period,
+        pid: ctx.tgid(),
+        tid: ctx.pid(),
+        // SAFETY: a helper without arguments.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        flags: 0,
+        python_status: PythonStatus::None as u8,
+        kernel_status: KernelStatus::UserMode as u8,
+        source,
+        reserved: 0,
+        n_kernel: 0,
+        n_python: 0,
+        comm: task::comm(task_address),
+    };
+    fill_registers(data.regs.rip, in_kernel, process, &mut scratch.record);
+    let status = match process.state {
+        ProcessState::Pending => PythonStatus::Pending,
+        ProcessState::Python => match LAYOUTS.get_ptr(process.layout) {
+            // SAFETY: layouts are written before the process entry that names them, and never after.
+            Some(layout) => fill_python(process, unsafe { &*layout }, task_address, scratch),
+            None => {
+                count(Counter::NoLayout);
+                PythonStatus::None
+            }
+        },
+    };
+    scratch.record.header.python_status = status as u8;
+    if in_kernel {
+        fill_kernel(ctx, &mut scratch.record);
+    }
+    submit(&mut scratch.record);
+}
+
+/// The user-space instruction address always; the registers when it lies in the eval loop, where the leaf's
+/// instruction may lag and a frame switch may be under way.
+#[inline(always)]
+fn fill_registers(ip: u64, in_kernel: bool, process: &ProcessEntry, record: &mut SampleRecord) {
+    record.header.user_ip = ip;
+    if in_kernel {
+        record.header.flags |= sample_flags::IN_KERNEL;
+    } else if !in_eval_loop(process, ip) {
+        return;
+    }
+    match task::user_registers(&mut record.registers) {
+        Some(ip) => {
+            record.header.user_ip = ip;
+            if in_eval_loop(process, ip) {
+                record.header.flags |= sample_flags::USER_REGISTERS;
+            }
+        }
+        None => {
+            record.header.user_ip = 0;
+            count(Counter::RegistersFailed);
+        }
+    }
+}
+
+#[inline(always)]
+fn in_eval_loop(process: &ProcessEntry, ip: u64) -> bool {
+    (ip >= process.eval_start && ip < process.eval_end)
+        || (ip >= process.eval_cold_start && ip < process.eval_cold_end)
+}
+
+/// Finds the thread state and walks the frames.
+#[inline(always)]
+fn fill_python(process: &ProcessEntry, layout: &PyLayout, task_address: u64, scratch: &mut Scratch) -> PythonStatus {
+    let Some(thread_pointer) = task::thread_pointer(task_address) else { return PythonStatus::NoThreadPointer };
+    scratch.thread = Thread::default();
+    if let Err(status) = find_thread(process, layout, thread_pointer, scratch) {
+        return status;
+    }
+    scratch.record.header.thread_state = scratch.thread.state;
+    scratch.record.header.flags |= scratch.thread.flags;
+    let end = walk(layout, scratch.thread.frame, scratch);
+    let end = match end {
+        WalkResult::End(WalkEnd::FrameSwitch) if can_repair(layout, scratch) => repair(layout, scratch, end),
+        // A first frame that cannot be read is a chain that was never written; a later one is paged out.
+        WalkResult::End(WalkEnd::Fault) if can_repair(layout, scratch) && scratch.record.header.n_python == 0 => {
+            repair(layout, scratch, end)
+        }
+        WalkResult::End(_) | WalkResult::Full => end,
+    };
+    match end {
+        WalkResult::Full => PythonStatus::Truncated,
+        WalkResult::End(WalkEnd::Complete) => PythonStatus::Complete,
+        WalkResult::End(WalkEnd::FrameSwitch) if scratch.thread.frame == 0 => PythonStatus::NoFrame,
+        WalkResult::End(WalkEnd::FrameSwitch) => PythonStatus::FrameSwitch,
+        WalkResult::End(WalkEnd::Fault) => PythonStatus::FrameFault,
+        WalkResult::End(WalkEnd::Loop) => PythonStatus::FrameLoop,
+    }
+}
+
+/// Fills `scratch.thread`.
+#[inline(always)]
+fn find_thread(
+    process: &ProcessEntry,
+    layout: &PyLayout,
+    thread_pointer: u64,
+    scratch: &mut Scratch,
+) -> Result<(), PythonStatus> {
+    let reader = &mut CurrentTask;
+    let mut found = false;
+    if let Some(state) = thread::own_storage(reader, process, thread_pointer)? {
+        let Scratch { window, thread, .. } = scratch;
+        found = thread::accept(reader, window, layout, state, thread_pointer, thread)
+            .map_err(|Fault| PythonStatus::ThreadStateFault)?;
+        thread.flags |= sample_flags::THREAD_STATE_DIRECT;
+    }
+    if !found {
+        let state = list_thread(process, layout, thread_pointer, scratch)?;
+        let Scratch { window, thread, .. } = scratch;
+        thread.flags = sample_flags::THREAD_STATE_LISTED;
+        found = thread::accept(reader, window, layout, state, thread_pointer, thread)
+            .map_err(|Fault| PythonStatus::ThreadStateFault)?;
+    }
+    if !found {
+        return Err(PythonStatus::NoThreadState);
+    }
+    let Scratch { window, thread, list, .. } = scratch;
+    let current = thread::gil(reader, window, layout, process, thread);
+    if current != 0 && current != thread.state {
+        // Several interpreters can take turns in one thread: the runtime's current state is then the truth.
+        let address = current.wrapping_add(u64::from(layout.tstate_thread_id));
+        if reader.u64(address) == Ok(thread_pointer) {
+            let flags = thread.flags | sample_flags::GIL_HELD;
+            if thread::accept(reader, window, layout, current, thread_pointer, thread) == Ok(true) {
+                thread.flags = flags;
+                return Ok(());
+            }
+        }
+    }
+    if list.n_found > 1 && thread.flags & (sample_flags::GIL_HELD | sample_flags::THREAD_STATE_DIRECT) == 0 {
+        return Err(PythonStatus::Ambiguous);
+    }
+    Ok(())
+}
+
+/// What the callbacks of `bpf_loop` get.
+struct Context<'a> {
+    scratch: &'a mut Scratch,
+    layout: &'a PyLayout,
+}
+
+/// Finds the thread state in the lists of all interpreters.
+#[inline(always)]
+fn list_thread(
+    process: &ProcessEntry,
+    layout: &PyLayout,
+    thread_pointer: u64,
+    scratch: &mut Scratch,
+) -> Result<u64, PythonStatus> {
+    count(Counter::ThreadListWalks);
+    scratch.list = ListWalk::new(&mut CurrentTask, layout, process.runtime)?;
+    scratch.thread_pointer = thread_pointer;
+    let mut context = Context { scratch, layout };
+    // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
+    let n_steps =
+        unsafe { bpf_loop(MAX_LISTED, list_step as *mut c_void, (&raw mut context).cast::<c_void>(), 0) };
+    match context.scratch.list.result() {
+        Some(state) => Ok(state),
+        None if n_steps >= i64::from(MAX_LISTED) => Err(PythonStatus::ThreadListTruncated),
+        None => Err(PythonStatus::NoThreadState),
+    }
+}
+
+unsafe extern "C" fn list_step(_index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `list_thread` passes its context.
+    let context = unsafe { &mut *context.cast::<Context<'_>>() };
+    let thread_pointer = context.scratch.thread_pointer;
+    match context.scratch.list.step(&mut CurrentTask, context.layout, thread_pointer) {
+        ListStep::More => 0,
+        ListStep::Done | ListStep::Fault => 1,
+    }
+}
+
+/// How a whole walk ended.
+#[derive(Clone, Copy)]
+enum WalkResult {
+    End(WalkEnd),
+    /// The record is full.
+    Full,
+}
+
+const RUNNING: u32 = 0;
+
+/// Walks from `frame`, appending to the record.
+#[inline(always)]
+fn walk(layout: &PyLayout, frame: u64, scratch: &mut Scratch) -> WalkResult {
+    scratch.walk = Walk::new(frame, scratch.thread.datastack_chunk);
+    scratch.walk_end = RUNNING;
+    let mut context = Context { scratch, layout };
+    // Each Python frame can have an entry frame of its own, and the end takes a step.
+    const MAX_STEPS: u32 = 2 * MAX_PYTHON_FRAMES as u32 + 2;
+    // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
+    unsafe { bpf_loop(MAX_STEPS, walk_step as *mut c_void, (&raw mut context).cast::<c_void>(), 0) };
+    match context.scratch.walk_end {
+        1 => WalkResult::End(WalkEnd::Complete),
+        2 => WalkResult::End(WalkEnd::FrameSwitch),
+        3 => WalkResult::End(WalkEnd::Fault),
+        4 => WalkResult::End(WalkEnd::Loop),
+        _ => WalkResult::Full,
+    }
+}
+
+unsafe extern "C" fn walk_step(_index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `walk` passes its context.
+    let context = unsafe { &mut *context.cast::<Context<'_>>() };
+    let Scratch { walk, window, record, walk_end, .. } = &mut *context.scratch;
+    match python::step(walk, &mut CurrentTask, window, context.layout) {
+        Step::Frame(frame) => {
+            let n_python = record.header.n_python;
+            if usize::from(n_python) >= MAX_PYTHON_FRAMES {
+                return 1;
+            }
+            record.python[usize::from(n_python) & (MAX_PYTHON_FRAMES - 1)] = frame;
+            record.header.n_python = n_python + 1;
+            0
+        }
+        Step::Skipped => 0,
+        Step::End(end) => {
+            *walk_end = match end {
+                WalkEnd::Complete => 1,
+                WalkEnd::FrameSwitch => 2,
+                WalkEnd::Fault => 3,
+                WalkEnd::Loop => 4,
+            };
+            1
+        }
+    }
+}
+
+/// Frame switches happen in the eval loop only, and are repaired from its registers.
+#[inline(always)]
+fn can_repair(layout: &PyLayout, scratch: &Scratch) -> bool {
+    python::can_be_caught_in_a_switch(layout) && scratch.record.header.flags & sample_flags::USER_REGISTERS != 0
+}
+
+/// Candidates for the frame that the chain should have gone on with: the `_PyCFrame` before, then each
+/// general register as a frame, then each as a `_PyCFrame`.
+const N_CANDIDATES: u32 = 1 + 2 * profiler_common::event::N_GENERAL_REGISTERS as u32;
+
+/// Completes a stack that was caught in a frame switch: the true caller is in a register.
+#[inline(always)]
+fn repair(layout: &PyLayout, scratch: &mut Scratch, end: WalkResult) -> WalkResult {
+    // A lone generator frame was right and stays; anything else was read from a half-built chain.
+    let n_kept = if scratch.walk.is_behind_lone_generator() { scratch.record.header.n_python } else { 0 };
+    scratch.n_kept = n_kept;
+    scratch.repaired = 0;
+    let mut context = Context { scratch, layout };
+    // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
+    unsafe { bpf_loop(N_CANDIDATES, repair_step as *mut c_void, (&raw mut context).cast::<c_void>(), 0) };
+    let scratch = context.scratch;
+    if scratch.repaired == 0 {
+        scratch.record.header.n_python = n_kept;
+        return end;
+    }
+    count(Counter::Repaired);
+    scratch.record.header.flags |= sample_flags::REPAIRED;
+    WalkResult::End(WalkEnd::Complete)
+}
+
+unsafe extern "C" fn repair_step(index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `repair` passes its context.
+    let Context { scratch, layout } = unsafe { &mut *context.cast::<Context<'_>>() };
+    let n_registers = profiler_common::event::N_GENERAL_REGISTERS as u32;
+    let is_cframe = index == 0 || index > n_registers;
+    if is_cframe && !matches!(layout.frame_root, FrameRoot::CFrame) {
+        return 0;
+    }
+    let candidate = if index == 0 {
+        scratch.thread.previous_cframe
+    } else {
+        let register_idx = if index > n_registers { index - 1 - n_registers } else { index - 1 };
+        let registers: &UserRegisters = &scratch.record.registers;
+        let register_idx = core::hint::black_box(register_idx) as usize & 15;
+        if register_idx < registers.general.len() { registers.general[register_idx] } else { return 0 }
+    };
+    // A pointer to a frame is aligned, in user space, and not in the first pages.
+    if candidate & 7 != 0 || candidate >> 47 != 0 || candidate < 1 << 16 {
+        return 0;
+    }
+    let mut frame = candidate;
+    if is_cframe {
+        let address = candidate.wrapping_add(u64::from(layout.cframe_current_frame));
+        match CurrentTask.u64(address) {
+            Ok(current_frame) if current_frame != 0 && current_frame & 7 == 0 => frame = current_frame,
+            Ok(_) | Err(Fault) => return 0,
+        }
+    }
+    scratch.record.header.n_python = scratch.n_kept;
+    if let WalkResult::End(WalkEnd::Complete) = walk(layout, frame, scratch) {
+        if scratch.record.header.n_python > scratch.n_kept {
+            scratch.repaired = 1;
+            return 1;
+        }
+    }
+    0
+}
+
+/// The kernel stack, right behind the Python frames.
+#[inline(always)]
+fn fill_kernel(ctx: &PerfEventContext, record: &mut SampleRecord) {
+    let n_python = core::hint::black_box(usize::from(record.header.n_python));
+    if n_python > MAX_PYTHON_FRAMES {
+        return;
+    }
+    let room = (MAX_KERNEL_FRAMES * size_of::<u64>()) as u32;
+    // SAFETY: behind at most MAX_PYTHON_FRAMES frames the record has room for MAX_KERNEL_FRAMES addresses.
+    let n_bytes = unsafe {
+        let kernel = (&raw mut *record).cast::<u8>().add(PYTHON_OFFSET + n_python * size_of::<PyFrame>());
+        bpf_get_stack(ctx.as_ptr(), kernel.cast(), room, 0)
+    };
+    record.header.kernel_status = if n_bytes > 0 {
+        record.header.n_kernel = (n_bytes as u64 / 8) as u16;
+        if n_bytes as u32 == room { KernelStatus::Truncated as u8 } else { KernelStatus::Complete as u8 }
+    } else {
+        count(Counter::KernelStackFailed);
+        KernelStatus::Failed as u8
+    };
+}
+
+/// Sends the record with its true length.
+#[inline(always)]
+fn submit(record: &mut SampleRecord) {
+    let n_python = usize::from(record.header.n_python);
+    let n_kernel = usize::from(record.header.n_kernel);
+    let size = PYTHON_OFFSET + n_python * size_of::<PyFrame>() + n_kernel * size_of::<u64>();
+    let size = core::hint::black_box(size);
+    if size > size_of::<SampleRecord>() {
+        return;
+    }
+    record.header.head.size_bytes = size as u32;
+    let ring = (&raw const EVENTS).cast::<c_void>().cast_mut();
+    // SAFETY: the record has `size` bytes; the ring is a map.
+    unsafe {
+        let wake = bpf_ringbuf_query(ring, AVAILABLE_DATA) + size as u64 >= globals::wakeup_bytes();
+        let flags = if wake { FORCE_WAKEUP } else { NO_WAKEUP };
+        if bpf_ringbuf_output(ring, (&raw mut *record).cast(), size as u64, flags) != 0 {
+            count(Counter::LostFull);
+        }
+    }
+}
