@@ -1,0 +1,3 @@
+//! Native code of a process: ELF files, the eval loop's code, native symbols.
+
+pub mod elf;

@@ -1,0 +1,197 @@
+//! What `/proc` says of a process: name, command line, start, threads.
+//!
+//! Everything here is hostile text of bounded length. Arguments are secrets: [`Facts::program`] has the
+//! program and its script or module only.
+
+use std::fs;
+use std::io::Read as _;
+use std::time::{Duration, SystemTime};
+
+use crate::ids::{Pid, Tid};
+
+/// Most bytes of a command line that are read.
+const MAX_CMDLINE_BYTES: u64 = 64 << 10;
+
+/// Facts of one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The process.
+    pub pid: Pid,
+    /// The kernel's name of its main thread.
+    pub comm: String,
+    /// Arguments, lossily decoded; empty for kernel threads and zombies.
+    pub arguments: Vec<String>,
+    /// Wall time of its start.
+    pub started: SystemTime,
+    /// The executable as the process sees it; empty when it cannot be read.
+    pub executable: String,
+}
+
+impl Facts {
+    /// Reads the facts. An error means that the process has gone, or that /proc hides it.
+    pub fn read(pid: Pid) -> std::io::Result<Self> {
+        let stat = Stat::read(&format!("/proc/{pid}/stat"))?;
+        let executable = fs::read_link(format!("/proc/{pid}/exe"))
+            .map(|path| path.to_string_lossy().trim_end_matches(" (deleted)").to_owned())
+            .unwrap_or_default();
+        Ok(Self { pid, comm: comm(pid)?, arguments: arguments(pid)?, started: wall_time(stat.start_ticks), executable })
+    }
+
+    /// The program with its script (`python app.py`) or module (`python -m http.server`), without the rest.
+    #[must_use]
+    pub fn program(&self) -> String {
+        let Some((program, rest)) = self.arguments.split_first() else {
+            return self.comm.clone();
+        };
+        let mut shown = program.clone();
+        let mut rest = rest.iter();
+        while let Some(argument) = rest.next() {
+            match argument.as_str() {
+                "-m" => {
+                    if let Some(module) = rest.next() {
+                        shown = format!("{shown} -m {module}");
+                    }
+                    break;
+                }
+                // The code itself can hold anything.
+                "-c" => {
+                    shown.push_str(" -c");
+                    break;
+                }
+                // Options of the interpreter that take a value.
+                "-W" | "-X" | "--check-hash-based-pycs" => {
+                    rest.next();
+                }
+                option if option.starts_with('-') => {}
+                script => {
+                    shown = format!("{shown} {script}");
+                    break;
+                }
+            }
+        }
+        shown
+    }
+}
+
+/// `comm` of a process, without its newline.
+pub fn comm(pid: Pid) -> std::io::Result<String> {
+    let bytes = fs::read(format!("/proc/{pid}/comm"))?;
+    Ok(String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned())
+}
+
+/// `comm` of one thread.
+pub fn thread_comm(pid: Pid, tid: Tid) -> std::io::Result<String> {
+    let bytes = fs::read(format!("/proc/{pid}/task/{tid}/comm"))?;
+    Ok(String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned())
+}
+
+fn arguments(pid: Pid) -> std::io::Result<Vec<String>> {
+    let mut bytes = Vec::new();
+    fs::File::open(format!("/proc/{pid}/cmdline"))?.take(MAX_CMDLINE_BYTES).read_to_end(&mut bytes)?;
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(bytes.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
+}
+
+/// Every process of this /proc.
+pub fn all_pids() -> std::io::Result<Vec<Pid>> {
+    Ok(numbers("/proc")?.map(Pid).collect())
+}
+
+/// The threads of a process.
+pub fn tids(pid: Pid) -> std::io::Result<Vec<Tid>> {
+    Ok(numbers(&format!("/proc/{pid}/task"))?.map(Tid).collect())
+}
+
+fn numbers(folder: &str) -> std::io::Result<impl Iterator<Item = u32>> {
+    Ok(fs::read_dir(folder)?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// The fields of a `stat` file that are used here (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// State: `R` runs, `S` sleeps, `Z` is a zombie.
+    pub state: char,
+    /// Parent process.
+    pub parent: Pid,
+    /// Time of the start, in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+impl Stat {
+    /// Reads the `stat` file of a process or thread.
+    pub fn read(path: &str) -> std::io::Result<Self> {
+        let bytes = fs::read(path)?;
+        Self::parse(&bytes).ok_or_else(|| std::io::Error::other(format!("{path}: unexpected format")))
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        // The name is in parentheses and can hold anything, parentheses too.
+        let after_name = bytes.iter().rposition(|byte| *byte == b')')? + 2;
+        let text = std::str::from_utf8(bytes.get(after_name..)?).ok()?;
+        let mut fields = text.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let parent = Pid(fields.next()?.parse().ok()?);
+        // state is field 3, starttime field 22.
+        let start_ticks = fields.nth(17)?.parse().ok()?;
+        Some(Self { state, parent, start_ticks })
+    }
+}
+
+/// Size of a process's address space in pages; it changes when something is mapped.
+pub fn n_mapped_pages(pid: Pid) -> std::io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm"))?;
+    text.split_ascii_whitespace()
+        .next()
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| std::io::Error::other("statm: unexpected format"))
+}
+
+/// Wall time of a moment in clock ticks since boot.
+fn wall_time(ticks: u64) -> SystemTime {
+    let per_second = rustix::param::clock_ticks_per_second();
+    let since_boot = Duration::from_millis(ticks * 1000 / per_second.max(1));
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
+    SystemTime::now() - now.saturating_sub(since_boot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(arguments: &[&str]) -> String {
+        let facts = Facts {
+            pid: Pid(1),
+            comm: "x".into(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            started: SystemTime::UNIX_EPOCH,
+            executable: String::new(),
+        };
+        facts.program()
+    }
+
+    #[test]
+    fn only_program_and_script_or_module_are_shown() {
+        assert_eq!(shown(&["python3", "app.py", "--password", "secret"]), "python3 app.py");
+        assert_eq!(shown(&["python3", "-u", "-X", "dev", "-m", "http.server", "8000"]), "python3 -m http.server");
+        assert_eq!(shown(&["python3", "-c", "token = 'secret'"]), "python3 -c");
+        assert_eq!(shown(&["gunicorn: master"]), "gunicorn: master");
+        assert_eq!(shown(&[]), "x");
+    }
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse_stat() {
+        let line = b"12 (a) b (c) S 7 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
+        assert_eq!(Stat::parse(line), Some(Stat { state: 'S', parent: Pid(7), start_ticks: 4242 }));
+    }
+
+    #[test]
+    fn the_facts_of_this_process_are_read() {
+        let facts = Facts::read(Pid(std::process::id())).unwrap();
+        assert!(facts.started <= SystemTime::now());
+        assert!(!facts.arguments.is_empty() && !facts.executable.is_empty());
+    }
+}

@@ -1,0 +1,94 @@
+//! Files that a target names, opened safely: under its own root, no magic links, regular files only.
+//!
+//! The files that are mapped are opened through `/proc/PID/map_files` first, which gives the very inode that
+//! is mapped, deleted or not; then by path under the process's root, and the inode is compared.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::SystemTime;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+
+use super::maps::{FileId, Mapping};
+use crate::ids::Pid;
+
+/// Facts of a binary are kept by this: what changes when the file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileKey {
+    /// Device and inode.
+    pub file: FileId,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Time of the last change.
+    pub modified: Option<SystemTime>,
+}
+
+/// Why a file could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Open {
+        /// Path in the process's root.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is another file under that path now.
+    #[error("{0}: the mapped file has been replaced, and /proc/PID/map_files cannot be read")]
+    Replaced(String),
+    /// A device, pipe or folder.
+    #[error("{0}: not a regular file")]
+    NotRegular(String),
+}
+
+/// Opens the file behind a mapping.
+pub fn open_mapped(pid: Pid, mapping: &Mapping) -> Result<(File, FileKey), FileError> {
+    let link = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start.0, mapping.end.0);
+    // The kernel's own link to the mapped inode; it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
+    if let Ok(file) = openat(CWD, link.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        && let Ok(opened) = reopen_regular(&File::from(file), &mapping.path)
+    {
+        return Ok(opened);
+    }
+    let (file, key) = open_in_root(pid, &mapping.path)?;
+    if key.file.inode != mapping.file.inode {
+        return Err(FileError::Replaced(mapping.path.display().to_string()));
+    }
+    Ok((file, key))
+}
+
+/// Opens a path as the process itself sees it.
+pub fn open_in_root(pid: Pid, path: &Path) -> Result<(File, FileKey), FileError> {
+    let open_error = |source: rustix::io::Errno| FileError::Open {
+        path: path.display().to_string(),
+        source: source.into(),
+    };
+    let root = format!("/proc/{pid}/root");
+    let root = openat(CWD, root.as_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(open_error)?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(open_error)?;
+    reopen_regular(&File::from(found), path)
+}
+
+/// From a bare handle (which opens nothing) to one that reads, if it is a regular file.
+fn reopen_regular(handle: &File, path: &Path) -> Result<(File, FileKey), FileError> {
+    use std::os::fd::AsRawFd as _;
+    let shown = || path.display().to_string();
+    let metadata = handle.metadata().map_err(|source| FileError::Open { path: shown(), source })?;
+    if !metadata.is_file() {
+        return Err(FileError::NotRegular(shown()));
+    }
+    let own = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = openat(CWD, own.as_str(), flags, Mode::empty())
+        .map_err(|source| FileError::Open { path: shown(), source: source.into() })?;
+    let key = FileKey {
+        file: FileId { device: metadata.dev(), inode: metadata.ino() },
+        size_bytes: metadata.size(),
+        modified: metadata.modified().ok(),
+    };
+    Ok((File::from(file), key))
+}

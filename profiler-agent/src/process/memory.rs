@@ -1,0 +1,120 @@
+//! Memory of a target process, read from outside with `process_vm_readv`. Read only, never a pause.
+
+use std::io::IoSliceMut;
+
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use profiler_common::unwind::{Fault, ReadUser, Window};
+
+use crate::ids::{Address, Pid};
+
+/// Why memory could not be read.
+#[derive(thiserror::Error, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryError {
+    /// The process has ended.
+    #[error("no such process")]
+    Gone,
+    /// The rights are missing (CAP_SYS_PTRACE), or a security module forbids it.
+    #[error("not permitted to read the process's memory (needs CAP_SYS_PTRACE)")]
+    Denied,
+    /// Nothing is mapped there, or not all of it.
+    #[error("nothing is mapped at {0}")]
+    Unmapped(Address),
+}
+
+/// Memory that can be read by address: a process, or a recorded image.
+pub trait ReadMemory {
+    /// Fills `buffer` from `address`; all or nothing.
+    fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// The u64 at `address`, little endian.
+    fn read_u64(&self, address: Address) -> Result<u64, MemoryError> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// The u32 at `address`, little endian.
+    fn read_u32(&self, address: Address) -> Result<u32, MemoryError> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+}
+
+/// The memory of a process.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessMemory {
+    pid: Pid,
+}
+
+impl ProcessMemory {
+    /// The memory of `pid`; nothing is opened until it is read.
+    #[must_use]
+    pub fn new(pid: Pid) -> Self {
+        Self { pid }
+    }
+}
+
+impl ReadMemory for ProcessMemory {
+    fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let len = buffer.len();
+        let pid = nix::unistd::Pid::from_raw(self.pid.0.cast_signed());
+        let remote = [RemoteIoVec { base: address.0 as usize, len }];
+        match process_vm_readv(pid, &mut [IoSliceMut::new(buffer)], &remote) {
+            Ok(n_read) if n_read == len => Ok(()),
+            Ok(_) => Err(MemoryError::Unmapped(address)),
+            Err(Errno::ESRCH) => Err(MemoryError::Gone),
+            Err(Errno::EPERM) => Err(MemoryError::Denied),
+            Err(_) => Err(MemoryError::Unmapped(address)),
+        }
+    }
+}
+
+/// [`ReadUser`] over any memory: the kernel's unwinding steps, run from outside.
+#[derive(Debug)]
+pub struct RemoteReader<'a, M>(pub &'a M);
+
+impl<M: ReadMemory> ReadUser for RemoteReader<'_, M> {
+    fn words<const N: usize>(&mut self, address: u64) -> Result<[u64; N], Fault> {
+        let mut words = [0; N];
+        self.fill(address, &mut words)?;
+        Ok(words)
+    }
+
+    fn u32(&mut self, address: u64) -> Result<u32, Fault> {
+        self.0.read_u32(Address(address)).map_err(|_| Fault)
+    }
+
+    fn window(&mut self, address: u64, n_bytes: u64, window: &mut Window) -> Result<(), Fault> {
+        let words = window.words_mut().get_mut(..n_bytes as usize / 8).ok_or(Fault)?;
+        self.fill(address, words)
+    }
+}
+
+impl<M: ReadMemory> RemoteReader<'_, M> {
+    fn fill(&self, address: u64, words: &mut [u64]) -> Result<(), Fault> {
+        let mut bytes = [0; profiler_common::unwind::WINDOW_BYTES as usize];
+        let bytes = bytes.get_mut(..size_of_val(words)).ok_or(Fault)?;
+        self.0.read(Address(address), bytes).map_err(|_| Fault)?;
+        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*chunk);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_memory_is_read_and_unmapped_memory_is_an_error() {
+        let memory = ProcessMemory::new(Pid(std::process::id()));
+        let value = 0x1122_3344_5566_7788_u64;
+        assert_eq!(memory.read_u64(Address(&raw const value as u64)), Ok(value));
+        assert_eq!(memory.read_u64(Address(8)), Err(MemoryError::Unmapped(Address(8))));
+        let gone = ProcessMemory::new(Pid(u32::MAX >> 2));
+        assert_eq!(gone.read_u64(Address(&raw const value as u64)), Err(MemoryError::Gone));
+    }
+}

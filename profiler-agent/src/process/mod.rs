@@ -1,0 +1,6 @@
+//! Facts about one process: its memory, its mappings, its files, its names.
+
+pub mod facts;
+pub mod file;
+pub mod maps;
+pub mod memory;
