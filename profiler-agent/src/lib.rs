@@ -6,3 +6,4 @@ pub mod bpf;
 pub mod ids;
 pub mod kernel;
 pub mod profile;
+pub mod python;

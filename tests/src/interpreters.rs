@@ -1,0 +1,158 @@
+//! Finds the real CPython interpreters that the tests run against: those of pyenv and those on `PATH`.
+//!
+//! It decides nothing about what a test does with them. Launchers that are scripts (pyenv's shims) are
+//! skipped, and two names of one file are one interpreter.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsStr,
+    fs::{self, File},
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Oldest version that the project supports.
+const OLDEST: (u8, u8) = (3, 6);
+
+/// What an interpreter is asked: version, then whether it is built without the GIL, then its library's folder.
+const QUESTION: &str = "\
+import os, sys, sysconfig
+print(*sys.version_info[:3])
+print(1 if sysconfig.get_config_var('Py_GIL_DISABLED') else 0)
+print(os.path.dirname(os.__file__))
+print(sys.implementation.name)
+";
+
+/// One interpreter, as it describes itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Interpreter {
+    /// Version: major, minor, micro.
+    pub version: (u8, u8, u8),
+    /// The executable, symbolic links resolved.
+    pub path: PathBuf,
+    /// Folder of the standard library.
+    pub stdlib: PathBuf,
+    /// Built without the GIL (`python3.13t`).
+    pub free_threaded: bool,
+}
+
+impl Interpreter {
+    /// Major and minor version: what layouts and formats depend on.
+    #[must_use]
+    pub fn minor(&self) -> (u8, u8) {
+        (self.version.0, self.version.1)
+    }
+
+    /// A command that runs a script with this interpreter, undisturbed by the caller's environment and by
+    /// installed packages: `-I -S`, so neither `PYTHON*` variables nor `site` count.
+    #[must_use]
+    pub fn command(&self, script: &Path) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(["-I", "-S", "-B", "-W", "ignore"]).arg(script);
+        command
+    }
+
+    /// Asks the executable at `path`; `None` if it is no CPython that is old enough to be supported.
+    fn ask(path: &Path) -> Option<Self> {
+        let output = Command::new(path)
+            .args(["-I", "-S", "-c", QUESTION])
+            .output()
+            .ok()?;
+        let answer = String::from_utf8(output.stdout).ok()?;
+        let mut lines = answer.lines();
+        let mut numbers = lines.next()?.split(' ').map(str::parse);
+        let version = (
+            numbers.next()?.ok()?,
+            numbers.next()?.ok()?,
+            numbers.next()?.ok()?,
+        );
+        let free_threaded = lines.next()? == "1";
+        let stdlib = PathBuf::from(lines.next()?);
+        let known = lines.next()? == "cpython" && (version.0, version.1) >= OLDEST;
+        known.then(|| Self {
+            version,
+            path: path.to_owned(),
+            stdlib,
+            free_threaded,
+        })
+    }
+}
+
+/// Every interpreter of this host, oldest first. Where none is found this says so on stderr, so that a
+/// test that loops over the result shows why it did nothing; where `CI` is `true` that is a failure.
+#[must_use]
+pub fn found() -> Vec<Interpreter> {
+    let paths: BTreeSet<PathBuf> = candidates()
+        .into_iter()
+        .filter_map(|path| fs::canonicalize(path).ok())
+        .filter(|path| is_elf(path))
+        .collect();
+    let mut interpreters: Vec<_> = paths
+        .iter()
+        .filter_map(|path| Interpreter::ask(path))
+        .collect();
+    interpreters.sort();
+    if interpreters.is_empty() {
+        assert!(
+            env::var_os("CI").is_none_or(|ci| ci != "true"),
+            "no CPython found, but CI promises some"
+        );
+        eprintln!("skipped: no CPython interpreter found under pyenv's root or on PATH");
+    }
+    interpreters
+}
+
+/// Files that may be interpreters.
+fn candidates() -> Vec<PathBuf> {
+    let pyenv_roots = [
+        env::var_os("PYENV_ROOT").map(PathBuf::from),
+        env::home_dir().map(|home| home.join(".pyenv")),
+    ];
+    let mut paths: Vec<PathBuf> = pyenv_roots
+        .into_iter()
+        .flatten()
+        .flat_map(|root| entries(&root.join("versions")))
+        .map(|version| version.join("bin/python3"))
+        .collect();
+    let path = env::var_os("PATH").unwrap_or_default();
+    for dir in env::split_paths(&path) {
+        paths.extend(
+            entries(&dir)
+                .into_iter()
+                .filter(|path| path.file_name().is_some_and(is_python_name)),
+        );
+    }
+    paths
+}
+
+/// Whether this is `python3`, `python3.N` or `python3.Nt`.
+fn is_python_name(name: &OsStr) -> bool {
+    let rest = name.to_str().and_then(|name| name.strip_prefix("python3"));
+    rest.is_some_and(|rest| {
+        let minor = rest
+            .strip_prefix('.')
+            .map(|rest| rest.strip_suffix('t').unwrap_or(rest));
+        rest.is_empty() || minor.is_some_and(|minor| minor.parse::<u8>().is_ok())
+    })
+}
+
+/// What a folder holds; nothing where it cannot be read.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Whether the file is a program and not a script that starts one.
+fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .is_ok()
+        && magic == *b"\x7fELF"
+}
