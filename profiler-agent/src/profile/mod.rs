@@ -2,4 +2,6 @@
 //! it only about profiles. No I/O, no serde, no proto here.
 
 pub mod aggregate;
+mod intern;
 pub mod model;
+pub mod query;

@@ -95,6 +95,37 @@ pub struct ValueType {
     pub unit: &'static str,
 }
 
+impl ValueType {
+    /// Number of samples.
+    pub const SAMPLES: Self = Self {
+        kind: "samples",
+        unit: "count",
+    };
+
+    /// Time on the CPU.
+    pub const CPU: Self = Self {
+        kind: "cpu",
+        unit: "nanoseconds",
+    };
+
+    /// The two values of a CPU profile.
+    pub const CPU_SAMPLES: [Self; 2] = [Self::SAMPLES, Self::CPU];
+}
+
+/// Names of labels: the same in every format.
+pub mod label {
+    /// Process id in the initial pid namespace; a number.
+    pub const PID: &str = "pid";
+    /// The kernel's thread id in the initial pid namespace; a number.
+    pub const TID: &str = "tid";
+    /// Name of the thread: `threading`'s where it has one, else the kernel's.
+    pub const THREAD_NAME: &str = "thread_name";
+    /// The kernel's name of the process.
+    pub const COMM: &str = "comm";
+    /// Version of the interpreter, such as `3.12.1`.
+    pub const PYTHON_VERSION: &str = "python_version";
+}
+
 /// One aggregated sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
@@ -137,6 +168,38 @@ pub struct Profile {
     pub comments: Vec<String>,
 }
 
+/// A frame of a stack, with its tables looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The function.
+    pub function: FunctionId,
+    /// Kind of code.
+    pub kind: FrameKind,
+    /// Name to show.
+    pub name: &'a str,
+    /// Source file of Python functions, module of others; may be empty.
+    pub filename: &'a str,
+    /// Line, 0 when it is not known.
+    pub line: u32,
+    /// Address for native and kernel frames, 0 for Python frames.
+    pub address: u64,
+}
+
+/// The labels of a thread, looked up. Absent texts are empty, absent numbers 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Thread<'a> {
+    /// [`label::PID`].
+    pub pid: i64,
+    /// [`label::TID`].
+    pub tid: i64,
+    /// [`label::THREAD_NAME`].
+    pub thread_name: &'a str,
+    /// [`label::COMM`].
+    pub comm: &'a str,
+    /// [`label::PYTHON_VERSION`].
+    pub python_version: &'a str,
+}
+
 impl Profile {
     /// The text with this id; empty for an id of another profile.
     #[must_use]
@@ -147,6 +210,48 @@ impl Profile {
     /// Sum of the first value (samples) over all samples.
     #[must_use]
     pub fn n_samples(&self) -> i64 {
-        self.samples.iter().map(|sample| sample.values[0]).sum()
+        self.samples
+            .iter()
+            .fold(0, |sum, sample| sum.saturating_add(sample.values[0]))
+    }
+
+    /// The frames of a stack, leaf first. Ids of another profile give nothing.
+    pub fn frames(&self, stack: StackId) -> impl DoubleEndedIterator<Item = Frame<'_>> {
+        let locations = self.stacks.get(stack.0 as usize).into_iter().flatten();
+        locations.filter_map(|id| self.frame(*id))
+    }
+
+    /// The frame at a location; `None` for an id of another profile.
+    #[must_use]
+    pub fn frame(&self, location: LocationId) -> Option<Frame<'_>> {
+        let location = self.locations.get(location.0 as usize)?;
+        let function = self.functions.get(location.function.0 as usize)?;
+        Some(Frame {
+            function: location.function,
+            kind: function.kind,
+            name: self.str(function.name),
+            filename: self.str(function.filename),
+            line: location.line,
+            address: location.address,
+        })
+    }
+
+    /// The thread that a set of labels describes.
+    #[must_use]
+    pub fn thread(&self, labels: LabelSetId) -> Thread<'_> {
+        let mut thread = Thread::default();
+        for (name, value) in self.label_sets.get(labels.0 as usize).into_iter().flatten() {
+            match (self.str(*name), *value) {
+                (label::PID, LabelValue::Num(pid)) => thread.pid = pid,
+                (label::TID, LabelValue::Num(tid)) => thread.tid = tid,
+                (label::THREAD_NAME, LabelValue::Str(id)) => thread.thread_name = self.str(id),
+                (label::COMM, LabelValue::Str(id)) => thread.comm = self.str(id),
+                (label::PYTHON_VERSION, LabelValue::Str(id)) => {
+                    thread.python_version = self.str(id);
+                }
+                _ => {}
+            }
+        }
+        thread
     }
 }

@@ -1,0 +1,357 @@
+//! Questions to ask of a profile, and of which processes to take one: totals by function, and the filter
+//! over processes that the command line and the service share.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use regex::{Regex, RegexBuilder};
+
+use super::model::{FunctionId, Profile};
+
+/// Longest regular expression that is accepted, in bytes.
+pub const MAX_PATTERN_BYTES: usize = 4096;
+
+/// Largest compiled regular expression, in bytes.
+const MAX_COMPILED_PATTERN_BYTES: usize = 1 << 20;
+
+/// Which processes are meant.
+///
+/// Values of one kind are alternatives (`--pid 1 --pid 2`: one of them), kinds narrow each other (`--pid 1
+/// --comm python`: both). `exclude` mirrors it: a process is left out when *any* of its kinds has a value
+/// that matches. An empty filter means every process.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessFilter {
+    /// What a process must match.
+    pub include: Criteria,
+    /// What it must not match.
+    pub exclude: Criteria,
+}
+
+/// One side of a [`ProcessFilter`].
+#[derive(Debug, Clone, Default)]
+pub struct Criteria {
+    /// Process ids.
+    pub pids: Vec<u32>,
+    /// Searched for in the kernel's name of the process.
+    pub comm: Vec<Regex>,
+    /// Searched for in the arguments, joined by single spaces.
+    pub cmdline: Vec<Regex>,
+}
+
+/// What a filter looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessFacts<'a> {
+    /// Process id.
+    pub pid: u32,
+    /// The kernel's name of the process.
+    pub comm: &'a str,
+    /// The arguments, joined by single spaces.
+    pub cmdline: &'a str,
+}
+
+/// A pattern that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// Longer than [`MAX_PATTERN_BYTES`].
+    #[error("the regular expression is longer than {MAX_PATTERN_BYTES} bytes")]
+    TooLong,
+    /// Not a regular expression, or one that needs too much memory.
+    #[error("`{pattern}` is not a usable regular expression: {reason}")]
+    Invalid {
+        /// The text.
+        pattern: String,
+        /// What is wrong with it, in one line.
+        reason: String,
+    },
+}
+
+/// Compiles a pattern of a filter, with bounds on its length and on the memory that it takes.
+pub fn parse_pattern(pattern: &str) -> Result<Regex, PatternError> {
+    if pattern.len() > MAX_PATTERN_BYTES {
+        return Err(PatternError::TooLong);
+    }
+    RegexBuilder::new(pattern)
+        .size_limit(MAX_COMPILED_PATTERN_BYTES)
+        .build()
+        .map_err(|error| PatternError::Invalid {
+            pattern: pattern.escape_debug().to_string(),
+            reason: last_line(&error.to_string()),
+        })
+}
+
+/// The regex crate draws the pattern over several lines and says what is wrong in the last one.
+fn last_line(message: &str) -> String {
+    let line = message.lines().last().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+impl ProcessFilter {
+    /// A filter for exactly this process.
+    #[must_use]
+    pub fn pid(pid: u32) -> Self {
+        let mut filter = Self::default();
+        filter.include.pids.push(pid);
+        filter
+    }
+
+    /// Whether every process is meant.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty()
+    }
+
+    /// Whether this process is meant.
+    #[must_use]
+    pub fn matches(&self, process: &ProcessFacts<'_>) -> bool {
+        let is_included = self
+            .include
+            .answers(process)
+            .into_iter()
+            .flatten()
+            .all(|yes| yes);
+        let is_excluded = self
+            .exclude
+            .answers(process)
+            .into_iter()
+            .flatten()
+            .any(|yes| yes);
+        is_included && !is_excluded
+    }
+}
+
+impl Criteria {
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pids.is_empty() && self.comm.is_empty() && self.cmdline.is_empty()
+    }
+
+    /// For each kind: whether one of its values matches; `None` when it has no values.
+    fn answers(&self, process: &ProcessFacts<'_>) -> [Option<bool>; 3] {
+        let search = |patterns: &[Regex], text: &str| {
+            (!patterns.is_empty()).then(|| patterns.iter().any(|pattern| pattern.is_match(text)))
+        };
+        [
+            (!self.pids.is_empty()).then(|| self.pids.contains(&process.pid)),
+            search(&self.comm, process.comm),
+            search(&self.cmdline, process.cmdline),
+        ]
+    }
+}
+
+/// How much of a profile is a function's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FunctionTotals {
+    /// The function.
+    pub function: FunctionId,
+    /// Samples in which it was the leaf.
+    pub self_samples: i64,
+    /// Samples in which it was anywhere in the stack; a recursion counts once.
+    pub total_samples: i64,
+}
+
+/// Totals of every function that was sampled: the most self samples first, then the most total samples, then
+/// in the order of the table.
+#[must_use]
+pub fn function_totals(profile: &Profile) -> Vec<FunctionTotals> {
+    let mut totals: Vec<FunctionTotals> = (0..profile.functions.len())
+        .map(|idx| FunctionTotals {
+            function: FunctionId(idx as u32),
+            self_samples: 0,
+            total_samples: 0,
+        })
+        .collect();
+    // For each function the last stack that it was counted for, so that a recursion counts once.
+    let mut counted_for = vec![None; totals.len()];
+    for (stack, n_samples) in samples_by_stack(profile) {
+        for (depth, frame) in profile.frames(stack).enumerate() {
+            let idx = frame.function.0 as usize;
+            if depth == 0 {
+                totals[idx].self_samples = totals[idx].self_samples.saturating_add(n_samples);
+            }
+            if counted_for[idx] != Some(stack) {
+                counted_for[idx] = Some(stack);
+                totals[idx].total_samples = totals[idx].total_samples.saturating_add(n_samples);
+            }
+        }
+    }
+    totals.retain(|function| function.total_samples != 0);
+    totals
+        .sort_by_key(|function| std::cmp::Reverse((function.self_samples, function.total_samples)));
+    totals
+}
+
+/// Number of different processes in a profile.
+#[must_use]
+pub fn n_processes(profile: &Profile) -> usize {
+    let mut pids: Vec<i64> = profile
+        .samples
+        .iter()
+        .map(|sample| profile.thread(sample.labels).pid)
+        .collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids.len()
+}
+
+/// Samples of each stack, over all threads.
+fn samples_by_stack(profile: &Profile) -> HashMap<super::model::StackId, i64, RandomState> {
+    let mut by_stack: HashMap<_, i64, RandomState> = HashMap::default();
+    for sample in &profile.samples {
+        let sum = by_stack.entry(sample.stack).or_default();
+        *sum = sum.saturating_add(sample.values[0]);
+    }
+    by_stack
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::profile::aggregate::{
+        Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
+    };
+    use crate::profile::model::ValueType;
+
+    const WEB: ProcessFacts<'_> = ProcessFacts {
+        pid: 10,
+        comm: "gunicorn",
+        cmdline: "gunicorn app:web --workers 4",
+    };
+    const WORKER: ProcessFacts<'_> = ProcessFacts {
+        pid: 11,
+        comm: "python3",
+        cmdline: "python3 -m celery worker",
+    };
+
+    fn patterns(texts: &[&str]) -> Vec<Regex> {
+        texts
+            .iter()
+            .map(|text| parse_pattern(text).unwrap())
+            .collect()
+    }
+
+    fn matches(include: Criteria, exclude: Criteria) -> [bool; 2] {
+        let filter = ProcessFilter { include, exclude };
+        [filter.matches(&WEB), filter.matches(&WORKER)]
+    }
+
+    #[test]
+    fn no_filter_means_every_process() {
+        assert!(ProcessFilter::default().is_all());
+        assert_eq!(
+            matches(Criteria::default(), Criteria::default()),
+            [true, true]
+        );
+    }
+
+    #[test]
+    fn the_same_flag_repeated_is_or() {
+        let pids = Criteria {
+            pids: vec![10, 11],
+            ..Criteria::default()
+        };
+        assert_eq!(matches(pids, Criteria::default()), [true, true]);
+        let comm = Criteria {
+            comm: patterns(&["^gun", "nothing"]),
+            ..Criteria::default()
+        };
+        assert_eq!(matches(comm, Criteria::default()), [true, false]);
+    }
+
+    #[test]
+    fn different_flags_are_and() {
+        let both = Criteria {
+            pids: vec![10, 11],
+            cmdline: patterns(&["celery"]),
+            ..Criteria::default()
+        };
+        assert_eq!(matches(both, Criteria::default()), [false, true]);
+        let neither = Criteria {
+            comm: patterns(&["gunicorn"]),
+            cmdline: patterns(&["celery"]),
+            ..Criteria::default()
+        };
+        assert_eq!(matches(neither, Criteria::default()), [false, false]);
+    }
+
+    #[test]
+    fn an_exclusion_wins_and_each_kind_excludes_alone() {
+        let excluded = Criteria {
+            pids: vec![10],
+            cmdline: patterns(&["celery"]),
+            ..Criteria::default()
+        };
+        assert_eq!(
+            matches(Criteria::default(), excluded.clone()),
+            [false, false]
+        );
+        let web = Criteria {
+            comm: patterns(&["gunicorn"]),
+            ..Criteria::default()
+        };
+        assert_eq!(matches(web, excluded), [false, false]);
+    }
+
+    #[test]
+    fn patterns_are_bounded_and_their_errors_are_one_line() {
+        assert_eq!(
+            parse_pattern(&"a".repeat(5000)).unwrap_err(),
+            PatternError::TooLong
+        );
+        let error = parse_pattern("(").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`(` is not a usable regular expression: unclosed group"
+        );
+        let error = parse_pattern(r"(\w{200}){200}").unwrap_err().to_string();
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+
+    #[test]
+    fn a_recursion_counts_once() {
+        let function = |name: &str| Arc::new(ResolvedFunction::python(name, "/app.py", 1));
+        let [main, fib, leaf] = ["main", "fib", "leaf"].map(function);
+        let labels = Arc::new(ThreadLabels {
+            pid: 1,
+            tid: 1,
+            thread_name: "".into(),
+            comm: "".into(),
+            python_version: "".into(),
+        });
+        let mut aggregator = Aggregator::new(SystemTime::UNIX_EPOCH, ValueType::CPU_SAMPLES, 1);
+        let stacks: [(&[&Arc<ResolvedFunction>], i64); 3] = [
+            (&[&fib, &fib, &fib, &main], 5),
+            (&[&leaf, &fib, &fib, &main], 3),
+            (&[&main], 1),
+        ];
+        for (stack, n_samples) in stacks {
+            let frames = stack
+                .iter()
+                .map(|function| ResolvedFrame {
+                    function: Arc::clone(function),
+                    line: 1,
+                    address: 0,
+                })
+                .collect();
+            let labels = Arc::clone(&labels);
+            aggregator.add(&ResolvedSample {
+                frames,
+                labels,
+                values: [n_samples, n_samples],
+            });
+        }
+        let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
+        let totals: Vec<_> = function_totals(&profile)
+            .into_iter()
+            .map(|totals| {
+                let name = profile.functions[totals.function.0 as usize].name;
+                (profile.str(name), totals.self_samples, totals.total_samples)
+            })
+            .collect();
+        assert_eq!(totals, [("fib", 5, 8), ("leaf", 3, 3), ("main", 1, 9)]);
+        assert_eq!(n_processes(&profile), 1);
+    }
+}
