@@ -5,5 +5,7 @@
 pub mod bpf;
 pub mod ids;
 pub mod kernel;
+pub mod native;
+pub mod process;
 pub mod profile;
 pub mod python;

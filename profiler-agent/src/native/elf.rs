@@ -140,7 +140,7 @@ impl Elf<'_> {
         let mut wanted = name.as_bytes().to_vec();
         wanted.push(0);
         self.section_bytes(".dynstr", 32 << 20)
-            .is_some_and(|strings| strings.windows(wanted.len()).any(|window| window == wanted))
+            .is_some_and(|strings| memchr::memmem::find(strings, &wanted).is_some())
     }
 
     /// Address and size of the defined dynamic or, failing that, static symbols of these names; the order of

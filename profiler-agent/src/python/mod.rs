@@ -1,4 +1,9 @@
 //! What is known of CPython: how to find its structures in a process and what their bytes mean.
 
+pub mod binary;
+pub mod code;
+pub mod discover;
+pub mod layout;
 pub mod line_table;
+pub mod runtime;
 pub mod string;

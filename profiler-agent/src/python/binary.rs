@@ -1,0 +1,140 @@
+//! Facts of a binary: is there a CPython in it, which version, and where are its runtime and its eval loop?
+//!
+//! Content decides, never the file's name: uwsgi, PyInstaller and embedding programs are called anything.
+
+use std::fs::File;
+
+use super::layout::{Version, debug_offsets};
+use crate::native::elf::{AddressRange, Elf, ElfError, ElfReader, Segment};
+
+/// A binary that contains a CPython runtime. Addresses are as linked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PythonBinary {
+    /// Its version.
+    pub version: Version,
+    /// Built without the GIL.
+    pub free_threaded: bool,
+    /// `_PyRuntime`.
+    pub runtime: u64,
+    /// How the runtime was found, in words.
+    pub runtime_found_by: &'static str,
+    /// Code of the eval loop; the whole `.text` when there is no symbol for it.
+    pub eval: AddressRange,
+    /// Code that the compiler split off the eval loop.
+    pub eval_cold: AddressRange,
+    /// Whether `eval` is the eval loop itself, not the whole text.
+    pub eval_is_exact: bool,
+    /// Loaded segments.
+    pub segments: Vec<Segment>,
+}
+
+/// Why a binary with a runtime in it cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BinaryError {
+    /// No ELF, or damaged.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// There is a runtime, but nothing tells its version.
+    #[error("it has a _PyRuntime, but neither debug offsets, Py_Version nor a version string")]
+    NoVersion,
+}
+
+/// Looks for a CPython in a file; `Ok(None)` when there is none.
+pub fn inspect(file: File) -> Result<Option<PythonBinary>, BinaryError> {
+    let reader = ElfReader::new(file);
+    let elf = reader.parse()?;
+    let section = elf.section(".PyRuntime").filter(|section| !section.is_empty());
+    if section.is_none() && !elf.may_define("_PyRuntime") {
+        return Ok(None);
+    }
+    let names = ["_PyRuntime", "Py_Version", "_PyEval_EvalFrameDefault", "_PyEval_EvalFrameDefault.cold"];
+    let [runtime_symbol, version_symbol, eval, eval_cold] = elf.symbols(names);
+    let (runtime, runtime_found_by) = match (section, runtime_symbol) {
+        (Some(section), _) => (section.start, "section .PyRuntime"),
+        (None, Some(symbol)) => (symbol.start, "symbol _PyRuntime"),
+        // Only a reference: an extension module.
+        (None, None) => return Ok(None),
+    };
+    let (version, free_threaded) = version(&elf, runtime, version_symbol).ok_or(BinaryError::NoVersion)?;
+    let text = elf.section(".text").unwrap_or_default();
+    let exact = eval.filter(|eval| !eval.is_empty());
+    Ok(Some(PythonBinary {
+        version,
+        free_threaded,
+        runtime,
+        runtime_found_by,
+        eval: exact.unwrap_or(text),
+        eval_cold: eval_cold.unwrap_or_default(),
+        eval_is_exact: exact.is_some(),
+        segments: elf.segments(),
+    }))
+}
+
+/// The version by, in this order: the debug offsets (3.13+), `Py_Version` (3.11+), the version string.
+fn version(elf: &Elf<'_>, runtime: u64, version_symbol: Option<AddressRange>) -> Option<(Version, bool)> {
+    if let Some(table) = elf.bytes_at(runtime, debug_offsets::TABLE_BYTES as u64)
+        && let Some(found) = debug_offsets::version(table)
+    {
+        return Some(found);
+    }
+    if let Some(symbol) = version_symbol
+        && let Some(bytes) = elf.bytes_at(symbol.start, 4)
+    {
+        let version = Version(u32::from_le_bytes(bytes.try_into().ok()?));
+        if version.minor().0 == 3 {
+            return Some((version, false));
+        }
+    }
+    let version = version_string(elf.section_bytes(".rodata", 64 << 20)?)?;
+    Some((version, false))
+}
+
+/// `PY_VERSION`, a string of its own such as `3.8.18`, in read-only data that also names `python3.8`.
+fn version_string(read_only: &[u8]) -> Option<Version> {
+    for at in memchr::memmem::find_iter(read_only, b"\x003.") {
+        let text = &read_only[at + 1..];
+        let end = text.iter().take(16).position(|byte| *byte == 0);
+        let Some(text) = end.and_then(|end| std::str::from_utf8(&text[..end]).ok()) else { continue };
+        let Some(version) = parse_version(text) else { continue };
+        let (_, minor) = version.minor();
+        if memchr::memmem::find(read_only, format!("python3.{minor}").as_bytes()).is_some() {
+            return Some(version);
+        }
+    }
+    None
+}
+
+/// `3.8.18`, `3.8.18+`, `3.13.0rc1`.
+fn parse_version(text: &str) -> Option<Version> {
+    let mut parts = text.trim_end_matches('+').splitn(3, '.');
+    let (major, minor) = (parts.next()?, parts.next()?);
+    let micro = parts.next()?;
+    let digits = micro.find(|c: char| !c.is_ascii_digit()).unwrap_or(micro.len());
+    let (micro, rest) = micro.split_at(digits);
+    if !matches!(rest.as_bytes().first(), None | Some(b'a' | b'b' | b'r')) {
+        return None;
+    }
+    let minor: u8 = minor.parse().ok()?;
+    // Other libraries have versions 3.x too: SQLite 3.40, libffi 3.4, OpenSSL 3.0.
+    (major == "3" && (6..=20).contains(&minor)).then_some(())?;
+    Some(Version::new(3, minor, micro.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_string_is_told_from_other_libraries_versions() {
+        let data = b"x\x003.40.1\x003.4.4\x003.9.2 \x00lib/python3.8\x00a3.8.1\x003.8.18\x00";
+        assert_eq!(version_string(data), Some(Version::new(3, 8, 18)));
+        assert_eq!(version_string(b"\x003.8.18\x00"), None);
+        assert_eq!(parse_version("3.10.0rc2"), Some(Version::new(3, 10, 0)));
+        assert_eq!(parse_version("3.10.x"), None);
+    }
+
+    #[test]
+    fn a_program_without_python_is_none() {
+        assert!(matches!(inspect(File::open("/proc/self/exe").unwrap()), Ok(None)));
+    }
+}

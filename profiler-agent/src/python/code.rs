@@ -1,0 +1,187 @@
+//! Code objects: from an address in the target to a function and its lines.
+//!
+//! A code object can die between the sample and the look at it, and its memory be used again. The kernel
+//! took an identity with the sample; here it is read before and after the strings, and must be the same.
+
+use std::sync::Arc;
+
+use profiler_common::event::PyFrame;
+use profiler_common::layout::{ABSENT, InstructionUnit};
+use profiler_common::unwind::python::identity;
+
+use super::layout::{CodeLayout, Layout};
+use super::line_table::LineTable;
+use super::string::{STR_HEADER_BYTES, StrError, StrHeader};
+use crate::ids::Address;
+use crate::process::memory::{MemoryError, ReadMemory, RemoteReader};
+use crate::profile::aggregate::ResolvedFunction;
+
+/// Longest line table that is read. The largest of the standard library has some 60 KiB.
+const MAX_LINE_TABLE_BYTES: u64 = 1 << 20;
+
+/// A code object's function and lines.
+#[derive(Debug, Clone)]
+pub struct CodeSymbol {
+    /// The function; shared by all of its frames.
+    pub function: Arc<ResolvedFunction>,
+    /// Lines by bytecode offset.
+    lines: LineTable,
+    /// Address of the first instruction (3.11+), else 0.
+    first_instruction: u64,
+    /// Bytes of code behind it.
+    code_bytes: u64,
+    first_line: u32,
+}
+
+/// What a frame's executable turned out to be.
+#[derive(Debug, Clone)]
+pub enum Code {
+    /// A Python function.
+    Function(Arc<CodeSymbol>),
+    /// Code of the interpreter itself (`_Py_InitCleanup`), or an executable that is no code object: not shown.
+    Internal,
+}
+
+/// Why a code object could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CodeError {
+    /// Its memory holds another code object, or none, by now.
+    #[error("code object gone")]
+    Gone,
+    /// The process has ended before it was looked at.
+    #[error("process gone")]
+    ProcessGone,
+    /// The rights are missing.
+    #[error("memory not readable")]
+    Denied,
+    /// One of its strings is damaged.
+    #[error("damaged code object")]
+    Damaged,
+}
+
+impl From<MemoryError> for CodeError {
+    fn from(error: MemoryError) -> Self {
+        match error {
+            MemoryError::Gone => Self::ProcessGone,
+            MemoryError::Denied => Self::Denied,
+            MemoryError::Unmapped(_) => Self::Gone,
+        }
+    }
+}
+
+impl From<StrError> for CodeError {
+    fn from(_: StrError) -> Self {
+        Self::Damaged
+    }
+}
+
+/// Reads the code object of a frame.
+pub fn read(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Result<Code, CodeError> {
+    check_identity(memory, layout, frame)?;
+    let result = read_unchecked(memory, &layout.code, Address(frame.code));
+    // What was read of memory that changed meanwhile means nothing, errors included.
+    check_identity(memory, layout, frame)?;
+    result
+}
+
+fn check_identity(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Result<(), CodeError> {
+    match identity(&mut RemoteReader(memory), frame.code, &layout.walk) {
+        Ok(identity) if identity == frame.identity => Ok(()),
+        Ok(_) => Err(CodeError::Gone),
+        // Find out why it cannot be read.
+        Err(_) => memory.read_u64(Address(frame.code)).map_err(CodeError::from).and(Err(CodeError::Gone)),
+    }
+}
+
+fn read_unchecked(memory: &impl ReadMemory, layout: &CodeLayout, code: Address) -> Result<Code, CodeError> {
+    if !is_code_object(memory, layout, code)? {
+        return Ok(Code::Internal);
+    }
+    let pointer = |offset: u16| memory.read_u64(code.add(offset.into())).map(Address);
+    let filename = read_str(memory, layout, pointer(layout.filename)?)?;
+    let name_at = if layout.qualname == ABSENT { layout.name } else { layout.qualname };
+    let name = read_str(memory, layout, pointer(name_at)?)?;
+    // _Py_InitCleanup (3.12+): a real code object of the interpreter, called like its file.
+    if &*filename == "__init__" && &*name == "__init__" {
+        return Ok(Code::Internal);
+    }
+    // A negative first line is no line.
+    let first_line = memory.read_u32(code.add(layout.first_line.into()))?;
+    let first_line = if first_line > i32::MAX as u32 { 0 } else { first_line };
+    let table = read_bytes(memory, layout, pointer(layout.line_table)?)?;
+    let first_instruction =
+        if layout.first_instruction == ABSENT { 0 } else { code.add(layout.first_instruction.into()).0 };
+    // PyVarObject.ob_size counts code units of 2 bytes (3.11+).
+    let n_units = memory.read_u64(code.add(layout.bytes_size.into()))?;
+    let code_bytes = if first_instruction == 0 { 0 } else { n_units.saturating_mul(2) };
+    Ok(Code::Function(Arc::new(CodeSymbol {
+        function: Arc::new(ResolvedFunction::python(&name, &filename, first_line)),
+        lines: LineTable::decode(layout.line_table_format, &table, first_line),
+        first_instruction,
+        code_bytes,
+        first_line,
+    })))
+}
+
+/// Whether the object's type is called `code`.
+fn is_code_object(memory: &impl ReadMemory, layout: &CodeLayout, code: Address) -> Result<bool, CodeError> {
+    let object_type = Address(memory.read_u64(code.add(layout.ob_type.into()))?);
+    let name = Address(memory.read_u64(object_type.add(layout.type_name.into()))?);
+    let mut bytes = [0; 5];
+    memory.read(name, &mut bytes)?;
+    Ok(&bytes == b"code\0")
+}
+
+/// Reads a str object.
+pub fn read_str(memory: &impl ReadMemory, layout: &CodeLayout, object: Address) -> Result<String, CodeError> {
+    let mut header = [0; STR_HEADER_BYTES];
+    // A short str at the end of a mapping: the header alone must be there.
+    if memory.read(object, &mut header).is_err() {
+        memory.read(object, &mut header[..40])?;
+    }
+    let header = StrHeader::parse(layout.str, &header)?;
+    let mut bytes = vec![0; header.byte_len];
+    memory.read(object.add(header.data_offset.into()), &mut bytes)?;
+    Ok(header.decode(&bytes))
+}
+
+fn read_bytes(memory: &impl ReadMemory, layout: &CodeLayout, object: Address) -> Result<Vec<u8>, CodeError> {
+    let size = memory.read_u64(object.add(layout.bytes_size.into()))?;
+    if size > MAX_LINE_TABLE_BYTES {
+        return Err(CodeError::Damaged);
+    }
+    let mut bytes = vec![0; size as usize];
+    memory.read(object.add(layout.bytes_data.into()), &mut bytes)?;
+    Ok(bytes)
+}
+
+impl CodeSymbol {
+    /// The line of a frame of this code: the interpreter's own for its instruction, the first line before the
+    /// first instruction, 0 where the interpreter itself names none.
+    #[must_use]
+    pub fn line(&self, instr: u64, unit: InstructionUnit) -> u32 {
+        match self.offset(instr, unit) {
+            Some(offset) => self.lines.line_at(offset).unwrap_or(0),
+            None => self.first_line,
+        }
+    }
+
+    /// Whether an instruction pointer (3.11+) can belong to this code object.
+    #[must_use]
+    pub fn contains_instruction(&self, instr: u64) -> bool {
+        instr.wrapping_sub(self.first_instruction) < self.code_bytes
+    }
+
+    /// Offset in bytes of the instruction; `None` before the first.
+    fn offset(&self, instr: u64, unit: InstructionUnit) -> Option<u32> {
+        // f_lasti is an int; -1 before the first instruction.
+        let lasti = u32::try_from((instr as u32).cast_signed()).ok();
+        match unit {
+            InstructionUnit::LastiBytes => lasti,
+            InstructionUnit::LastiUnits => lasti.and_then(|lasti| lasti.checked_mul(2)),
+            InstructionUnit::PrevInstr | InstructionUnit::InstrPtr => {
+                u32::try_from(instr.wrapping_sub(self.first_instruction)).ok()
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! `_Py_DebugOffsets`: the table of offsets at the start of `_PyRuntime`, CPython 3.13 and newer.
+//!
+//! Source: `Include/internal/pycore_runtime.h` (3.13). The table differs in every minor version, so the order of its words is
+//! given by version. It is read from the process and hostile: everything is checked before use.
+
+use profiler_common::layout::{
+    ABSENT, EntryMark, FrameRoot, GilKind, IdentityKind, InstructionUnit, PyLayout,
+};
+
+use super::{CodeLayout, Layout, LayoutNotFound, Version};
+use crate::python::line_table::LineTableFormat;
+use crate::python::string::StrLayout;
+
+/// First bytes of the table.
+pub const COOKIE: &[u8; 8] = b"xdebugpy";
+
+/// Bytes to read of the table: the largest known is 888 (3.15).
+pub const TABLE_BYTES: usize = 1024;
+
+/// Word indices of the fields that are used, in one minor version's table.
+#[derive(Debug, Clone, Copy)]
+struct Fields {
+    interpreters_head: usize,
+    interp_next: usize,
+    interp_threads_head: usize,
+    interp_ceval_gil: usize,
+    tstate_next: usize,
+    tstate_interp: usize,
+    tstate_current_frame: usize,
+    tstate_thread_id: usize,
+    tstate_native_thread_id: usize,
+    tstate_datastack_chunk: usize,
+    frame_previous: usize,
+    frame_executable: usize,
+    frame_instr_ptr: usize,
+    frame_owner: usize,
+    code_filename: usize,
+    code_name: usize,
+    code_qualname: usize,
+    code_linetable: usize,
+    code_firstlineno: usize,
+    code_adaptive: usize,
+    object_type: usize,
+    type_name: usize,
+    bytes_size: usize,
+    bytes_data: usize,
+}
+
+/// 3.13: cookie, version, free_threaded (3 words), then the structures in the header's order.
+const FIELDS_3_13: Fields = Fields {
+    interpreters_head: 5,
+    interp_next: 8,
+    interp_threads_head: 9,
+    interp_ceval_gil: 14,
+    tstate_next: 21,
+    tstate_interp: 22,
+    tstate_current_frame: 23,
+    tstate_thread_id: 24,
+    tstate_native_thread_id: 25,
+    tstate_datastack_chunk: 26,
+    frame_previous: 29,
+    frame_executable: 30,
+    frame_instr_ptr: 31,
+    frame_owner: 33,
+    code_filename: 35,
+    code_name: 36,
+    code_qualname: 37,
+    code_linetable: 38,
+    code_firstlineno: 39,
+    code_adaptive: 43,
+    object_type: 45,
+    type_name: 47,
+    bytes_size: 65,
+    bytes_data: 66,
+};
+
+/// Offset of `co_version`, which the table lacks (3.13: `Include/cpython/code.h`).
+const CO_VERSION_3_13: u16 = 92;
+
+/// The version and whether the build is free-threaded, if `table` begins as the table does.
+#[must_use]
+pub fn version(table: &[u8]) -> Option<(Version, bool)> {
+    if !table.starts_with(COOKIE) {
+        return None;
+    }
+    let version = u32::try_from(word(table, 1)?).ok()?;
+    let free_threaded = match word(table, 2)? {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
+    Some((Version(version), free_threaded))
+}
+
+/// The layout that the table describes.
+pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
+    let Some((version, free_threaded)) = version(table) else {
+        let reason = "no cookie".to_owned();
+        return Err(LayoutNotFound::BadOffsets { version: Version(0), reason });
+    };
+    let fields = match version.minor() {
+        (3, 13) if !free_threaded => &FIELDS_3_13,
+        _ => return Err(LayoutNotFound::Unsupported(version)),
+    };
+    let offset = |idx: usize| {
+        let value = word(table, idx).unwrap_or(u64::MAX);
+        u16::try_from(value).ok().filter(|value| *value != ABSENT).ok_or_else(|| LayoutNotFound::BadOffsets {
+            version,
+            reason: format!("word {idx} is {value}"),
+        })
+    };
+    let tstate_datastack_chunk = offset(fields.tstate_datastack_chunk)?;
+    let frame_owner = offset(fields.frame_owner)?;
+    let walk = PyLayout {
+        version_hex: version.0,
+        runtime_interpreters_head: offset(fields.interpreters_head)?,
+        interp_next: offset(fields.interp_next)?,
+        interp_threads_head: offset(fields.interp_threads_head)?,
+        gil: offset(fields.interp_ceval_gil)?,
+        tstate_bytes: rounded_up(tstate_datastack_chunk.max(offset(fields.tstate_native_thread_id)?)),
+        tstate_next: offset(fields.tstate_next)?,
+        tstate_interp: offset(fields.tstate_interp)?,
+        tstate_thread_id: offset(fields.tstate_thread_id)?,
+        tstate_native_thread_id: offset(fields.tstate_native_thread_id)?,
+        tstate_frame: offset(fields.tstate_current_frame)?,
+        cframe_current_frame: ABSENT,
+        tstate_datastack_chunk,
+        frame_bytes: rounded_up(frame_owner & !7),
+        frame_code: offset(fields.frame_executable)?,
+        frame_previous: offset(fields.frame_previous)?,
+        frame_instr: offset(fields.frame_instr_ptr)?,
+        frame_owner,
+        frame_is_entry: ABSENT,
+        frame_tlbc_index: ABSENT,
+        code_identity: CO_VERSION_3_13,
+        frame_root: FrameRoot::Direct,
+        entry_mark: EntryMark::Owner,
+        identity_kind: IdentityKind::Version,
+        instruction_unit: InstructionUnit::InstrPtr,
+        gil_kind: GilKind::Interpreter,
+        code_tag_mask: 0,
+    };
+    walk.check().map_err(|error| LayoutNotFound::from((version, error)))?;
+    let code = CodeLayout {
+        ob_type: offset(fields.object_type)?,
+        filename: offset(fields.code_filename)?,
+        name: offset(fields.code_name)?,
+        qualname: offset(fields.code_qualname)?,
+        first_line: offset(fields.code_firstlineno)?,
+        line_table: offset(fields.code_linetable)?,
+        first_instruction: offset(fields.code_adaptive)?,
+        bytes_size: offset(fields.bytes_size)?,
+        bytes_data: offset(fields.bytes_data)?,
+        type_name: offset(fields.type_name)?,
+        line_table_format: LineTableFormat::Locations,
+        str: StrLayout::of_version(version.0, free_threaded),
+    };
+    let fits = code.offsets().into_iter().all(|offset| offset < MAX_CODE_OFFSET);
+    if !fits {
+        let reason = "a field of the code object lies too far".to_owned();
+        return Err(LayoutNotFound::BadOffsets { version, reason });
+    }
+    Ok(Layout { walk, code })
+}
+
+/// Code objects of all versions have their fixed fields below this.
+const MAX_CODE_OFFSET: u16 = 512;
+
+/// End of the word at `offset`, as a multiple of 8; saturates, and `PyLayout::check` then refuses it.
+const fn rounded_up(offset: u16) -> u16 {
+    (offset & !7).saturating_add(8)
+}
+
+fn word(table: &[u8], idx: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(table.get(idx * 8..idx * 8 + 8)?.try_into().ok()?))
+}
+
+impl CodeLayout {
+    /// Every offset in a code object that is present.
+    fn offsets(&self) -> [u16; 6] {
+        [self.filename, self.name, self.qualname, self.first_line, self.line_table, self.first_instruction]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn any_table_gives_a_checked_layout_or_a_reason(
+            mut words in proptest::collection::vec(0_u64..700, 128),
+        ) {
+            words[0] = u64::from_le_bytes(*COOKIE);
+            words[1] = u64::from(Version::new(3, 13, 0).0);
+            words[2] &= 1;
+            let table: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            if let Ok(layout) = layout(&table) {
+                proptest::prop_assert_eq!(layout.walk.check(), Ok(()));
+            }
+        }
+    }
+}

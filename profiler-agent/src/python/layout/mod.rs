@@ -1,0 +1,295 @@
+//! Layouts: where CPython's fields lie, one row a version.
+//!
+//! Up to 3.12 a row has every offset; from 3.13 on the offsets are read from the process itself
+//! ([`debug_offsets`]), and the row only adds what that table lacks. Sources: the headers of each version
+//! (`Include/internal/pycore_*.h`, `Include/cpython/code.h`), compiled; the tests compile them again.
+
+pub mod debug_offsets;
+
+use profiler_common::layout::{
+    ABSENT, EntryMark, FrameRoot, GilKind, IdentityKind, InstructionUnit, LayoutError, PyLayout,
+};
+
+use super::line_table::LineTableFormat;
+use super::string::StrLayout;
+
+/// Everything that unwinding and symbolizing must know of one interpreter build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// For the walk: the kernel and remote reads.
+    pub walk: PyLayout,
+    /// For symbolizing.
+    pub code: CodeLayout,
+}
+
+/// Offsets in code objects, and how their parts are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodeLayout {
+    /// `PyObject.ob_type`.
+    pub ob_type: u16,
+    /// `co_filename`.
+    pub filename: u16,
+    /// `co_name`.
+    pub name: u16,
+    /// `co_qualname` (3.11+), else [`ABSENT`].
+    pub qualname: u16,
+    /// `co_firstlineno` (int).
+    pub first_line: u16,
+    /// `co_lnotab` or `co_linetable` (bytes object).
+    pub line_table: u16,
+    /// `co_code_adaptive` (3.11+): the first instruction; else [`ABSENT`].
+    pub first_instruction: u16,
+    /// `PyBytesObject`: `ob_size`.
+    pub bytes_size: u16,
+    /// `PyBytesObject`: the bytes.
+    pub bytes_data: u16,
+    /// `PyTypeObject.tp_name`.
+    pub type_name: u16,
+    /// Encoding of the line table.
+    pub line_table_format: LineTableFormat,
+    /// Encoding of str objects.
+    pub str: StrLayout,
+}
+
+/// A version of CPython, as `PY_VERSION_HEX` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Version(pub u32);
+
+impl Version {
+    /// Major and minor version.
+    #[must_use]
+    pub const fn minor(self) -> (u8, u8) {
+        ((self.0 >> 24) as u8, (self.0 >> 16) as u8)
+    }
+
+    /// From numbers of a final release.
+    #[must_use]
+    pub const fn new(major: u8, minor: u8, micro: u8) -> Self {
+        Self((major as u32) << 24 | (minor as u32) << 16 | (micro as u32) << 8 | 0xf0)
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor) = self.minor();
+        write!(f, "{major}.{minor}.{}", self.0 >> 8 & 0xff)?;
+        let serial = self.0 & 0xf;
+        match self.0 >> 4 & 0xf {
+            0xa => write!(f, "a{serial}"),
+            0xb => write!(f, "b{serial}"),
+            0xc => write!(f, "rc{serial}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why there is no layout.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutNotFound {
+    /// No row.
+    #[error("CPython {0} is not supported (supported: {SUPPORTED})")]
+    Unsupported(Version),
+    /// The process's own offsets make no sense.
+    #[error("CPython {version}: its debug offsets are not usable: {reason}")]
+    BadOffsets {
+        /// The version they claim.
+        version: Version,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The versions that have a row, for messages.
+pub const SUPPORTED: &str = "3.8 to 3.13";
+
+/// A row of [`LAYOUTS`].
+#[derive(Debug, Clone, Copy)]
+pub struct LayoutRow {
+    /// Major and minor version.
+    pub minor: (u8, u8),
+    /// Where the offsets come from.
+    pub offsets: Offsets,
+}
+
+/// Where a version's offsets come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Offsets {
+    /// From this table. Constants, since the structures of a minor version do not change between releases.
+    Table(Layout),
+    /// From `_Py_DebugOffsets` in the process.
+    Debug,
+}
+
+const OBJECT_TYPE: u16 = 8;
+
+const fn code(
+    filename: u16,
+    first_line: u16,
+    line_table: u16,
+    qualname: u16,
+    first_instruction: u16,
+    line_table_format: LineTableFormat,
+    str: StrLayout,
+) -> CodeLayout {
+    CodeLayout {
+        ob_type: OBJECT_TYPE,
+        filename,
+        name: filename + 8,
+        qualname,
+        first_line,
+        line_table,
+        first_instruction,
+        bytes_size: 16,
+        bytes_data: 32,
+        type_name: 24,
+        line_table_format,
+        str,
+    }
+}
+
+/// 3.8 to 3.10: frame objects linked by `f_back`.
+const fn frame_objects(minor: u8, lasti: u16, unit: InstructionUnit, tstate_current: u16) -> Layout {
+    let format = if minor == 10 { LineTableFormat::Linetable310 } else { LineTableFormat::Lnotab };
+    Layout {
+        walk: PyLayout {
+            version_hex: Version::new(3, minor, 0).0,
+            runtime_interpreters_head: 32,
+            interp_next: 0,
+            interp_threads_head: 8,
+            gil: tstate_current,
+            tstate_bytes: 184,
+            tstate_next: 8,
+            tstate_interp: 16,
+            tstate_thread_id: 176,
+            tstate_native_thread_id: ABSENT,
+            tstate_frame: 24,
+            cframe_current_frame: ABSENT,
+            tstate_datastack_chunk: ABSENT,
+            frame_bytes: lasti + 8,
+            frame_code: 32,
+            frame_previous: 24,
+            frame_instr: lasti,
+            frame_owner: ABSENT,
+            frame_is_entry: ABSENT,
+            frame_tlbc_index: ABSENT,
+            code_identity: 104,
+            frame_root: FrameRoot::Direct,
+            entry_mark: EntryMark::Null,
+            identity_kind: IdentityKind::Pointers3,
+            instruction_unit: unit,
+            gil_kind: GilKind::RuntimeCurrent,
+            code_tag_mask: 0,
+        },
+        code: code(104, 40, 120, ABSENT, ABSENT, format, StrLayout::of_version(Version::new(3, minor, 0).0, false)),
+    }
+}
+
+const LAYOUT_3_11: Layout = Layout {
+    walk: PyLayout {
+        version_hex: Version::new(3, 11, 0).0,
+        runtime_interpreters_head: 40,
+        interp_next: 0,
+        interp_threads_head: 16,
+        gil: 576,
+        tstate_bytes: 304,
+        tstate_next: 8,
+        tstate_interp: 16,
+        tstate_thread_id: 152,
+        tstate_native_thread_id: 160,
+        tstate_frame: 56,
+        cframe_current_frame: 8,
+        tstate_datastack_chunk: 296,
+        frame_bytes: 72,
+        frame_code: 32,
+        frame_previous: 48,
+        frame_instr: 56,
+        frame_owner: 69,
+        frame_is_entry: 68,
+        frame_tlbc_index: ABSENT,
+        code_identity: 112,
+        frame_root: FrameRoot::CFrame,
+        entry_mark: EntryMark::IsEntry,
+        identity_kind: IdentityKind::Pointers4,
+        instruction_unit: InstructionUnit::PrevInstr,
+        gil_kind: GilKind::RuntimeCurrent,
+        code_tag_mask: 0,
+    },
+    code: code(112, 72, 136, 128, 184, LineTableFormat::Locations, StrLayout::of_version(Version::new(3, 11, 0).0, false)),
+};
+
+const LAYOUT_3_12: Layout = Layout {
+    walk: PyLayout {
+        version_hex: Version::new(3, 12, 0).0,
+        runtime_interpreters_head: 40,
+        interp_next: 0,
+        interp_threads_head: 72,
+        gil: 384,
+        tstate_bytes: 240,
+        tstate_next: 8,
+        tstate_interp: 16,
+        tstate_thread_id: 136,
+        tstate_native_thread_id: 144,
+        tstate_frame: 56,
+        cframe_current_frame: 0,
+        tstate_datastack_chunk: 232,
+        frame_bytes: 72,
+        frame_code: 0,
+        frame_previous: 8,
+        frame_instr: 56,
+        frame_owner: 70,
+        frame_is_entry: ABSENT,
+        frame_tlbc_index: ABSENT,
+        code_identity: 92,
+        frame_root: FrameRoot::CFrame,
+        entry_mark: EntryMark::Owner,
+        identity_kind: IdentityKind::Version,
+        instruction_unit: InstructionUnit::PrevInstr,
+        gil_kind: GilKind::Interpreter,
+        code_tag_mask: 0,
+    },
+    code: code(112, 68, 136, 128, 192, LineTableFormat::Locations, StrLayout::of_version(Version::new(3, 12, 0).0, false)),
+};
+
+/// Every supported version.
+pub const LAYOUTS: &[LayoutRow] = &[
+    LayoutRow { minor: (3, 8), offsets: Offsets::Table(frame_objects(8, 104, InstructionUnit::LastiBytes, 1368)) },
+    LayoutRow { minor: (3, 9), offsets: Offsets::Table(frame_objects(9, 104, InstructionUnit::LastiBytes, 568)) },
+    LayoutRow { minor: (3, 10), offsets: Offsets::Table(frame_objects(10, 96, InstructionUnit::LastiUnits, 568)) },
+    LayoutRow { minor: (3, 11), offsets: Offsets::Table(LAYOUT_3_11) },
+    LayoutRow { minor: (3, 12), offsets: Offsets::Table(LAYOUT_3_12) },
+    LayoutRow { minor: (3, 13), offsets: Offsets::Debug },
+];
+
+/// The row of a version.
+#[must_use]
+pub fn row(version: Version) -> Option<&'static LayoutRow> {
+    LAYOUTS.iter().find(|row| row.minor == version.minor())
+}
+
+impl From<(Version, LayoutError)> for LayoutNotFound {
+    fn from((version, error): (Version, LayoutError)) -> Self {
+        Self::BadOffsets { version, reason: format!("{error:?}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_table_passes_the_bounds_that_the_walk_relies_on() {
+        for row in LAYOUTS {
+            match row.offsets {
+                Offsets::Table(layout) => assert_eq!(layout.walk.check(), Ok(()), "{:?}", row.minor),
+                Offsets::Debug => {}
+            }
+        }
+    }
+
+    #[test]
+    fn versions_are_shown_as_python_does() {
+        assert_eq!(Version::new(3, 12, 1).to_string(), "3.12.1");
+        assert_eq!(Version(0x030d_00b2).to_string(), "3.13.0b2");
+        assert_eq!(Version(0x030e_00a1).minor(), (3, 14));
+    }
+}
