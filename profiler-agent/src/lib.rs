@@ -9,3 +9,5 @@ pub mod native;
 pub mod process;
 pub mod profile;
 pub mod python;
+pub mod sample;
+pub mod track;

@@ -70,6 +70,8 @@ pub struct SampleHeader {
     pub user_ip: u64,
     /// Address of the `PyThreadState` that was found; 0 when none was.
     pub thread_state: u64,
+    /// Address of its current frame, the leaf; 0 when it had none.
+    pub frame: u64,
     /// What one sample stands for, in the unit of its source (nanoseconds of CPU time).
     pub period: u64,
     /// Process id (tgid) in the initial pid namespace.

@@ -65,6 +65,7 @@ fn fill(ctx: &PerfEventContext, source: u8, process: &ProcessEntry, scratch: &mu
         generation: process.generation,
         user_ip: 0,
         thread_state: 0,
+        frame: 0,
         period: data.sample_period,
         pid: ctx.tgid(),
         tid: ctx.pid(),
@@ -137,6 +138,7 @@ fn fill_python(process: &ProcessEntry, layout: &PyLayout, task_address: u64, scr
         return status;
     }
     scratch.record.header.thread_state = scratch.thread.state;
+    scratch.record.header.frame = scratch.thread.frame;
     scratch.record.header.flags |= scratch.thread.flags;
     let end = walk(layout, scratch.thread.frame, scratch);
     let end = match end {
@@ -386,6 +388,14 @@ fn fill_kernel(ctx: &PerfEventContext, record: &mut SampleRecord) {
     };
 }
 
+/// A process that may live for moments only: its code objects must be read while they are there. The
+/// generation of one that was forked or exec'ed is the time of that event (`lifecycle::new_generation`).
+#[inline(always)]
+fn is_young(header: &SampleHeader) -> bool {
+    const YOUNG_NS: u64 = 2_000_000_000;
+    header.head.time_ns.wrapping_sub(header.generation >> 10) < YOUNG_NS
+}
+
 /// Sends the record with its true length.
 #[inline(always)]
 fn submit(record: &mut SampleRecord) {
@@ -400,7 +410,8 @@ fn submit(record: &mut SampleRecord) {
     let ring = (&raw const EVENTS).cast::<c_void>().cast_mut();
     // SAFETY: the record has `size` bytes; the ring is a map.
     unsafe {
-        let wake = bpf_ringbuf_query(ring, AVAILABLE_DATA) + size as u64 >= globals::wakeup_bytes();
+        let full = bpf_ringbuf_query(ring, AVAILABLE_DATA) + size as u64 >= globals::wakeup_bytes();
+        let wake = full || is_young(&record.header);
         let flags = if wake { FORCE_WAKEUP } else { NO_WAKEUP };
         if bpf_ringbuf_output(ring, (&raw mut *record).cast(), size as u64, flags) != 0 {
             count(Counter::LostFull);

@@ -42,6 +42,12 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
+    /// Whether an address lies in it.
+    #[must_use]
+    pub const fn contains(&self, address: u64) -> bool {
+        address >= self.start && address < self.end
+    }
+
     /// Whether nothing lies in it.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -133,14 +139,12 @@ impl Elf<'_> {
         self.cache.read_bytes_at(offset, size).ok()
     }
 
-    /// Whether a dynamic symbol of this name can be there: a look at the string table, cheaper than the
-    /// symbols.
+    /// Whether the dynamic string table (names of symbols and of needed libraries) contains `text`: a look
+    /// that is cheaper than the symbols.
     #[must_use]
-    pub fn may_define(&self, name: &str) -> bool {
-        let mut wanted = name.as_bytes().to_vec();
-        wanted.push(0);
+    pub fn dynamic_strings_contain(&self, text: &str) -> bool {
         self.section_bytes(".dynstr", 32 << 20)
-            .is_some_and(|strings| memchr::memmem::find(strings, &wanted).is_some())
+            .is_some_and(|strings| memchr::memmem::find(strings, text.as_bytes()).is_some())
     }
 
     /// Address and size of the defined dynamic or, failing that, static symbols of these names; the order of

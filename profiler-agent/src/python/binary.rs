@@ -3,6 +3,7 @@
 //! Content decides, never the file's name: uwsgi, PyInstaller and embedding programs are called anything.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use super::layout::{Version, debug_offsets};
 use crate::native::elf::{AddressRange, Elf, ElfError, ElfReader, Segment};
@@ -39,13 +40,25 @@ pub enum BinaryError {
     NoVersion,
 }
 
-/// Looks for a CPython in a file; `Ok(None)` when there is none.
-pub fn inspect(file: File) -> Result<Option<PythonBinary>, BinaryError> {
+/// What a binary is with regard to CPython.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Binary {
+    /// It holds a runtime.
+    Python(Arc<PythonBinary>),
+    /// It names libpython: it will load one soon after its start.
+    LoadsPython,
+    /// Neither. It may still load one, at any time.
+    Other,
+}
+
+/// Looks for a CPython in a file.
+pub fn inspect(file: File) -> Result<Binary, BinaryError> {
     let reader = ElfReader::new(file);
     let elf = reader.parse()?;
     let section = elf.section(".PyRuntime").filter(|section| !section.is_empty());
-    if section.is_none() && !elf.may_define("_PyRuntime") {
-        return Ok(None);
+    if section.is_none() && !elf.dynamic_strings_contain("_PyRuntime\0") {
+        let loads_python = elf.dynamic_strings_contain("libpython3.");
+        return Ok(if loads_python { Binary::LoadsPython } else { Binary::Other });
     }
     let names = ["_PyRuntime", "Py_Version", "_PyEval_EvalFrameDefault", "_PyEval_EvalFrameDefault.cold"];
     let [runtime_symbol, version_symbol, eval, eval_cold] = elf.symbols(names);
@@ -53,12 +66,12 @@ pub fn inspect(file: File) -> Result<Option<PythonBinary>, BinaryError> {
         (Some(section), _) => (section.start, "section .PyRuntime"),
         (None, Some(symbol)) => (symbol.start, "symbol _PyRuntime"),
         // Only a reference: an extension module.
-        (None, None) => return Ok(None),
+        (None, None) => return Ok(Binary::Other),
     };
     let (version, free_threaded) = version(&elf, runtime, version_symbol).ok_or(BinaryError::NoVersion)?;
     let text = elf.section(".text").unwrap_or_default();
     let exact = eval.filter(|eval| !eval.is_empty());
-    Ok(Some(PythonBinary {
+    Ok(Binary::Python(Arc::new(PythonBinary {
         version,
         free_threaded,
         runtime,
@@ -67,7 +80,7 @@ pub fn inspect(file: File) -> Result<Option<PythonBinary>, BinaryError> {
         eval_cold: eval_cold.unwrap_or_default(),
         eval_is_exact: exact.is_some(),
         segments: elf.segments(),
-    }))
+    })))
 }
 
 /// The version by, in this order: the debug offsets (3.13+), `Py_Version` (3.11+), the version string.
@@ -134,7 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn a_program_without_python_is_none() {
-        assert!(matches!(inspect(File::open("/proc/self/exe").unwrap()), Ok(None)));
+    fn a_program_without_python_is_told_so() {
+        let file = File::open("/proc/self/exe").unwrap();
+        assert!(!matches!(inspect(file), Ok(Binary::Python(_))));
     }
 }

@@ -166,10 +166,10 @@ impl CodeSymbol {
         }
     }
 
-    /// Whether an instruction pointer (3.11+) can belong to this code object.
+    /// Where its instructions lie (3.11+); empty before.
     #[must_use]
-    pub fn contains_instruction(&self, instr: u64) -> bool {
-        instr.wrapping_sub(self.first_instruction) < self.code_bytes
+    pub fn instructions(&self) -> std::ops::Range<Address> {
+        Address(self.first_instruction)..Address(self.first_instruction).add(self.code_bytes)
     }
 
     /// Offset in bytes of the instruction; `None` before the first.

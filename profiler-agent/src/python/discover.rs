@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use profiler_common::process::ThreadSlot;
 
-use super::binary::{self, PythonBinary};
+use super::binary::{self, Binary, PythonBinary};
 use super::layout::{Layout, Version};
 use super::runtime::{self, RuntimeError};
 use crate::ids::{Address, Pid};
@@ -55,7 +55,10 @@ pub enum Discovery {
     /// A CPython that can be unwound.
     Python(Box<Interpreter>),
     /// No CPython in it (now; it may still load one).
-    NotPython,
+    NotPython {
+        /// One of its binaries names libpython: it is about to load it.
+        expected: bool,
+    },
     /// A CPython that is not initialised yet.
     NotYet,
     /// A CPython that cannot be unwound, and why.
@@ -78,13 +81,25 @@ pub struct DiscoveryStep {
     pub result: Result<String, String>,
 }
 
+/// What the mapped binaries of a process hold.
+#[derive(Debug)]
+struct Candidates {
+    /// Binaries with a runtime, likely ones first.
+    found: Vec<Candidate>,
+    /// A binary with a runtime that cannot be used.
+    problem: Option<String>,
+    /// A binary names libpython, which is not mapped yet.
+    expected: bool,
+}
+
 /// Discovers interpreters, with what it remembers of binaries.
 #[derive(Debug, Default)]
 pub struct Discoverer {
-    binaries: HashMap<FileKey, Option<Arc<PythonBinary>>>,
+    binaries: HashMap<FileKey, Binary>,
 }
 
 /// A binary with a runtime, as it is mapped.
+#[derive(Debug)]
 struct Candidate {
     mapping: Mapping,
     key: FileKey,
@@ -105,7 +120,7 @@ impl Discoverer {
                 return Discovery::Refused { version: None, reason };
             }
         };
-        let (candidates, problem) = self.candidates(pid, mappings, &mut step);
+        let Candidates { found: candidates, problem, expected } = self.candidates(pid, mappings, &mut step);
         let memory = ProcessMemory::new(pid);
         let mut not_yet = false;
         let mut refused = problem.map(|reason| Discovery::Refused { version: None, reason });
@@ -122,18 +137,17 @@ impl Discoverer {
         match refused {
             Some(refused) => refused,
             None if not_yet => Discovery::NotYet,
-            None => Discovery::NotPython,
+            None => Discovery::NotPython { expected },
         }
     }
 
-    /// The mapped binaries that hold a runtime; likely ones first. The problem is that of a binary with a
-    /// runtime that could not be used.
+    /// Looks through the mapped binaries.
     fn candidates(
         &mut self,
         pid: Pid,
         mappings: Vec<Mapping>,
         step: &mut dyn FnMut(&'static str, Result<String, String>),
-    ) -> (Vec<Candidate>, Option<String>) {
+    ) -> Candidates {
         let mut executable: Vec<Mapping> =
             mappings.into_iter().filter(|mapping| mapping.executable).take(MAX_MAPPINGS).collect();
         // The name decides nothing but the order.
@@ -141,6 +155,7 @@ impl Discoverer {
         let n_executable = executable.len();
         let mut candidates = Vec::new();
         let mut problem = None;
+        let mut expected = false;
         for mapping in executable {
             let opened = file::open_mapped(pid, &mapping);
             let (file, key) = match opened {
@@ -153,8 +168,8 @@ impl Discoverer {
             let binary = match self.binaries.get(&key) {
                 Some(binary) => binary.clone(),
                 None => match binary::inspect(file) {
-                    Ok(binary) => self.remember(key, binary.map(Arc::new)),
-                    Err(binary::BinaryError::Elf(_)) => self.remember(key, None),
+                    Ok(binary) => self.remember(key, binary),
+                    Err(binary::BinaryError::Elf(_)) => self.remember(key, Binary::Other),
                     Err(error @ binary::BinaryError::NoVersion) => {
                         let reason = format!("{}: {error}", mapping.path.display());
                         step("binary", Err(reason.clone()));
@@ -163,7 +178,14 @@ impl Discoverer {
                     }
                 },
             };
-            let Some(binary) = binary else { continue };
+            let binary = match binary {
+                Binary::Python(binary) => binary,
+                Binary::LoadsPython => {
+                    expected = true;
+                    continue;
+                }
+                Binary::Other => continue,
+            };
             let Some(bias) = load_bias(&binary.segments, mapping.start.0, mapping.file_offset) else { continue };
             step(
                 "binary",
@@ -178,10 +200,10 @@ impl Discoverer {
             let reason = format!("none of its {n_executable} mapped binaries holds a CPython runtime (_PyRuntime)");
             step("binary", Err(reason));
         }
-        (candidates, problem)
+        Candidates { found: candidates, problem, expected }
     }
 
-    fn remember(&mut self, key: FileKey, binary: Option<Arc<PythonBinary>>) -> Option<Arc<PythonBinary>> {
+    fn remember(&mut self, key: FileKey, binary: Binary) -> Binary {
         if self.binaries.len() >= MAX_CACHED {
             self.binaries.clear();
         }

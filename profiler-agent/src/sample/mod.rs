@@ -1,0 +1,5 @@
+//! Samples on their way from the ring buffer to a profile: decode, symbolize.
+
+pub mod decode;
+pub mod native;
+pub mod symbolize;

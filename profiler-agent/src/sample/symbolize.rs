@@ -1,0 +1,365 @@
+//! Symbolizing: from addresses to functions and lines, at first sight, while the process is there.
+//!
+//! What was learned of a code object holds for (generation, code address, identity). A forked child inherits
+//! what was known of its parent at the fork, in shared layers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+use profiler_common::event::{PyFrame, PythonStatus, sample_flags};
+use profiler_common::layout::InstructionUnit;
+
+use super::decode::{RawSample, comm_text};
+use super::native::NativeSymbolizer;
+use crate::ids::{Address, Generation, Tid};
+use crate::native::eval_loop::{EvalLoop, MAX_EVAL_LOOP_BYTES, RepairRule, TEXT_BYTES};
+use crate::process::file::FileKey;
+use crate::process::memory::{ProcessMemory, ReadMemory as _};
+use crate::profile::aggregate::{ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels};
+use crate::python::code::{self, Code, CodeError};
+use crate::python::thread_name::{ThreadNameLayout, thread_names};
+use crate::track::process::TrackedProcess;
+
+/// Layers of inherited code objects that are searched one by one; more are merged into one.
+const MAX_LAYERS: usize = 4;
+
+/// Code objects of one process that are remembered; a process that makes them without end starts over.
+const MAX_CODES: usize = 200_000;
+
+/// Repair rules that are remembered, over all binaries.
+const MAX_RULES: usize = 65_536;
+
+/// Thread names are read again after this long; threads can be renamed.
+const NAMES_MAX_AGE: Duration = Duration::from_secs(10);
+
+/// A thread without a known name makes the names be read again, but not more often than this.
+const NAMES_MIN_AGE: Duration = Duration::from_secs(1);
+
+/// Threads of one process whose labels are remembered.
+const MAX_THREADS: usize = 65_536;
+
+type CodeKey = (u64, u32);
+type Codes = HashMap<CodeKey, Result<Code, CodeError>, RandomState>;
+
+/// What happened to samples on the way through the symbolizer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SymbolizeCounters {
+    /// Frames whose code object had gone.
+    pub frames_gone: u64,
+    /// Frames that could not be read for another reason.
+    pub frames_unreadable: u64,
+    /// Leaf instructions that lagged and were corrected.
+    pub leaves_repaired: u64,
+    /// Samples by Python status.
+    pub by_status: [u64; PythonStatus::ALL.len()],
+}
+
+/// One program (generation) of a process.
+struct Program {
+    process: Arc<TrackedProcess>,
+    memory: ProcessMemory,
+    codes: Codes,
+    inherited: Vec<Arc<Codes>>,
+    threads: HashMap<(Tid, u64), Arc<ThreadLabels>, RandomState>,
+    /// Names by ident (pthread_t), as `threading` has them.
+    names: HashMap<u64, Box<str>>,
+    names_read: Option<Instant>,
+}
+
+/// Resolves samples; owns all caches.
+#[derive(Default)]
+pub struct Symbolizer {
+    programs: HashMap<Generation, Program, RandomState>,
+    eval_loops: HashMap<FileKey, EvalLoop>,
+    rules: HashMap<(FileKey, u64), RepairRule, RandomState>,
+    reasons: HashMap<&'static str, Arc<ResolvedFunction>>,
+    native: NativeSymbolizer,
+    counters: SymbolizeCounters,
+}
+
+impl Symbolizer {
+    /// A process (or the program it now runs) becomes known.
+    pub fn add(&mut self, process: Arc<TrackedProcess>) {
+        let generation = process.generation;
+        if let Some(program) = self.programs.get_mut(&generation) {
+            program.process = process;
+            return;
+        }
+        self.programs.insert(generation, Program::new(process, Vec::new()));
+    }
+
+    /// A process was forked: the child knows what the parent knew. Called in the order of the kernel's
+    /// events, so nothing that the parent learned later gets in.
+    pub fn fork(&mut self, parent: Generation, child: Generation, pid: crate::ids::Pid) {
+        let Some(parent) = self.programs.get_mut(&parent) else { return };
+        let process = TrackedProcess { pid, generation: child, ..TrackedProcess::clone(&parent.process) };
+        let inherited = parent.share_codes();
+        self.programs.insert(child, Program::new(Arc::new(process), inherited));
+    }
+
+    /// A program has ended; nothing of it comes any more.
+    pub fn remove(&mut self, generation: Generation) {
+        self.programs.remove(&generation);
+        self.native.remove(generation);
+    }
+
+    /// Whether samples of this generation can be resolved.
+    #[must_use]
+    pub fn knows(&self, generation: Generation) -> bool {
+        self.programs.contains_key(&generation)
+    }
+
+    /// The process of a generation.
+    #[must_use]
+    pub fn process(&self, generation: Generation) -> Option<&Arc<TrackedProcess>> {
+        self.programs.get(&generation).map(|program| &program.process)
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub fn counters(&self) -> &SymbolizeCounters {
+        &self.counters
+    }
+
+    /// Code objects that are remembered, for the status.
+    #[must_use]
+    pub fn n_codes(&self) -> usize {
+        self.programs.values().map(|program| program.codes.len()).sum()
+    }
+
+    /// Names everything in a sample. `None`: its program is not known (yet).
+    pub fn resolve(&mut self, sample: &RawSample) -> Option<ResolvedSample> {
+        let program = self.programs.get_mut(&sample.generation)?;
+        self.counters.by_status[sample.python_status as usize] += 1;
+        let process = program.process.clone();
+        let interpreter = &process.interpreter;
+        let mut frames = Vec::with_capacity(sample.kernel.len() + sample.python.len() + 2);
+        let in_eval = interpreter.eval.contains(sample.user_ip.0) || interpreter.eval_cold.contains(sample.user_ip.0);
+        self.native.kernel_frames(&sample.kernel, &mut frames);
+        if !in_eval && !sample.user_ip.is_null() {
+            self.native.leaf_frame(&process, sample.user_ip, &mut frames);
+        }
+        let unit = interpreter.layout.walk.instruction_unit;
+        for (idx, frame) in sample.python.iter().enumerate() {
+            let code = program.code(frame, &mut self.counters);
+            let symbol = match code {
+                Ok(Code::Function(symbol)) => symbol,
+                Ok(Code::Internal) => continue,
+                Err(error) => {
+                    frames.push(reason_frame(&mut self.reasons, code_reason(error)));
+                    continue;
+                }
+            };
+            let mut instr = frame.instr;
+            if idx == 0
+                && let Some(true_instr) = pending_instruction(
+                    &mut self.eval_loops,
+                    &mut self.rules,
+                    program,
+                    sample,
+                    symbol.instructions(),
+                )
+            {
+                self.counters.leaves_repaired += u64::from(true_instr != instr);
+                instr = true_instr;
+            }
+            let line = symbol.line(instr, unit);
+            frames.push(ResolvedFrame { function: symbol.function.clone(), line, address: 0 });
+        }
+        if let Some(reason) = status_reason(sample.python_status) {
+            frames.push(reason_frame(&mut self.reasons, reason));
+        }
+        let labels = program.labels(sample);
+        Some(ResolvedSample { frames, labels, values: [1, i64::try_from(sample.period).unwrap_or(i64::MAX)] })
+    }
+}
+
+impl Program {
+    fn new(process: Arc<TrackedProcess>, inherited: Vec<Arc<Codes>>) -> Self {
+        Self {
+            memory: ProcessMemory::new(process.pid),
+            process,
+            codes: Codes::default(),
+            inherited,
+            threads: HashMap::default(),
+            names: HashMap::new(),
+            names_read: None,
+        }
+    }
+
+    /// Freezes what is known into a shared layer.
+    fn share_codes(&mut self) -> Vec<Arc<Codes>> {
+        if !self.codes.is_empty() {
+            self.inherited.push(Arc::new(std::mem::take(&mut self.codes)));
+        }
+        if self.inherited.len() > MAX_LAYERS {
+            let mut merged = Codes::default();
+            for layer in &self.inherited {
+                merged.extend(layer.iter().map(|(key, code)| (*key, code.clone())));
+            }
+            self.inherited = vec![Arc::new(merged)];
+        }
+        self.inherited.clone()
+    }
+
+    fn code(&mut self, frame: &PyFrame, counters: &mut SymbolizeCounters) -> Result<Code, CodeError> {
+        let key = (frame.code, frame.identity);
+        let known = self.codes.get(&key).or_else(|| self.inherited.iter().rev().find_map(|layer| layer.get(&key)));
+        let code = match known {
+            Some(code) => code.clone(),
+            None => {
+                let code = code::read(&self.memory, &self.process.interpreter.layout, frame);
+                if self.codes.len() >= MAX_CODES {
+                    self.codes.clear();
+                }
+                self.codes.insert(key, code.clone());
+                code
+            }
+        };
+        match &code {
+            Ok(_) => {}
+            Err(CodeError::Gone | CodeError::ProcessGone) => counters.frames_gone += 1,
+            Err(CodeError::Denied | CodeError::Damaged) => counters.frames_unreadable += 1,
+        }
+        code
+    }
+
+    fn labels(&mut self, sample: &RawSample) -> Arc<ThreadLabels> {
+        let age = self.names_read.map(|read| read.elapsed());
+        if age.is_some_and(|age| age > NAMES_MAX_AGE) {
+            self.threads.clear();
+            self.names_read = None;
+        }
+        let key = (sample.tid, sample.thread_state.0);
+        if let Some(labels) = self.threads.get(&key) {
+            return labels.clone();
+        }
+        let ident = self.ident(sample);
+        let may_read = self.names_read.is_none_or(|read| read.elapsed() > NAMES_MIN_AGE);
+        if ident.is_some_and(|ident| !self.names.contains_key(&ident)) && may_read {
+            self.read_names();
+        }
+        let name = ident.and_then(|ident| self.names.get(&ident)).cloned();
+        let has_final_name = name.is_some() || ident.is_none();
+        let facts = &self.process.facts;
+        let labels = Arc::new(ThreadLabels {
+            pid: sample.pid.0,
+            tid: sample.tid.0,
+            thread_name: name.unwrap_or_else(|| comm_text(&sample.comm).into_boxed_str()),
+            comm: facts.comm.as_str().into(),
+            python_version: self.process.interpreter.version.to_string().into_boxed_str(),
+        });
+        // A name that was not there yet is looked for again.
+        if has_final_name {
+            if self.threads.len() >= MAX_THREADS {
+                self.threads.clear();
+            }
+            self.threads.insert(key, labels.clone());
+        }
+        labels
+    }
+
+    /// The thread's ident: its pthread_t.
+    fn ident(&self, sample: &RawSample) -> Option<u64> {
+        if sample.thread_state.is_null() {
+            return None;
+        }
+        let offset = self.process.interpreter.layout.walk.tstate_thread_id;
+        self.memory.read_u64(sample.thread_state.add(offset.into())).ok()
+    }
+
+    fn read_names(&mut self) {
+        self.names_read = Some(Instant::now());
+        let interpreter = &self.process.interpreter;
+        let (major, minor) = interpreter.version.minor();
+        if let Some(layout) = ThreadNameLayout::for_version(major, minor)
+            && let Ok(names) = thread_names(&self.memory, layout, interpreter.first)
+        {
+            self.names = names;
+        }
+    }
+}
+
+/// The leaf's true instruction when the sampled PC lies between the interpreter's dispatch jump and its store
+/// of the instruction (`native::eval_loop`).
+fn pending_instruction(
+    eval_loops: &mut HashMap<FileKey, EvalLoop>,
+    rules: &mut HashMap<(FileKey, u64), RepairRule, RandomState>,
+    program: &Program,
+    sample: &RawSample,
+    code: std::ops::Range<Address>,
+) -> Option<u64> {
+    let interpreter = &program.process.interpreter;
+    let stores_late = match interpreter.layout.walk.instruction_unit {
+        InstructionUnit::PrevInstr | InstructionUnit::InstrPtr => true,
+        InstructionUnit::LastiBytes | InstructionUnit::LastiUnits => false,
+    };
+    if !stores_late || sample.has(sample_flags::REPAIRED) {
+        return None;
+    }
+    let registers = sample.registers.as_ref()?;
+    let instr_offset = interpreter.layout.walk.frame_instr;
+    let binary = interpreter.binary_key;
+    let eval_loop = eval_loops.entry(binary).or_insert_with(|| {
+        let range = &interpreter.eval;
+        let n_bytes = (range.end.saturating_sub(range.start) as usize).min(MAX_EVAL_LOOP_BYTES);
+        let mut text = vec![0; n_bytes];
+        let text = match program.memory.read(Address(range.start), &mut text) {
+            Ok(()) => text.as_slice(),
+            Err(_) => &[],
+        };
+        EvalLoop::of(text, instr_offset)
+    });
+    if rules.len() >= MAX_RULES {
+        rules.clear();
+    }
+    let pc_in_binary = sample.user_ip.0.wrapping_sub(interpreter.eval.start);
+    let rule = rules.entry((binary, pc_in_binary)).or_insert_with(|| {
+        let mut text = [0; TEXT_BYTES];
+        match program.memory.read(sample.user_ip, &mut text) {
+            Ok(()) => eval_loop.decide(&text),
+            Err(_) => RepairRule::None,
+        }
+    });
+    let store = rule.apply(registers)?;
+    if store.frame != sample.frame {
+        return None;
+    }
+    store.instr_in(code).map(|instr| instr.0)
+}
+
+fn code_reason(error: CodeError) -> &'static str {
+    match error {
+        CodeError::Gone => "[code object gone]",
+        CodeError::ProcessGone => "[process gone before it was read]",
+        CodeError::Denied => "[memory not readable]",
+        CodeError::Damaged => "[damaged code object]",
+    }
+}
+
+/// The remark at the root of a stack that is not complete.
+fn status_reason(status: PythonStatus) -> Option<&'static str> {
+    Some(match status {
+        PythonStatus::Complete => return None,
+        PythonStatus::None => "[not unwound]",
+        PythonStatus::Truncated => "[truncated]",
+        PythonStatus::FrameSwitch => "[incomplete: frame switch]",
+        PythonStatus::FrameFault => "[incomplete: frame unreadable]",
+        PythonStatus::NoThreadState => "[native thread]",
+        PythonStatus::ThreadStateFault => "[thread state unreadable]",
+        PythonStatus::ThreadListTruncated => "[too many threads to find this one]",
+        PythonStatus::Ambiguous => "[ambiguous thread state]",
+        PythonStatus::NoFrame => "[no Python frame]",
+        PythonStatus::NoInterpreter => "[interpreter not initialised]",
+        PythonStatus::Pending => "[not yet discovered]",
+        PythonStatus::FrameLoop => "[incomplete: frame loop]",
+        PythonStatus::NoThreadPointer => "[thread pointer unreadable]",
+    })
+}
+
+fn reason_frame(reasons: &mut HashMap<&'static str, Arc<ResolvedFunction>>, reason: &'static str) -> ResolvedFrame {
+    let function = reasons.entry(reason).or_insert_with(|| Arc::new(ResolvedFunction::reason(reason)));
+    ResolvedFrame { function: function.clone(), line: 0, address: 0 }
+}

@@ -1,0 +1,4 @@
+//! Which processes exist, which interpreter each runs, and what the kernel is told of them.
+
+pub mod process;
+pub mod tracker;

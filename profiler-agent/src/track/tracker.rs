@@ -1,0 +1,435 @@
+//! The tracker: follows processes from their start to their end and keeps the kernel's process map true.
+//!
+//! It learns of processes in three ways: the scan at the start, the kernel's fork, exec and exit events, and a
+//! slow rescan that finds what loaded Python late and what an event was lost for. It blocks (on /proc, on
+//! target files), so it has a thread of its own; it owns all of its state and talks over channels.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use profiler_common::layout::PyLayout;
+use profiler_common::process::{ProcessEntry, ProcessState, ThreadSlot};
+
+use super::process::{ProcessListing, TrackState, TrackedProcess};
+use crate::ids::{Generation, Pid};
+use crate::process::facts::{self, Facts, Stat};
+use crate::process::memory::ProcessMemory;
+use crate::profile::query::{ProcessFacts, ProcessFilter};
+use crate::python::discover::{Discoverer, Discovery, Interpreter};
+use crate::python::layout::Version;
+use crate::python::runtime;
+use crate::sample::decode::{Change, Lifecycle};
+
+/// How often processes are looked at again; stretched on hosts where one look takes long.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A rescan takes at most this share of the tracker's time.
+const RESCAN_SHARE: u32 = 200;
+
+/// Waits between attempts on a process that is about to load or to initialise Python.
+const EXPECTED_DELAYS_MS: &[u64] = &[1, 1, 2, 3, 5, 8, 13, 20, 30, 50, 100, 200, 400, 800, 1600, 3200];
+
+/// Waits between attempts on a fresh process that shows no sign of Python: a launcher can load it later.
+const OTHER_DELAYS_MS: &[u64] = &[50, 500];
+
+/// A forked child has set its threads up again by then.
+const REVALIDATE_AFTER: Duration = Duration::from_millis(200);
+
+/// What the tracker tells the kernel. Implemented over the BPF maps, or as nothing where there are none.
+pub trait KernelTable: Send {
+    /// Adds a process that has no entry yet; false when there is one.
+    fn add(&mut self, pid: Pid, entry: &ProcessEntry) -> Result<bool, String>;
+    /// Replaces the entry of a process that is still of this generation; false when it is not.
+    fn update(&mut self, pid: Pid, generation: Generation, entry: &ProcessEntry) -> Result<bool, String>;
+    /// Removes the entry of a process if it is still of this generation.
+    fn remove(&mut self, pid: Pid, generation: Generation);
+    /// The row of a layout.
+    fn layout_row(&mut self, layout: &PyLayout) -> Result<u32, String>;
+}
+
+/// What the tracker tells the rest of the agent.
+#[derive(Debug, Clone)]
+pub enum Update {
+    /// A process is profiled from now on.
+    Profiled(Arc<TrackedProcess>),
+    /// Samples of this generation are of no interest.
+    Dropped(Generation),
+}
+
+/// Which processes are to be profiled.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// The filter; empty means every Python process.
+    pub filter: ProcessFilter,
+    /// Only these processes are looked at, and whatever is forked from them (`--pid`, `-- CMD`).
+    pub only_pids: Option<Vec<Pid>>,
+}
+
+/// What is known of a process that matters.
+struct Tracked {
+    status: Status,
+}
+
+enum Status {
+    /// To be tried again.
+    Pending {
+        /// Generation of the kernel's entry, if it has one.
+        generation: Option<Generation>,
+        n_attempts: usize,
+        due: Instant,
+        facts: Box<Facts>,
+    },
+    Profiled(Arc<TrackedProcess>),
+    Refused {
+        facts: Box<Facts>,
+        version: Option<Version>,
+        reason: String,
+    },
+}
+
+/// Follows processes; see the module's documentation.
+pub struct Tracker<K> {
+    selection: Selection,
+    kernel: K,
+    discoverer: Discoverer,
+    processes: BTreeMap<Pid, Tracked>,
+    /// Processes without Python, with the size of their address space when they were looked at.
+    others: HashMap<Pid, u64>,
+    revalidate: Vec<(Instant, Pid, Generation)>,
+    updates: Vec<Update>,
+    last_generation: u64,
+    next_rescan: Instant,
+    own_pid: Pid,
+}
+
+impl<K: KernelTable> Tracker<K> {
+    /// A tracker that knows nothing yet; call [`Tracker::scan`].
+    #[must_use]
+    pub fn new(selection: Selection, kernel: K) -> Self {
+        Self {
+            selection,
+            kernel,
+            discoverer: Discoverer::default(),
+            processes: BTreeMap::new(),
+            others: HashMap::new(),
+            revalidate: Vec::new(),
+            updates: Vec::new(),
+            last_generation: 0,
+            next_rescan: Instant::now(),
+            own_pid: Pid(std::process::id()),
+        }
+    }
+
+    /// What has to be told since the last call.
+    pub fn take_updates(&mut self) -> Vec<Update> {
+        std::mem::take(&mut self.updates)
+    }
+
+    /// Looks at every process that may matter and is new or has mapped something; forgets what has gone.
+    pub fn scan(&mut self) {
+        let begun = Instant::now();
+        let pids = match &self.selection.only_pids {
+            Some(pids) => pids.clone(),
+            None => facts::all_pids().unwrap_or_default(),
+        };
+        for pid in pids {
+            if pid == self.own_pid || self.processes.contains_key(&pid) {
+                continue;
+            }
+            let Ok(n_pages) = facts::n_mapped_pages(pid) else { continue };
+            // A kernel thread maps nothing.
+            if n_pages == 0 || self.others.get(&pid) == Some(&n_pages) {
+                continue;
+            }
+            self.others.remove(&pid);
+            self.begin(pid, None);
+        }
+        self.forget_gone();
+        self.next_rescan = Instant::now() + RESCAN_INTERVAL.max(begun.elapsed() * RESCAN_SHARE);
+    }
+
+    /// Drops what has ended without an event having reached us.
+    fn forget_gone(&mut self) {
+        self.others.retain(|pid, _| std::path::Path::new(&format!("/proc/{pid}")).exists());
+        let gone: Vec<Pid> = self.processes.keys().copied().filter(|pid| !is_alive(*pid)).collect();
+        for pid in gone {
+            self.forget(pid);
+        }
+    }
+
+    fn forget(&mut self, pid: Pid) {
+        let Some(tracked) = self.processes.remove(&pid) else { return };
+        let generation = match tracked.status {
+            Status::Pending { generation, .. } => generation,
+            Status::Profiled(process) => Some(process.generation),
+            Status::Refused { .. } => None,
+        };
+        if let Some(generation) = generation {
+            self.kernel.remove(pid, generation);
+            self.updates.push(Update::Dropped(generation));
+        }
+    }
+
+    /// Follows an event of the kernel.
+    pub fn on_lifecycle(&mut self, event: &Lifecycle) {
+        match event.change {
+            Change::Fork { parent, parent_generation, generation } => {
+                self.on_fork(event.pid, generation, parent, parent_generation);
+            }
+            Change::Exec { generation, .. } => {
+                self.processes.remove(&event.pid);
+                self.others.remove(&event.pid);
+                self.begin(event.pid, Some(generation));
+            }
+            // The kernel has removed its entry; the samples before it are on their way or counted.
+            Change::Exit { .. } => {
+                self.processes.remove(&event.pid);
+                self.others.remove(&event.pid);
+            }
+        }
+    }
+
+    fn on_fork(&mut self, pid: Pid, generation: Generation, parent: Pid, parent_generation: Generation) {
+        let profiled = match self.processes.get(&parent).map(|tracked| &tracked.status) {
+            Some(Status::Profiled(process)) if process.generation == parent_generation => Some(process.clone()),
+            _ => None,
+        };
+        let Some(process) = profiled else {
+            self.begin(pid, Some(generation));
+            return;
+        };
+        let facts = Facts { pid, started: SystemTime::now(), ..process.facts.clone() };
+        let child = TrackedProcess { pid, generation, facts, interpreter: process.interpreter.clone() };
+        self.profiled(child);
+        self.revalidate.push((Instant::now() + REVALIDATE_AFTER, pid, generation));
+    }
+
+    /// Does what is due, and says when to call again at the latest.
+    pub fn on_timer(&mut self) -> Instant {
+        let now = Instant::now();
+        let due: Vec<Pid> = self
+            .processes
+            .iter()
+            .filter(|(_, tracked)| matches!(&tracked.status, Status::Pending { due, .. } if *due <= now))
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in due {
+            self.retry(pid);
+        }
+        let (ready, later) = std::mem::take(&mut self.revalidate).into_iter().partition(|(due, ..)| *due <= now);
+        self.revalidate = later;
+        let ready: Vec<(Instant, Pid, Generation)> = ready;
+        for (_, pid, generation) in ready {
+            self.revalidate_slot(pid, generation);
+        }
+        if self.next_rescan <= now {
+            self.scan();
+        }
+        self.next_due()
+    }
+
+    fn next_due(&self) -> Instant {
+        let pending = self.processes.values().filter_map(|tracked| match &tracked.status {
+            Status::Pending { due, .. } => Some(*due),
+            Status::Profiled(_) | Status::Refused { .. } => None,
+        });
+        pending.chain(self.revalidate.iter().map(|(due, ..)| *due)).chain([self.next_rescan]).min().unwrap_or(self.next_rescan)
+    }
+
+    /// First look at a process.
+    fn begin(&mut self, pid: Pid, generation: Option<Generation>) {
+        let Ok(facts) = Facts::read(pid) else { return };
+        if pid == self.own_pid || !self.is_selected(&facts, generation.is_some()) {
+            self.set_aside(pid, generation);
+            return;
+        }
+        self.attempt(pid, generation, 0, Box::new(facts));
+    }
+
+    fn retry(&mut self, pid: Pid) {
+        let Some(Tracked { status: Status::Pending { generation, n_attempts, facts, .. } }) = self.processes.remove(&pid)
+        else {
+            return;
+        };
+        self.attempt(pid, generation, n_attempts, facts);
+    }
+
+    fn attempt(&mut self, pid: Pid, generation: Option<Generation>, n_attempts: usize, facts: Box<Facts>) {
+        let delays = match self.discoverer.discover(pid, &mut |_| {}) {
+            Discovery::Python(interpreter) => return self.found(pid, generation, *facts, *interpreter),
+            Discovery::Gone => return,
+            Discovery::NotYet | Discovery::NotPython { expected: true } => EXPECTED_DELAYS_MS,
+            Discovery::NotPython { expected: false } => OTHER_DELAYS_MS,
+            // Structures that do not fit can be half-initialised.
+            Discovery::Refused { version, reason } if n_attempts >= 10 => {
+                if let Some(generation) = generation {
+                    self.kernel.remove(pid, generation);
+                    self.updates.push(Update::Dropped(generation));
+                }
+                self.processes.insert(pid, Tracked { status: Status::Refused { facts, version, reason } });
+                return;
+            }
+            Discovery::Refused { .. } => EXPECTED_DELAYS_MS,
+        };
+        // Without an event the process is not fresh: it has had its time already, and the rescan looks again.
+        let is_old = generation.is_none() && std::ptr::eq(delays, OTHER_DELAYS_MS);
+        match delays.get(n_attempts).filter(|_| !is_old) {
+            Some(delay) => {
+                let due = Instant::now() + Duration::from_millis(*delay);
+                let status = Status::Pending { generation, n_attempts: n_attempts + 1, due, facts };
+                self.processes.insert(pid, Tracked { status });
+            }
+            None => self.set_aside(pid, generation),
+        }
+    }
+
+    /// Not to be profiled, as far as can be told now.
+    fn set_aside(&mut self, pid: Pid, generation: Option<Generation>) {
+        if let Some(generation) = generation {
+            self.kernel.remove(pid, generation);
+            self.updates.push(Update::Dropped(generation));
+        }
+        if let Ok(n_pages) = facts::n_mapped_pages(pid) {
+            self.others.insert(pid, n_pages);
+        }
+    }
+
+    /// `is_followed`: the kernel told of it, which it does of selected processes and their children only when
+    /// the selection is by process id.
+    fn is_selected(&self, facts: &Facts, is_followed: bool) -> bool {
+        if self.selection.only_pids.is_some() && is_followed {
+            return true;
+        }
+        let cmdline = facts.arguments.join(" ");
+        self.selection.filter.matches(&ProcessFacts { pid: facts.pid.0, comm: &facts.comm, cmdline: &cmdline })
+    }
+
+    /// An interpreter was found: tell the kernel, then the agent.
+    fn found(&mut self, pid: Pid, generation: Option<Generation>, facts: Facts, interpreter: Interpreter) {
+        let is_new = generation.is_none();
+        let generation = generation.unwrap_or_else(|| {
+            self.last_generation += 1;
+            Generation(self.last_generation)
+        });
+        let process = TrackedProcess { pid, generation, facts, interpreter };
+        let entry = match self.entry(&process) {
+            Ok(entry) => entry,
+            Err(reason) => return self.refuse(process, reason),
+        };
+        let told = if is_new { self.kernel.add(pid, &entry) } else { self.kernel.update(pid, generation, &entry) };
+        match told {
+            // Between the look and the insertion it can have ended, and its entry would stay.
+            Ok(true) if is_new && !is_alive(pid) => self.kernel.remove(pid, generation),
+            Ok(true) => {
+                if process.interpreter.thread_slot.is_none() {
+                    self.revalidate.push((Instant::now() + REVALIDATE_AFTER, pid, generation));
+                }
+                self.profiled(process);
+            }
+            // It has exec'ed, or ended: an event is on its way.
+            Ok(false) => {}
+            Err(reason) => self.refuse(process, reason),
+        }
+    }
+
+    fn refuse(&mut self, process: TrackedProcess, reason: String) {
+        let status = Status::Refused {
+            facts: Box::new(process.facts),
+            version: Some(process.interpreter.version),
+            reason,
+        };
+        self.processes.insert(process.pid, Tracked { status });
+    }
+
+    fn profiled(&mut self, process: TrackedProcess) {
+        let process = Arc::new(process);
+        self.others.remove(&process.pid);
+        self.updates.push(Update::Profiled(process.clone()));
+        self.processes.insert(process.pid, Tracked { status: Status::Profiled(process) });
+    }
+
+    fn entry(&mut self, process: &TrackedProcess) -> Result<ProcessEntry, String> {
+        let interpreter = &process.interpreter;
+        Ok(ProcessEntry {
+            generation: process.generation.0,
+            runtime: interpreter.runtime.0,
+            eval_start: interpreter.eval.start,
+            eval_end: interpreter.eval.end,
+            eval_cold_start: interpreter.eval_cold.start,
+            eval_cold_end: interpreter.eval_cold.end,
+            thread_slot: interpreter.thread_slot.unwrap_or_default(),
+            layout: self.kernel.layout_row(&interpreter.layout.walk)?,
+            state: ProcessState::Python,
+        })
+    }
+
+    /// A fork can move the slot (`_PyGILState_Reinit` makes its key anew), and a young interpreter may not have
+    /// had one yet.
+    fn revalidate_slot(&mut self, pid: Pid, generation: Generation) {
+        let Some(Tracked { status: Status::Profiled(process) }) = self.processes.get(&pid) else { return };
+        if process.generation != generation {
+            return;
+        }
+        let (memory, interpreter) = (ProcessMemory::new(pid), &process.interpreter);
+        let holds = |slot: ThreadSlot| runtime::slot_holds(&memory, &interpreter.layout, interpreter.first, slot);
+        if interpreter.thread_slot.is_some_and(holds) {
+            return;
+        }
+        let mut process = TrackedProcess::clone(process);
+        process.interpreter.thread_slot =
+            runtime::calibrate_thread_slot(&memory, &process.interpreter.layout, process.interpreter.first);
+        // A process that ended meanwhile has no entry to update; other failures leave the list as the way.
+        if let Ok(entry) = self.entry(&process)
+            && matches!(self.kernel.update(pid, generation, &entry), Ok(true))
+        {
+            self.processes.insert(pid, Tracked { status: Status::Profiled(Arc::new(process)) });
+        }
+    }
+
+    /// Every process that is profiled, pending, or a Python that cannot be.
+    #[must_use]
+    pub fn listing(&self) -> Vec<ProcessListing> {
+        self.processes.values().map(|tracked| listing(&tracked.status)).collect()
+    }
+
+    /// Whether any process is profiled or may be soon.
+    #[must_use]
+    pub fn has_hope(&self) -> bool {
+        self.processes.values().any(|tracked| !matches!(tracked.status, Status::Refused { .. }))
+    }
+}
+
+fn listing(status: &Status) -> ProcessListing {
+    let (facts, interpreter, version, state, reason) = match status {
+        Status::Pending { facts, .. } => {
+            (&**facts, String::new(), String::new(), TrackState::Pending, "not yet discovered".to_owned())
+        }
+        Status::Profiled(process) => (
+            &process.facts,
+            process.interpreter.binary_path.to_string_lossy().into_owned(),
+            process.interpreter.version.to_string(),
+            TrackState::Profiled,
+            String::new(),
+        ),
+        Status::Refused { facts, version, reason } => {
+            let version = version.map(|version| version.to_string()).unwrap_or_default();
+            (&**facts, String::new(), version, TrackState::Refused, reason.clone())
+        }
+    };
+    ProcessListing {
+        pid: facts.pid,
+        comm: facts.comm.clone(),
+        program: facts.program(),
+        arguments: facts.arguments.clone(),
+        started: facts.started,
+        interpreter,
+        version,
+        state,
+        reason,
+    }
+}
+
+fn is_alive(pid: Pid) -> bool {
+    Stat::read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.state != 'Z')
+}
