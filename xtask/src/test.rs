@@ -157,7 +157,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         let (counts, outcome) = run_stage(&stage, args.name.as_deref())?;
         total.add(counts);
         rows.push(Row {
-            name: stage.name.into(),
+            name: stage.name,
             duration: start.elapsed(),
             outcome,
         });
