@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("format", &["profile", "generated"]),
     ("track", &["config", "python", "native"]),
     ("sample", &["python", "native", "kernel", "profile"]),
-    ("bpf", &["kernel", "ids"]),
+    ("bpf", &["kernel", "profile", "ids"]),
     ("python", &["process"]),
     ("native", &["process"]),
     ("kernel", &["process"]),
