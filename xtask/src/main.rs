@@ -1,2 +1,81 @@
-//! xtask.
-fn main() {}
+//! pyagent's own commands: `cargo xtask VERB`. Here: what can be typed. Each verb is a module of its own.
+
+// Its messages are for the person at the terminal.
+#![allow(clippy::print_stdout, reason = "a command-line tool speaks on stdout")]
+
+mod bench;
+mod build;
+mod cache;
+mod check;
+mod codegen;
+mod command;
+mod dist;
+mod linker;
+mod run;
+mod setup;
+mod test;
+mod timing;
+mod toolchain;
+mod vm;
+mod workspace;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs, checks, tests and measures pyagent.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Install what is missing of the BPF toolchain, and write down where it is.
+    Setup,
+    /// Build target/release/pyagent, the kernel programs inside.
+    Build,
+    /// Build, then run `pyagent ARGS`, with sudo when not root.
+    Run {
+        /// What to pass to pyagent.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Formatting, lints, import rules, module docs, licences, generated code.
+    Check {
+        /// Only these steps; all when none is named.
+        #[arg(value_enum)]
+        only: Vec<check::Step>,
+    },
+    /// Run the tests: everything but `vm` when nothing is named.
+    Test(test::Args),
+    /// Measure, into bench/.
+    Bench {
+        /// What to pass to the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Generate profiler-agent/src/generated from the .proto files.
+    Codegen,
+    /// Build one static binary, target/dist/pyagent.
+    Dist,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Setup => setup::setup().map(|_| ExitCode::SUCCESS),
+        Verb::Build => build::build().map(|()| ExitCode::SUCCESS),
+        Verb::Run { args } => run::run(&args),
+        Verb::Check { only } => Ok(check::check(&only)),
+        Verb::Test(args) => test::test(&args),
+        Verb::Bench { args } => bench::bench(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Codegen => codegen::codegen().map(|()| ExitCode::SUCCESS),
+        Verb::Dist => dist::dist().map(|_| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,331 @@
+//! `cargo xtask test`: runs the test binaries stage by stage, and adds up what they say.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Write},
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::{
+    build, command, setup,
+    timing::{self, Row},
+    toolchain, vm, workspace,
+};
+
+/// What `cargo xtask test` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only these; all but `vm` when nothing is named.
+    #[arg(value_enum)]
+    only: Vec<Suite>,
+    /// For `vm`: only these kernels.
+    #[arg(long, value_enum)]
+    kernel: Vec<vm::Kernel>,
+    /// Only tests whose name contains this.
+    #[arg(long)]
+    name: Option<String>,
+}
+
+/// A group of tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// No interpreter, no rights: unit, property and golden tests.
+    Offline,
+    /// Over the interpreters of this machine.
+    Live,
+    /// Over this machine's kernel.
+    Kernel,
+    /// Over other kernels, in QEMU.
+    Vm,
+}
+
+const DEFAULT_SUITES: [Suite; 3] = [Suite::Offline, Suite::Live, Suite::Kernel];
+
+/// One run of `cargo test`.
+struct Stage {
+    name: String,
+    /// What cargo is told to run.
+    targets: Vec<String>,
+    /// Whether its tests load BPF programs: then they need root, and run one at a time.
+    needs_root: bool,
+}
+
+impl Suite {
+    /// The suite of a test binary: `live*` and `kernel*` by name, all others are offline, so that none is
+    /// forgotten.
+    fn of_binary(name: &str) -> Self {
+        let is_suite = |suite: &str| {
+            name == suite
+                || name
+                    .strip_prefix(suite)
+                    .is_some_and(|rest| rest.starts_with('_'))
+        };
+        if is_suite("live") {
+            Self::Live
+        } else if is_suite("kernel") {
+            Self::Kernel
+        } else {
+            Self::Offline
+        }
+    }
+
+    /// `binaries` are the names of all test binaries.
+    fn stages(self, binaries: &[String]) -> Vec<Stage> {
+        let needs_root = match self {
+            Self::Offline | Self::Vm => false,
+            Self::Live | Self::Kernel => true,
+        };
+        let unit = Stage {
+            name: "unit".into(),
+            targets: vec!["--lib".into(), "--bins".into()],
+            needs_root,
+        };
+        let integration = binaries
+            .iter()
+            .filter(|binary| Self::of_binary(binary) == self)
+            .map(|binary| Stage {
+                name: binary.clone(),
+                targets: vec!["--test".into(), binary.clone()],
+                needs_root,
+            });
+        let unit = (self == Self::Offline).then_some(unit);
+        unit.into_iter().chain(integration).collect()
+    }
+}
+
+/// Names of the `tests` package's binaries, sorted: its tests/*.rs and tests/*/main.rs.
+fn test_binaries() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(workspace::root().join("tests/tests"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs")
+            || path.join("main.rs").is_file()
+        {
+            names.extend(
+                path.file_stem()
+                    .map(|stem| stem.to_string_lossy().into_owned()),
+            );
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Passed and failed tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) n_passed: u64,
+    pub(crate) n_failed: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.n_passed += other.n_passed;
+        self.n_failed += other.n_failed;
+    }
+}
+
+/// Runs the tests. Every stage runs, also after one that failed; a build that fails ends it.
+pub(crate) fn test(args: &Args) -> Result<ExitCode> {
+    let suites = if args.only.is_empty() {
+        &DEFAULT_SUITES[..]
+    } else {
+        &args.only[..]
+    };
+    let mut rows = Vec::new();
+    let mut total = Counts::default();
+    let binaries = test_binaries()?;
+    let stages: Vec<Stage> = suites
+        .iter()
+        .flat_map(|suite| suite.stages(&binaries))
+        .collect();
+    if !stages.is_empty() {
+        let start = Instant::now();
+        build_all()?;
+        rows.push(Row {
+            name: "build".into(),
+            duration: start.elapsed(),
+            outcome: "ok".into(),
+        });
+    }
+    for stage in stages {
+        let start = Instant::now();
+        let (counts, outcome) = run_stage(&stage, args.name.as_deref())?;
+        total.add(counts);
+        rows.push(Row {
+            name: stage.name,
+            duration: start.elapsed(),
+            outcome,
+        });
+    }
+    if suites.contains(&Suite::Vm) {
+        let (counts, vm_rows) = vm::test(&args.kernel)?;
+        total.add(counts);
+        rows.extend(vm_rows);
+    }
+    println!("\n{}", timing::table(&rows));
+    println!("{} passed, {} failed", total.n_passed, total.n_failed);
+    Ok(if total.n_failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Builds the binary under test and all tests, so that a stage's time is that of its tests.
+fn build_all() -> Result<()> {
+    setup::setup()?;
+    timing::timed("building pyagent", build::binary)?;
+    timing::timed("building the tests", || {
+        command::run(cargo_test().arg("--no-run"))
+    })
+}
+
+/// `cargo test` over the same packages in every stage: another choice would mean other features, and
+/// building again.
+fn cargo_test() -> Command {
+    let mut test = command::cargo();
+    test.args(["test", "--workspace", "--exclude", "profiler-ebpf"])
+        .env("PYAGENT_BIN", workspace::release_binary());
+    test
+}
+
+fn run_stage(stage: &Stage, name: Option<&str>) -> Result<(Counts, String)> {
+    println!("\n== {}", stage.name);
+    let mut test = cargo_test();
+    test.arg("--no-fail-fast").args(&stage.targets).arg("--");
+    if stage.needs_root {
+        test.arg("--test-threads=1");
+        if let Err(error) = give_root(&mut test) {
+            return Ok(without_root(&format!("{error:#}")));
+        }
+    }
+    test.args(name);
+    let (mut counts, is_success) = tally(&mut test, &mut std::io::stdout())?;
+    if !is_success && counts.n_failed == 0 {
+        // It did not get as far as a result line: crashed, or there is no such test binary.
+        counts.n_failed = 1;
+    }
+    let outcome = format!("{} passed, {} failed", counts.n_passed, counts.n_failed);
+    Ok((counts, outcome))
+}
+
+/// Makes cargo start the test binaries with root's rights.
+fn give_root(test: &mut Command) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        toolchain::as_root("the test binary")?;
+        test.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -n -E");
+    }
+    Ok(())
+}
+
+/// A stage that cannot run: a failure in CI, which promises root; else said, and left out.
+fn without_root(reason: &str) -> (Counts, String) {
+    let in_ci = env::var("CI").is_ok_and(|ci| ci == "true");
+    let counts = Counts {
+        n_passed: 0,
+        n_failed: u64::from(in_ci),
+    };
+    (
+        counts,
+        format!("{}: {reason}", if in_ci { "FAILED" } else { "left out" }),
+    )
+}
+
+/// Runs a test command, copies what it prints to `shown`, and adds up its result lines.
+fn tally(command: &mut Command, shown: &mut impl Write) -> Result<(Counts, bool)> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", command::line(command)))?;
+    let stdout = child.stdout.take().expect("it is piped");
+    let mut counts = Counts::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line?;
+        shown.write_all(&line)?;
+        shown.write_all(b"\n")?;
+        if let Some(result) = result_line(&String::from_utf8_lossy(&line)) {
+            counts.add(result);
+        }
+    }
+    Ok((counts, child.wait()?.success()))
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+fn result_line(line: &str) -> Option<Counts> {
+    let result = line.strip_prefix("test result: ")?;
+    let count = |what: &str| {
+        let before = result
+            .split(';')
+            .find_map(|part| part.trim().strip_suffix(what))?;
+        before.split_whitespace().last()?.parse().ok()
+    };
+    Some(Counts {
+        n_passed: count(" passed")?,
+        n_failed: count(" failed")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_read_and_other_lines_are_not() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.1s";
+        assert_eq!(
+            result_line(line),
+            Some(Counts {
+                n_passed: 12,
+                n_failed: 3
+            })
+        );
+        assert_eq!(result_line("test tests::a_name ... ok"), None);
+        assert_eq!(result_line("12 passed, 3 failed"), None);
+    }
+
+    #[test]
+    fn every_test_binary_belongs_to_a_suite() {
+        assert_eq!(Suite::of_binary("live"), Suite::Live);
+        assert_eq!(Suite::of_binary("kernel_maps"), Suite::Kernel);
+        assert_eq!(Suite::of_binary("lively"), Suite::Offline);
+        let names: Vec<String> = ["kernel", "lines", "live"].map(String::from).into();
+        let stages: Vec<_> = DEFAULT_SUITES
+            .iter()
+            .flat_map(|suite| suite.stages(&names))
+            .collect();
+        let stages: Vec<_> = stages
+            .iter()
+            .map(|stage| (stage.name.as_str(), stage.needs_root))
+            .collect();
+        assert_eq!(
+            stages,
+            [
+                ("unit", false),
+                ("lines", false),
+                ("live", true),
+                ("kernel", true)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_test_command_is_added_up_over_its_binaries() {
+        let lines = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; \
+                     echo 'test result: FAILED. 1 passed; 4 failed; 0 ignored'; exit 101";
+        let (counts, is_success) =
+            tally(Command::new("sh").args(["-c", lines]), &mut Vec::new()).unwrap();
+        assert_eq!(
+            counts,
+            Counts {
+                n_passed: 3,
+                n_failed: 4
+            }
+        );
+        assert!(!is_success);
+    }
+}

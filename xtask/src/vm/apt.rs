@@ -1,0 +1,123 @@
+//! Debian packages of any suite, fetched and unpacked without touching the machine's own apt.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::command;
+
+/// Overrides the mirror that the machine's own apt uses.
+const MIRROR_VARIABLE: &str = "PYAGENT_DEBIAN_MIRROR";
+
+/// Signs the package lists of every suite.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// An apt of one suite, with state of its own.
+pub(super) struct Apt {
+    options: Vec<String>,
+    packages: PathBuf,
+}
+
+impl Apt {
+    /// Sets it up in `dir`, which must exist, and gets the lists.
+    pub(super) fn new(dir: &Path, suite: &str) -> Result<Self> {
+        for name in ["lists/partial", "cache/archives/partial", "packages"] {
+            fs::create_dir_all(dir.join(name))?;
+        }
+        let source = dir.join("sources.list");
+        fs::write(
+            &source,
+            format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?),
+        )?;
+        let at = |key: &str, name: &str| format!("{key}={}", dir.join(name).display());
+        let options = [
+            at("Dir::Etc::sourcelist", "sources.list"),
+            "Dir::Etc::sourceparts=-".into(),
+            at("Dir::State::lists", "lists"),
+            at("Dir::Cache", "cache"),
+            // The sandbox's user may not write below a private folder.
+            "APT::Sandbox::User=root".into(),
+        ];
+        let apt = Self {
+            options: options.into(),
+            packages: dir.join("packages"),
+        };
+        command::output(apt.command("apt-get").args(["-q", "update"]))?;
+        Ok(apt)
+    }
+
+    /// Names of the packages that `package` depends on.
+    pub(super) fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let text = command::output(self.command("apt-cache").args(["depends", package]))?;
+        Ok(depends_lines(&text).map(str::to_owned).collect())
+    }
+
+    /// Fetches `packages` and unpacks them into `into`.
+    pub(super) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let mut download = self.command("apt-get");
+        command::output(
+            download
+                .args(["-q", "download"])
+                .args(packages)
+                .current_dir(&self.packages),
+        )?;
+        for entry in fs::read_dir(&self.packages)? {
+            let path = entry?.path();
+            command::output(command::program("dpkg").arg("-x").arg(&path).arg(into))?;
+            fs::remove_file(path)?;
+        }
+        Ok(())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = command::program(program);
+        command.args(self.options.iter().flat_map(|option| ["-o", option]));
+        command
+    }
+}
+
+fn depends_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+}
+
+/// The Debian mirror that this machine uses.
+fn mirror() -> Result<String> {
+    if let Ok(mirror) = env::var(MIRROR_VARIABLE) {
+        return Ok(mirror);
+    }
+    ensure!(
+        command::exists("apt-get"),
+        "the guests are made of Debian packages: this needs apt-get and dpkg"
+    );
+    let mut targets = command::program("apt-get");
+    targets.args([
+        "indextargets",
+        "--format",
+        "$(ORIGIN) $(LABEL) $(REPO_URI)",
+        "Created-By: Packages",
+    ]);
+    let text = command::output(&mut targets)?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("Debian Debian "))
+        .map(str::to_owned)
+        .with_context(|| format!("apt knows no Debian mirror: name one in {MIRROR_VARIABLE}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depends_are_read_and_the_package_itself_is_not() {
+        let text = "linux-image-cloud-amd64\n  Depends: linux-base\n  Suggests: x\n  Depends: linux-image-1\n";
+        assert_eq!(
+            depends_lines(text).collect::<Vec<_>>(),
+            ["linux-base", "linux-image-1"]
+        );
+    }
+}

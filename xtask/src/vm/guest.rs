@@ -1,0 +1,196 @@
+//! What runs inside of a guest, how it is packed, and how its console is read.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::command;
+
+/// The kernel's command line. `panic=-1` and QEMU's `-no-reboot`: a guest that panics is over.
+pub(super) const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init";
+
+/// What is run inside, in this order: a name, and a shell command that finds the workload's pid in `$PID`.
+const COMMANDS: [(&str, &str); 5] = [
+    ("kernel", "uname -r"),
+    ("btf", "stat -c '%s bytes' /sys/kernel/btf/vmlinux"),
+    ("doctor", "/pyagent doctor $PID"),
+    (
+        "record",
+        "/pyagent record --pid $PID --duration 5 -o /tmp/out.folded",
+    ),
+    ("folded", "cat /tmp/out.folded"),
+];
+
+/// The commands that must exit with 0. Not `doctor`: it may find fault with a guest this small.
+const MUST_SUCCEED: [&str; 4] = ["kernel", "btf", "record", "folded"];
+
+/// The function that the workload spends its time in; the profile must name it.
+const BUSY_FUNCTION: &str = "spin_in_the_guest";
+
+/// Says on a pipe that it is running, then spins.
+fn workload() -> String {
+    format!(
+        "import sys\n\
+         def {BUSY_FUNCTION}():\n    \
+             n = 0\n    \
+             while True:\n        \
+                 n += 1\n\
+         open('/tmp/ready', 'w').write('ready\\n')\n\
+         {BUSY_FUNCTION}()\n"
+    )
+}
+
+/// Marks the beginning and the end of a command's output on the console.
+const MARK: &str = "@@";
+
+/// The first process of the guest.
+fn init() -> String {
+    let mut script = String::from(
+        "#!/bin/busybox sh\n\
+         /bin/busybox mkdir -p /proc /sys /dev /tmp /sbin /usr/sbin\n\
+         /bin/busybox --install -s\n\
+         export PATH=/usr/bin:/bin:/usr/sbin:/sbin HOME=/tmp\n\
+         mount -t proc proc /proc\n\
+         mount -t sysfs sysfs /sys\n\
+         mount -t devtmpfs devtmpfs /dev\n\
+         mount -t tmpfs tmpfs /tmp\n\
+         mkfifo /tmp/ready\n\
+         /usr/bin/python3.11 -I -S /workload.py &\n\
+         PID=$!\n\
+         read -r _ < /tmp/ready\n",
+    );
+    for (name, command) in COMMANDS {
+        let run =
+            format!("echo '{MARK}begin {name}'\n{command} 2>&1\necho \"{MARK}end {name} $?\"\n");
+        script.push_str(&run);
+    }
+    script.push_str("poweroff -f\n");
+    script
+}
+
+/// Packs the root, the binary, the workload and the first process into one archive below `scratch`.
+pub(super) fn initramfs(base: &Path, binary: &Path, scratch: &Path) -> Result<PathBuf> {
+    let root = scratch.join("overlay");
+    fs::create_dir(&root)?;
+    fs::copy(binary, root.join("pyagent"))?;
+    fs::write(root.join("workload.py"), workload())?;
+    fs::write(root.join("init"), init())?;
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
+    let overlay = scratch.join("overlay.cpio");
+    archive(&base.join("busybox"), &root, &overlay)?;
+    // The kernel unpacks archives that follow each other.
+    let mut bytes = fs::read(base.join("root.cpio"))?;
+    bytes.extend(fs::read(&overlay)?);
+    let path = scratch.join("initramfs.cpio");
+    fs::write(&path, bytes)?;
+    Ok(path)
+}
+
+/// Packs `root` into a cpio archive.
+pub(super) fn archive(busybox: &Path, root: &Path, to: &Path) -> Result<()> {
+    let mut pack = Command::new("sh");
+    pack.args([
+        "-c",
+        "find . | \"$1\" cpio -o -H newc -R 0:0 > \"$2\"",
+        "sh",
+    ]);
+    command::output(pack.arg(busybox).arg(to).current_dir(root)).map(drop)
+}
+
+/// Reads the console: what the guest found, or why it failed.
+pub(super) fn verdict(console: &str) -> Result<String> {
+    for name in MUST_SUCCEED {
+        let (output, exit_code) = section(console, name)?;
+        ensure!(
+            exit_code == "0",
+            "`{name}` ended with {exit_code}: {}",
+            output.trim()
+        );
+    }
+    let (folded, _) = section(console, "folded")?;
+    let is_busy = |line: &&str| line.contains(BUSY_FUNCTION);
+    let n_busy: u64 = folded
+        .lines()
+        .filter(is_busy)
+        .filter_map(count_of_line)
+        .sum();
+    let n_samples: u64 = folded.lines().filter_map(count_of_line).sum();
+    ensure!(n_busy > 0, "no stack of the profile names {BUSY_FUNCTION}");
+    let (release, _) = section(console, "kernel")?;
+    Ok(format!(
+        "{}, {n_busy} of {n_samples} samples in {BUSY_FUNCTION}",
+        release.trim()
+    ))
+}
+
+/// The count at the end of a folded line.
+fn count_of_line(line: &str) -> Option<u64> {
+    line.rsplit_once(' ')?.1.parse().ok()
+}
+
+/// Output and exit code of one command.
+fn section<'a>(console: &'a str, name: &str) -> Result<(&'a str, &'a str)> {
+    let begin = format!("{MARK}begin {name}\n");
+    let end = format!("{MARK}end {name} ");
+    let (_, rest) = console
+        .split_once(&begin)
+        .with_context(|| format!("the guest did not get as far as `{name}`"))?;
+    let (output, rest) = rest
+        .split_once(&end)
+        .with_context(|| format!("the guest did not end `{name}`"))?;
+    Ok((output, rest.lines().next().unwrap_or_default().trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn console(record_exit_code: u8, folded: &str) -> String {
+        format!(
+            "boot\n@@begin kernel\n6.1.0\n@@end kernel 0\n@@begin btf\n1 bytes\n@@end btf 0\n\
+             @@begin doctor\nfine\n@@end doctor 0\n@@begin record\n@@end record {record_exit_code}\n\
+             @@begin folded\n{folded}\n@@end folded 0\n"
+        )
+    }
+
+    #[test]
+    fn a_profile_that_names_the_busy_function_passes() {
+        let folded = format!("<module>;{BUSY_FUNCTION} 490\n<module> 5");
+        let summary = verdict(&console(0, &folded)).unwrap();
+        assert_eq!(
+            summary,
+            format!("6.1.0, 490 of 495 samples in {BUSY_FUNCTION}")
+        );
+    }
+
+    #[test]
+    fn a_profile_that_does_not_name_it_fails() {
+        assert!(verdict(&console(0, "<module> 495")).is_err());
+        assert!(verdict(&console(0, "")).is_err());
+    }
+
+    #[test]
+    fn a_recording_that_fails_fails() {
+        let folded = format!("<module>;{BUSY_FUNCTION} 490");
+        assert!(
+            verdict(&console(3, &folded))
+                .unwrap_err()
+                .to_string()
+                .contains("`record` ended with 3")
+        );
+    }
+
+    #[test]
+    fn a_guest_that_stops_half_way_fails() {
+        let error = verdict("@@begin kernel\n6.1.0\n@@end kernel 0\n").unwrap_err();
+        assert!(
+            error.to_string().contains("did not get as far as `btf`"),
+            "{error}"
+        );
+    }
+}

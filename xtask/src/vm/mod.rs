@@ -1,0 +1,181 @@
+//! `cargo xtask test vm`: one Python process profiled under each of Debian's cloud kernels, in QEMU without
+//! KVM. Here: which kernels, and the order of things; `apt` fetches, `guest` is what runs inside.
+
+mod apt;
+mod guest;
+mod images;
+
+use std::{path::Path, process::Stdio, time::Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use clap::ValueEnum;
+
+use crate::{
+    command, dist,
+    test::Counts,
+    timing::{self, Row},
+    toolchain,
+};
+
+/// Seconds that a guest gets from power-on to power-off; without KVM one takes 15 to 40.
+const LIMIT_S: &str = "300";
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Debian package of [`QEMU`].
+const QEMU_PACKAGE: &str = "qemu-system-x86";
+
+/// A kernel to test on, by its series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kernel {
+    /// Debian 12, bookworm.
+    #[value(name = "6.1")]
+    V6_1,
+    /// Debian 13, trixie.
+    #[value(name = "6.12")]
+    V6_12,
+    /// Debian unstable, sid: the newest there is.
+    #[value(name = "7.2")]
+    V7_2,
+}
+
+impl Kernel {
+    /// Series, as on the command line.
+    fn series(self) -> &'static str {
+        match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+            Self::V7_2 => "7.2",
+        }
+    }
+
+    /// The Debian suite that has it.
+    fn suite(self) -> &'static str {
+        match self {
+            Self::V6_1 => "bookworm",
+            Self::V6_12 => "trixie",
+            Self::V7_2 => "sid",
+        }
+    }
+}
+
+/// Boots each of `only`, or all kernels. A kernel is one test.
+pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
+    let kernels = if only.is_empty() {
+        Kernel::value_variants()
+    } else {
+        only
+    };
+    let start = Instant::now();
+    let binary = dist::dist()?;
+    timing::timed(QEMU, install_qemu)?;
+    let (base, images) = images::get(kernels)?;
+    let scratch = tempfile::tempdir()?;
+    let initramfs = guest::initramfs(&base, &binary, scratch.path())?;
+    let mut rows = vec![Row {
+        name: "vm images".into(),
+        duration: start.elapsed(),
+        outcome: "ok".into(),
+    }];
+    let mut counts = Counts::default();
+    for (kernel, image) in kernels.iter().zip(images) {
+        let name = format!("vm {}", kernel.series());
+        let start = Instant::now();
+        let outcome = match boot(&image, &initramfs).and_then(|console| verdict(&console)) {
+            Ok(summary) => {
+                counts.n_passed += 1;
+                format!("ok: {summary}")
+            }
+            Err(error) => {
+                counts.n_failed += 1;
+                println!("{name}: {error:#}");
+                "FAILED".to_owned()
+            }
+        };
+        println!("test {name} ... {outcome}");
+        rows.push(Row {
+            name,
+            duration: start.elapsed(),
+            outcome,
+        });
+    }
+    Ok((counts, rows))
+}
+
+fn install_qemu() -> Result<()> {
+    if command::exists(QEMU) {
+        return Ok(());
+    }
+    let how = || format!("run as root: apt-get install --no-install-recommends {QEMU_PACKAGE}");
+    ensure!(
+        command::exists("apt-get"),
+        "{QEMU} is not on the PATH, and there is no apt-get to install it"
+    );
+    let mut install = toolchain::as_root("apt-get").with_context(how)?;
+    install.args([
+        "-q",
+        "install",
+        "-y",
+        "--no-install-recommends",
+        QEMU_PACKAGE,
+    ]);
+    command::run(toolchain::as_root("apt-get")?.args(["-q", "update"])).with_context(how)?;
+    command::run(install.env("DEBIAN_FRONTEND", "noninteractive")).with_context(how)
+}
+
+/// Runs a guest to its end; returns what it wrote to its serial console.
+fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
+    let mut qemu = command::program("timeout");
+    qemu.args([
+        "--signal=KILL",
+        LIMIT_S,
+        QEMU,
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        "1024",
+    ])
+    .args([
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+        "-kernel",
+    ])
+    .arg(kernel)
+    .arg("-initrd")
+    .arg(initramfs)
+    .args(["-append", guest::KERNEL_COMMAND_LINE])
+    .stdin(Stdio::null());
+    let output = qemu
+        .output()
+        .with_context(|| format!("cannot start `{}`", command::line(&qemu)))?;
+    let console = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    if output.status.success() {
+        return Ok(console);
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(anyhow!(
+        "the guest did not power off ({}): {stderr}\n{}",
+        output.status,
+        tail(&console)
+    ))
+}
+
+/// The guest's verdict, with the console's end where it failed.
+fn verdict(console: &str) -> Result<String> {
+    guest::verdict(console)
+        .map_err(|error| anyhow!("{error:#}; the console's end:\n{}", tail(console)))
+}
+
+fn tail(console: &str) -> String {
+    const MAX_LINES: usize = 60;
+    let lines: Vec<&str> = console.lines().collect();
+    lines[lines.len().saturating_sub(MAX_LINES)..].join("\n")
+}
