@@ -3,5 +3,6 @@
 //! ARCHITECTURE.md has the map. Imports go down only, from `agent` to `ids`; `profile` is the waist.
 
 pub mod ids;
+pub mod native;
 pub mod profile;
 pub mod python;
