@@ -3,6 +3,8 @@
 //! ARCHITECTURE.md has the map. Imports go down only, from `agent` to `ids`; `profile` is the waist.
 
 pub mod bpf;
+pub mod format;
+pub mod generated;
 pub mod ids;
 pub mod kernel;
 pub mod native;

@@ -34,11 +34,6 @@ impl<T: Eq + Hash> Table<T> {
         self.values.insert_full(value).0 as u32
     }
 
-    /// Number of values.
-    pub(super) fn len(&self) -> usize {
-        self.values.len()
-    }
-
     /// The values, ordered by number.
     pub(super) fn into_vec(self) -> Vec<T> {
         self.values.into_iter().collect()
@@ -116,7 +111,6 @@ mod tests {
         assert_eq!(table.intern_str("b"), 0);
         assert_eq!(table.intern_str("a"), 1);
         assert_eq!(table.intern_str("b"), 0);
-        assert_eq!(table.len(), 2);
         assert_eq!(table.into_vec(), vec![Box::from("b"), Box::from("a")]);
     }
 

@@ -1,0 +1,190 @@
+//! pprof: <https://github.com/google/pprof/blob/main/proto/profile.proto>, compressed by gzip.
+//!
+//! Ids are the tables' indices plus one, since pprof's begin with 1. Everything that readers would otherwise
+//! look up (symbols, files, lines) is in the profile, and each mapping says so, so that no reader goes looking
+//! for binaries. Texts are escaped: readers write them to terminals as they are.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use foldhash::fast::RandomState;
+use prost::Message as _;
+
+use super::escape::escape;
+use crate::generated::pprof as proto;
+use crate::profile::model::{LabelValue, Profile, StringId, ValueType};
+
+/// Writes the profile as pprof does: one gzip member.
+pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    let mut gzip = GzEncoder::new(out, Compression::default());
+    gzip.write_all(&encode(profile).encode_to_vec())?;
+    gzip.finish()?;
+    Ok(())
+}
+
+fn encode(profile: &Profile) -> proto::Profile {
+    let mut strings = Strings::new(profile);
+    let sample_type = profile
+        .sample_types
+        .iter()
+        .map(|kind| strings.value_type(*kind));
+    let sample_type = sample_type.collect();
+    proto::Profile {
+        sample_type,
+        sample: samples(profile),
+        mapping: mappings(profile),
+        location: locations(profile),
+        function: functions(profile),
+        time_nanos: unix_nanos(profile.start),
+        duration_nanos: i64::try_from(profile.duration.as_nanos()).unwrap_or(i64::MAX),
+        period_type: Some(strings.value_type(profile.period_type)),
+        period: profile.period,
+        comment: profile
+            .comments
+            .iter()
+            .map(|text| strings.add(text))
+            .collect(),
+        default_sample_type: strings.add(profile.sample_types[1].kind),
+        drop_frames: 0,
+        keep_frames: 0,
+        doc_url: 0,
+        string_table: strings.table,
+    }
+}
+
+/// The profile's texts, escaped, and after them those that only pprof needs.
+struct Strings {
+    table: Vec<String>,
+    added: HashMap<String, i64, RandomState>,
+}
+
+impl Strings {
+    fn new(profile: &Profile) -> Self {
+        let texts = profile.strings.iter().map(|text| escape(text).into_owned());
+        let mut table: Vec<_> = texts.collect();
+        if table.is_empty() {
+            table.push(String::new());
+        }
+        Self {
+            table,
+            added: HashMap::default(),
+        }
+    }
+
+    fn add(&mut self, text: &str) -> i64 {
+        let text = escape(text).into_owned();
+        let Self { table, added } = self;
+        *added.entry(text).or_insert_with_key(|text| {
+            table.push(text.clone());
+            table.len() as i64 - 1
+        })
+    }
+
+    fn value_type(&mut self, value_type: ValueType) -> proto::ValueType {
+        proto::ValueType {
+            r#type: self.add(value_type.kind),
+            unit: self.add(value_type.unit),
+        }
+    }
+}
+
+fn samples(profile: &Profile) -> Vec<proto::Sample> {
+    let label_sets: Vec<Vec<proto::Label>> = profile
+        .label_sets
+        .iter()
+        .map(|set| {
+            let labels = set.iter().filter_map(|(key, value)| label(*key, *value));
+            labels.collect()
+        })
+        .collect();
+    let sample = |sample: &crate::profile::model::Sample| proto::Sample {
+        location_id: profile
+            .stacks
+            .get(sample.stack.0 as usize)
+            .map(|stack| stack.iter().map(|location| id(location.0)).collect())
+            .unwrap_or_default(),
+        value: sample.values.to_vec(),
+        label: label_sets
+            .get(sample.labels.0 as usize)
+            .cloned()
+            .unwrap_or_default(),
+    };
+    profile.samples.iter().map(sample).collect()
+}
+
+/// A label; `None` for an empty text, which readers would take for the number 0.
+fn label(key: StringId, value: LabelValue) -> Option<proto::Label> {
+    let mut label = proto::Label {
+        key: index(key),
+        ..proto::Label::default()
+    };
+    match value {
+        LabelValue::Str(StringId(0)) => return None,
+        LabelValue::Str(text) => label.str = index(text),
+        LabelValue::Num(number) => label.num = number,
+    }
+    Some(label)
+}
+
+fn mappings(profile: &Profile) -> Vec<proto::Mapping> {
+    let mappings = profile.mappings.iter().zip(1..);
+    mappings
+        .map(|(mapping, id)| proto::Mapping {
+            id,
+            filename: index(mapping.filename),
+            build_id: index(mapping.build_id),
+            has_functions: true,
+            has_filenames: true,
+            has_line_numbers: true,
+            has_inline_frames: true,
+            ..proto::Mapping::default()
+        })
+        .collect()
+}
+
+fn locations(profile: &Profile) -> Vec<proto::Location> {
+    let locations = profile.locations.iter().zip(1..);
+    locations
+        .map(|(location, location_id)| proto::Location {
+            id: location_id,
+            mapping_id: id(location.mapping.0),
+            address: location.address,
+            line: vec![proto::Line {
+                function_id: id(location.function.0),
+                line: i64::from(location.line),
+                column: 0,
+            }],
+            is_folded: false,
+        })
+        .collect()
+}
+
+fn functions(profile: &Profile) -> Vec<proto::Function> {
+    let functions = profile.functions.iter().zip(1..);
+    functions
+        .map(|(function, id)| proto::Function {
+            id,
+            name: index(function.name),
+            system_name: index(function.name),
+            filename: index(function.filename),
+            start_line: i64::from(function.start_line),
+        })
+        .collect()
+}
+
+fn id(index: u32) -> u64 {
+    u64::from(index) + 1
+}
+
+fn index(text: StringId) -> i64 {
+    i64::from(text.0)
+}
+
+/// Nanoseconds since 1970; 0 for a clock that is before it.
+fn unix_nanos(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,169 @@
+//! A frame as one piece of text: what the folded format, the flame graph and the views show.
+//!
+//! | kind | text |
+//! |---|---|
+//! | Python | `name (file:line)`, without `:line` when it is not known |
+//! | native | `[module] name` |
+//! | kernel | `name_[k]`, the mark of the FlameGraph tools |
+//! | reason | `[reason]` as it is |
+//!
+//! A file below `site-packages`, `dist-packages` or the standard library is shown from there
+//! (`django/core/handlers/base.py`, `threading.py`), others with their whole path: two files never become one
+//! for want of a folder, as they would with the last component alone.
+
+use super::escape::escape;
+use crate::profile::model::{Frame, FrameKind};
+
+/// The text of a frame. Escaped, never empty, without line breaks.
+#[must_use]
+pub fn frame_text(frame: &Frame<'_>) -> String {
+    let name = match frame.name {
+        "" => "<no name>".into(),
+        name => escape(name),
+    };
+    match frame.kind {
+        FrameKind::Python if frame.filename.is_empty() => name.into_owned(),
+        FrameKind::Python => {
+            let file = escape(short_file(frame.filename));
+            match frame.line {
+                0 => format!("{name} ({file})"),
+                line => format!("{name} ({file}:{line})"),
+            }
+        }
+        FrameKind::Native if frame.filename.is_empty() => name.into_owned(),
+        FrameKind::Native => format!("[{}] {name}", escape(frame.filename)),
+        FrameKind::Kernel => format!("{name}_[k]"),
+        FrameKind::Reason => name.into_owned(),
+    }
+}
+
+/// Where the code of a Python file comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// `site-packages` or `dist-packages`.
+    Package,
+    /// The standard library, frozen modules included.
+    StandardLibrary,
+    /// Anything else: the program's own.
+    Program,
+}
+
+/// The origin of a file, by its path.
+pub(super) fn origin(file: &str) -> Origin {
+    split_origin(file).0
+}
+
+/// The file's path without the folders above its package.
+pub(super) fn short_file(file: &str) -> &str {
+    split_origin(file).1
+}
+
+fn split_origin(file: &str) -> (Origin, &str) {
+    for folder in ["/site-packages/", "/dist-packages/"] {
+        if let Some((_, below)) = file.rsplit_once(folder) {
+            return (Origin::Package, below);
+        }
+    }
+    if file.starts_with("<frozen ") {
+        return (Origin::StandardLibrary, file);
+    }
+    match below_standard_library(file) {
+        Some(below) => (Origin::StandardLibrary, below),
+        None => (Origin::Program, file),
+    }
+}
+
+/// What follows `lib/python3.12/` (`lib64`, `python3.13t` too), or the name of the zip `lib/python312.zip/`.
+fn below_standard_library(file: &str) -> Option<&str> {
+    let (start, _) = file.match_indices("/python").last()?;
+    let folder_above = file[..start].rsplit('/').next().unwrap_or_default();
+    let (version, below) = file[start + "/python".len()..].split_once('/')?;
+    let is_version = version.starts_with(|char: char| char.is_ascii_digit());
+    (folder_above.starts_with("lib") && is_version && !below.is_empty()).then_some(below)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::model::FunctionId;
+
+    fn text(kind: FrameKind, name: &str, filename: &str, line: u32) -> String {
+        frame_text(&Frame {
+            function: FunctionId(0),
+            kind,
+            name,
+            filename,
+            line,
+            address: 0,
+        })
+    }
+
+    #[test]
+    fn each_kind_has_its_text() {
+        assert_eq!(
+            text(FrameKind::Python, "C.run", "/srv/app.py", 7),
+            "C.run (/srv/app.py:7)"
+        );
+        assert_eq!(text(FrameKind::Python, "f", "<string>", 0), "f (<string>)");
+        assert_eq!(
+            text(FrameKind::Native, "deflate", "libz.so.1", 0),
+            "[libz.so.1] deflate"
+        );
+        assert_eq!(
+            text(FrameKind::Kernel, "vfs_read", "vmlinux", 0),
+            "vfs_read_[k]"
+        );
+        assert_eq!(text(FrameKind::Reason, "[truncated]", "", 0), "[truncated]");
+        assert_eq!(text(FrameKind::Python, "", "", 0), "<no name>");
+        assert_eq!(
+            text(FrameKind::Python, "a\n", "\x1b.py", 1),
+            "a\\n (\\u{1b}.py:1)"
+        );
+    }
+
+    #[test]
+    fn files_of_packages_and_of_the_standard_library_are_shown_from_there() {
+        for (file, origin, short) in [
+            ("/srv/app/views.py", Origin::Program, "/srv/app/views.py"),
+            (
+                "/v/lib/python3.12/site-packages/flask/app.py",
+                Origin::Package,
+                "flask/app.py",
+            ),
+            (
+                "/usr/lib/python3/dist-packages/apt/cache.py",
+                Origin::Package,
+                "apt/cache.py",
+            ),
+            (
+                "/usr/lib/python3.12/json/decoder.py",
+                Origin::StandardLibrary,
+                "json/decoder.py",
+            ),
+            (
+                "/opt/lib/python3.13t/threading.py",
+                Origin::StandardLibrary,
+                "threading.py",
+            ),
+            (
+                "/home/python3/app.py",
+                Origin::Program,
+                "/home/python3/app.py",
+            ),
+            (
+                "/usr/lib/python3.12/",
+                Origin::Program,
+                "/usr/lib/python3.12/",
+            ),
+            ("/lib/pythonic/a.py", Origin::Program, "/lib/pythonic/a.py"),
+            (
+                "<frozen importlib._bootstrap>",
+                Origin::StandardLibrary,
+                "<frozen importlib._bootstrap>",
+            ),
+            ("", Origin::Program, ""),
+        ] {
+            assert_eq!(split_origin(file), (origin, short), "{file}");
+        }
+    }
+}
