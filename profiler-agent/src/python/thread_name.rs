@@ -33,7 +33,7 @@ const MAX_ATTRIBUTES: usize = 512;
 /// Most fields and objects that are read in one call; 4,096 threads need about 60,000.
 const MAX_READS: u32 = 262_144;
 
-/// Most pages that are fetched in one call, at 2 us each; 200 threads need about XX.
+/// Most pages that are fetched in one call, at some 2 us each; 200 threads need 200 to 300.
 const MAX_PAGES: u32 = 8192;
 
 /// How often `_active` is read until it was not resized during two readings in a row.
