@@ -4,3 +4,6 @@ pub mod facts;
 pub mod file;
 pub mod maps;
 pub mod memory;
+#[cfg(test)]
+pub(crate) mod memory_image;
+pub mod pages;

@@ -7,3 +7,4 @@ pub mod layout;
 pub mod line_table;
 pub mod runtime;
 pub mod string;
+pub mod thread_name;
