@@ -2,7 +2,10 @@
 //!
 //! ARCHITECTURE.md has the map. Imports go down only, from `agent` to `ids`; `profile` is the waist.
 
+pub mod agent;
 pub mod bpf;
+pub mod cli;
+pub mod config;
 pub mod format;
 pub mod generated;
 pub mod ids;
@@ -12,4 +15,5 @@ pub mod process;
 pub mod profile;
 pub mod python;
 pub mod sample;
+pub mod serve;
 pub mod track;

@@ -57,10 +57,12 @@ impl ProcessTable {
         self.map.get(&pid.0, 0).ok().map(|value| value.0)
     }
 
-    /// Writes an entry, new or not.
-    pub fn insert(&mut self, pid: Pid, entry: &ProcessEntry) -> Result<(), TableError> {
-        match self.map.insert(pid.0, EntryValue(*entry), 0) {
-            Ok(()) => Ok(()),
+    /// Adds a process that has no entry yet; false when it has one.
+    pub fn add(&mut self, pid: Pid, entry: &ProcessEntry) -> Result<bool, TableError> {
+        // BPF_NOEXIST
+        match self.map.insert(pid.0, EntryValue(*entry), 1) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
                 Err(TableError::ProcessesFull)
             }

@@ -117,6 +117,11 @@ impl Symbolizer {
         self.programs.get(&generation).map(|program| &program.process)
     }
 
+    /// Every process that is known.
+    pub fn processes(&self) -> impl Iterator<Item = &Arc<TrackedProcess>> {
+        self.programs.values().map(|program| &program.process)
+    }
+
     /// Counters since the start.
     #[must_use]
     pub fn counters(&self) -> &SymbolizeCounters {

@@ -1,0 +1,182 @@
+//! The composition root: builds the stages and runs the one loop over their events.
+//!
+//! Three threads, joined by bounded channels and sharing no state: the ring reader decodes records, the
+//! tracker follows processes (it blocks on /proc and target files), the engine symbolizes and aggregates.
+
+mod engine;
+mod kernel_table;
+mod rate;
+mod threads;
+mod waiting;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result};
+use tokio::sync::oneshot;
+
+pub use self::engine::Recording;
+use self::engine::{Engine, EngineParts};
+use self::kernel_table::BpfTables;
+use self::threads::{TrackMessage, read_ring, track};
+use crate::bpf::load::{Programs, Settings};
+use crate::bpf::source::CpuSource;
+use crate::config::SamplingConfig;
+use crate::profile::model::Profile;
+use crate::sample::decode::{Lifecycle, RawSample};
+use crate::serve::query::Query;
+use crate::track::process::ProcessListing;
+use crate::track::tracker::Update;
+
+/// Events that wait for the engine; a full channel holds the ring reader back, and the kernel then counts.
+const EVENT_CHANNEL: usize = 8192;
+
+/// Messages that wait for the tracker.
+const TRACK_CHANNEL: usize = 8192;
+
+/// Everything that can happen to the engine.
+#[derive(Debug)]
+enum Event {
+    /// A sample was taken.
+    Sample(Box<RawSample>),
+    /// A process came, changed or went; in the order of the samples.
+    Lifecycle(Lifecycle),
+    /// A record could not be decoded.
+    Undecodable,
+    /// The tracker has decided about a process.
+    Process(Update),
+    /// The tracker has looked at every process once.
+    Scanned(Vec<ProcessListing>),
+    /// A question of the server.
+    Query(Query),
+    /// Stop sampling, deliver what there is.
+    Stop,
+    /// The ring reader has delivered the last record.
+    RingClosed,
+}
+
+/// A running agent.
+pub struct Agent {
+    events: SyncSender<Event>,
+    engine: Option<JoinHandle<()>>,
+    scanned: Option<oneshot::Receiver<Vec<ProcessListing>>>,
+}
+
+impl Agent {
+    /// Loads the programs, attaches them, and begins to look for processes. A recording, if one is given,
+    /// gets every sample from the first on, and its profile is delivered when it ends or the agent stops.
+    pub fn start(config: &SamplingConfig, recording: Option<Recording>, show_cmdline: bool) -> Result<Self> {
+        let follow_all = config.selection.only_pids.is_none();
+        let settings = Settings {
+            follow_all,
+            follow_children: follow_all || config.subprocesses,
+            ring_bytes: config.ring_bytes,
+            log_level: if config.bpf_debug { 4 } else { 0 },
+        };
+        let programs = Programs::load(settings).context("cannot load the BPF programs")?;
+        let (ebpf, ring, processes, layouts, counters) = programs.split();
+        let (events, event_receiver) = sync_channel(EVENT_CHANNEL);
+        let (track_sender, track_receiver) = sync_channel(TRACK_CHANNEL);
+        let (scanned_sender, scanned) = oneshot::channel();
+        let mut source = CpuSource::new(ebpf, config.rate_hz);
+        source.sync().context("cannot sample")?;
+        let stop_ring = Arc::new(AtomicBool::new(false));
+        spawn("tracker", {
+            let (selection, events) = (config.selection.clone(), events.clone());
+            let tables = BpfTables::new(processes, layouts);
+            move || track(selection, tables, &track_receiver, &events)
+        })?;
+        spawn("ring", {
+            let (events, track_sender, stop) = (events.clone(), track_sender.clone(), stop_ring.clone());
+            move || read_ring(ring, &events, &track_sender, &stop)
+        })?;
+        let parts = EngineParts {
+            source,
+            counters,
+            stop_ring,
+            tracker: track_sender,
+            config: config.clone(),
+            show_cmdline,
+            scanned: scanned_sender,
+        };
+        let engine = spawn("engine", move || Engine::new(parts, recording).run(&event_receiver))?;
+        Ok(Self { events, engine: Some(engine), scanned: Some(scanned) })
+    }
+
+    /// Waits until every process that is there has been looked at once.
+    pub async fn scanned(&mut self) -> Vec<ProcessListing> {
+        match self.scanned.take() {
+            Some(scanned) => scanned.await.unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Something that asks the agent questions.
+    #[must_use]
+    pub fn asker(&self) -> AgentAsker {
+        AgentAsker { events: self.events.clone() }
+    }
+
+    /// Ends sampling; detaches everything; recordings and pulls get what there is. Blocks until done.
+    pub fn stop(mut self) {
+        // A full channel means that the engine works; it will take this too.
+        let _ = self.events.send(Event::Stop);
+        if let Some(engine) = self.engine.take() {
+            // A panic of the engine was reported by its thread already.
+            let _ = engine.join();
+        }
+    }
+
+    /// Whether the engine has ended by itself.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.engine.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+/// Asks a running agent.
+#[derive(Debug, Clone)]
+pub struct AgentAsker {
+    events: SyncSender<Event>,
+}
+
+impl AgentAsker {
+    /// Passes a question on. False: the agent has ended, or is overwhelmed.
+    #[must_use]
+    pub fn ask(&self, query: Query) -> bool {
+        self.events.try_send(Event::Query(query)).is_ok()
+    }
+
+    /// Its status; `None` when it has ended.
+    pub async fn status(&self) -> Option<crate::serve::query::Status> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Query::Status { reply }).then_some(())?;
+        answer.await.ok()
+    }
+}
+
+/// What a recording delivers: the profile, when it ends.
+pub type RecordingResult = oneshot::Receiver<Profile>;
+
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(format!("pyagent-{name}")).spawn(work).context("cannot start a thread")
+}
+
+/// Tells a flag to the other threads.
+fn raise(flag: &AtomicBool) {
+    flag.store(true, Ordering::Release);
+}
+
+/// Receives with a deadline; `None` on both a time-out and a closed channel, which `closed` tells apart.
+fn receive<T>(receiver: &Receiver<T>, timeout: std::time::Duration, closed: &mut bool) -> Option<T> {
+    match receiver.recv_timeout(timeout) {
+        Ok(event) => Some(event),
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => None,
+        Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
+            *closed = true;
+            None
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! The engine: samples in, profiles out. One loop over a closed set of events.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant, SystemTime};
+
+use profiler_common::counters::Counter;
+use profiler_common::event::PythonStatus;
+use tokio::sync::oneshot;
+
+use super::rate::RateLimit;
+use super::threads::TrackMessage;
+use super::waiting::Waiting;
+use super::{Event, raise, receive};
+use crate::bpf::source::{CpuSource, SOURCES};
+use crate::bpf::tables::CounterTable;
+use crate::config::SamplingConfig;
+use crate::ids::Generation;
+use crate::profile::aggregate::{Aggregator, ResolvedSample};
+use crate::profile::model::Profile;
+use crate::profile::query::{ProcessFacts, ProcessFilter};
+use crate::sample::decode::{Change, Lifecycle, RawSample};
+use crate::sample::symbolize::Symbolizer;
+use crate::serve::query::{CounterValue, ProcessInfo, ProcessState, PullError, Query, Status};
+use crate::track::process::{ProcessListing, TrackState, TrackedProcess};
+use crate::track::tracker::Update;
+
+/// Housekeeping is done this often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// CPUs that come online are found this often.
+const CPU_SYNC_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Profiles that can be taken at the same time.
+const MAX_PULLS: usize = 32;
+
+/// After a stop the ring reader delivers its rest within this time.
+const STOP_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// A profile of everything that is selected, from the first sample on.
+pub struct Recording {
+    /// Ends it; `None`: when the agent stops.
+    pub duration: Option<Duration>,
+    /// Gets the profile.
+    pub reply: oneshot::Sender<Profile>,
+}
+
+/// What the engine is built from.
+pub(super) struct EngineParts {
+    pub(super) source: CpuSource,
+    pub(super) counters: CounterTable,
+    pub(super) stop_ring: Arc<AtomicBool>,
+    pub(super) tracker: SyncSender<TrackMessage>,
+    pub(super) config: SamplingConfig,
+    pub(super) show_cmdline: bool,
+    pub(super) scanned: oneshot::Sender<Vec<ProcessListing>>,
+}
+
+/// Who gets a profile.
+enum Consumer {
+    Pull(oneshot::Sender<Result<Profile, PullError>>),
+    Recording(oneshot::Sender<Profile>),
+}
+
+/// A profile that is being taken.
+struct Pull {
+    filter: ProcessFilter,
+    /// What the filter said of each program.
+    decided: HashMap<Generation, bool>,
+    aggregator: Aggregator,
+    begun: Instant,
+    deadline: Option<Instant>,
+    consumer: Consumer,
+    /// Counters at the begin; what grew since goes into the profile's comments.
+    counters: Vec<CounterValue>,
+}
+
+/// Counters of the engine itself.
+#[derive(Debug, Clone, Copy, Default)]
+struct EngineCounters {
+    samples: u64,
+    undecodable: u64,
+    waiting_lost: u64,
+    ended_undiscovered: u64,
+    cpu_gaps: u64,
+}
+
+/// See the module's documentation.
+pub(super) struct Engine {
+    parts: EngineParts,
+    scanned: Option<oneshot::Sender<Vec<ProcessListing>>>,
+    symbolizer: Symbolizer,
+    waiting: Waiting,
+    pulls: Vec<Pull>,
+    counters: EngineCounters,
+    rate: RateLimit,
+    started: Instant,
+    second_begun: Instant,
+    samples_before: u64,
+    samples_per_second: f64,
+    next_cpu_sync: Instant,
+    stopping: Option<Instant>,
+    n_by_state: HashMap<ProcessState, u32>,
+}
+
+impl Engine {
+    pub(super) fn new(parts: EngineParts, recording: Option<Recording>) -> Self {
+        let rate = RateLimit::new(parts.config.rate_hz, parts.config.max_samples_per_second);
+        let now = Instant::now();
+        let mut engine = Self {
+            parts,
+            scanned: None,
+            symbolizer: Symbolizer::default(),
+            waiting: Waiting::default(),
+            pulls: Vec::new(),
+            counters: EngineCounters::default(),
+            rate,
+            started: now,
+            second_begun: now,
+            samples_before: 0,
+            samples_per_second: 0.0,
+            next_cpu_sync: now + CPU_SYNC_INTERVAL,
+            stopping: None,
+            n_by_state: HashMap::new(),
+        };
+        if let Some(Recording { duration, reply }) = recording {
+            engine.begin(ProcessFilter::default(), duration, Consumer::Recording(reply));
+        }
+        engine
+    }
+
+    /// Runs until it was told to stop and the ring is empty.
+    pub(super) fn run(mut self, events: &Receiver<Event>) {
+        let mut closed = false;
+        let mut next_tick = Instant::now() + TICK;
+        while !closed {
+            let timeout = next_tick.saturating_duration_since(Instant::now());
+            match receive(events, timeout, &mut closed) {
+                Some(Event::RingClosed) => break,
+                Some(event) => self.on_event(event),
+                None => {}
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                self.on_tick();
+            }
+            if self.stopping.is_some_and(|since| since.elapsed() > STOP_TIMEOUT) {
+                break;
+            }
+        }
+        for pull in std::mem::take(&mut self.pulls) {
+            self.finish(pull);
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Sample(sample) => self.on_sample(*sample),
+            Event::Lifecycle(lifecycle) => self.on_lifecycle(lifecycle),
+            Event::Undecodable => self.counters.undecodable += 1,
+            Event::Process(Update::Profiled(process)) => self.on_profiled(process),
+            Event::Process(Update::Dropped(generation)) => {
+                self.waiting.take(generation);
+                self.symbolizer.remove(generation);
+            }
+            Event::Scanned(listing) => self.on_scanned(listing),
+            Event::Query(query) => self.on_query(query),
+            Event::Stop => {
+                self.parts.source.detach_all();
+                raise(&self.parts.stop_ring);
+                self.stopping = Some(Instant::now());
+            }
+            Event::RingClosed => {}
+        }
+    }
+
+    fn on_scanned(&mut self, listing: Vec<ProcessListing>) {
+        self.n_by_state = count_states(&listing);
+        let scanned = std::mem::replace(&mut self.parts.scanned, oneshot::channel().0);
+        // Nobody may be waiting for it.
+        let _ = scanned.send(listing);
+        self.scanned = None;
+    }
+
+    fn on_sample(&mut self, sample: RawSample) {
+        self.counters.samples += 1;
+        if self.symbolizer.knows(sample.generation) {
+            self.aggregate(&sample);
+        } else if !self.waiting.keep(sample) {
+            self.counters.waiting_lost += 1;
+        }
+    }
+
+    fn on_profiled(&mut self, process: Arc<TrackedProcess>) {
+        let generation = process.generation;
+        self.symbolizer.add(process);
+        for sample in self.waiting.take(generation) {
+            self.aggregate(&sample);
+        }
+    }
+
+    fn on_lifecycle(&mut self, event: Lifecycle) {
+        match event.change {
+            Change::Fork { parent_generation, generation, .. } => {
+                self.symbolizer.fork(parent_generation, generation, event.pid);
+            }
+            Change::Exec { previous, .. } => self.end(previous),
+            Change::Exit { generation } => self.end(generation),
+        }
+    }
+
+    fn end(&mut self, generation: Generation) {
+        self.symbolizer.remove(generation);
+        self.counters.ended_undiscovered += self.waiting.take(generation).len() as u64;
+        for pull in &mut self.pulls {
+            pull.decided.remove(&generation);
+        }
+    }
+
+    fn aggregate(&mut self, sample: &RawSample) {
+        let Some(resolved) = self.symbolizer.resolve(sample) else { return };
+        let Some(process) = self.symbolizer.process(sample.generation) else { return };
+        for pull in &mut self.pulls {
+            pull.add(sample, &resolved, process);
+        }
+    }
+
+    fn begin(&mut self, filter: ProcessFilter, duration: Option<Duration>, consumer: Consumer) {
+        let source = &SOURCES[0];
+        let period = i64::try_from(self.parts.source.period_ns()).unwrap_or(i64::MAX);
+        let begun = Instant::now();
+        let counters = self.counter_values();
+        self.pulls.push(Pull {
+            filter,
+            decided: HashMap::new(),
+            aggregator: Aggregator::new(SystemTime::now(), source.sample_types, period),
+            begun,
+            deadline: duration.and_then(|duration| begun.checked_add(duration)),
+            consumer,
+            counters,
+        });
+    }
+
+    fn on_query(&mut self, query: Query) {
+        match query {
+            Query::ListProcesses { filter, reply } => self.list(filter, reply),
+            Query::Pull { request, reply } => {
+                let refused = if self.pulls.len() >= MAX_PULLS {
+                    Some(PullError::TooManyPulls)
+                } else if self.stopping.is_some() {
+                    Some(PullError::Stopping)
+                } else if !self.symbolizer.processes().any(|process| matches(&request.filter, process)) {
+                    Some(PullError::NoMatch)
+                } else {
+                    None
+                };
+                match refused {
+                    // Whoever asked may have left.
+                    Some(error) => drop(reply.send(Err(error))),
+                    None => self.begin(request.filter, Some(request.duration), Consumer::Pull(reply)),
+                }
+            }
+            Query::Status { reply } => drop(reply.send(self.status())),
+        }
+    }
+
+    /// The tracker knows the processes; it answers through a thread of its own making, so that the engine
+    /// never waits.
+    fn list(&self, filter: ProcessFilter, reply: oneshot::Sender<Vec<ProcessInfo>>) {
+        let (sender, listing) = oneshot::channel();
+        if self.parts.tracker.try_send(TrackMessage::List(sender)).is_err() {
+            return;
+        }
+        let show_cmdline = self.parts.show_cmdline;
+        std::thread::spawn(move || {
+            let Ok(listing) = listing.blocking_recv() else { return };
+            let infos = listing
+                .into_iter()
+                .filter(|process| {
+                    let cmdline = process.arguments.join(" ");
+                    filter.matches(&ProcessFacts { pid: process.pid.0, comm: &process.comm, cmdline: &cmdline })
+                })
+                .map(|process| process_info(process, show_cmdline))
+                .collect();
+            // Whoever asked may have left.
+            let _ = reply.send(infos);
+        });
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        let (done, going): (Vec<Pull>, Vec<Pull>) =
+            std::mem::take(&mut self.pulls).into_iter().partition(|pull| pull.is_done(now));
+        self.pulls = going;
+        for pull in done {
+            self.finish(pull);
+        }
+        self.counters.waiting_lost += self.waiting.expire() as u64;
+        if now.duration_since(self.second_begun) >= Duration::from_secs(1) {
+            self.on_second(now);
+        }
+        if now >= self.next_cpu_sync && self.stopping.is_none() {
+            self.next_cpu_sync = now + CPU_SYNC_INTERVAL;
+            match self.parts.source.sync() {
+                Ok(n_new) => self.counters.cpu_gaps += n_new as u64,
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+    }
+
+    fn on_second(&mut self, now: Instant) {
+        let elapsed = now.duration_since(self.second_begun).as_secs_f64();
+        let n_samples = self.counters.samples - self.samples_before;
+        self.samples_per_second = n_samples as f64 / elapsed;
+        self.samples_before = self.counters.samples;
+        self.second_begun = now;
+        if self.stopping.is_some() {
+            return;
+        }
+        let before_hz = self.rate.current_hz();
+        if let Some(rate_hz) = self.rate.on_second((n_samples as f64 / elapsed) as u64) {
+            tracing::warn!(
+                "the sampling rate goes from {before_hz} to {rate_hz} Hz: the host gave {:.0} samples a second \
+                 (--max-samples-per-second)",
+                self.samples_per_second
+            );
+            if let Err(error) = self.parts.source.set_rate(rate_hz) {
+                tracing::error!("{error}");
+            }
+        }
+    }
+
+    fn finish(&self, pull: Pull) {
+        let comments = self.comments(&pull.counters);
+        let profile = pull.aggregator.finish(pull.begun.elapsed(), comments);
+        // Whoever asked may have left.
+        match pull.consumer {
+            Consumer::Pull(reply) => drop(reply.send(Ok(profile))),
+            Consumer::Recording(reply) => drop(reply.send(profile)),
+        }
+    }
+
+    /// What was lost or not completed since `before`, in words.
+    fn comments(&self, before: &[CounterValue]) -> Vec<String> {
+        let now = self.counter_values();
+        now.iter()
+            .zip(before)
+            .filter(|(now, before)| now.value > before.value && is_loss(now.name))
+            .map(|(now, before)| format!("{}: {} ({})", now.name, now.value - before.value, now.help))
+            .collect()
+    }
+
+    fn counter_values(&self) -> Vec<CounterValue> {
+        let kernel = Counter::ALL.into_iter().zip(self.parts.counters.totals());
+        let mut values: Vec<CounterValue> = kernel
+            .map(|(counter, value)| CounterValue { name: counter.name(), help: counter.help(), value })
+            .collect();
+        let own = &self.counters;
+        let symbolizer = self.symbolizer.counters();
+        values.extend(
+            [
+                ("samples_received", "Samples that reached the agent", own.samples),
+                ("records_undecodable", "Records that could not be decoded", own.undecodable),
+                (
+                    "samples_undiscovered_lost",
+                    "Samples lost while their process was not yet discovered",
+                    own.waiting_lost,
+                ),
+                (
+                    "samples_ended_undiscovered",
+                    "Samples of new programs that ended before it was known whether they run Python",
+                    own.ended_undiscovered,
+                ),
+                ("cpu_attached_late", "CPUs that came online while sampling", own.cpu_gaps),
+                ("frames_code_object_gone", "Frames whose code object had gone", symbolizer.frames_gone),
+                ("frames_unreadable", "Frames whose code object could not be read", symbolizer.frames_unreadable),
+                ("leaves_repaired", "Leaf instructions that lagged and were corrected", symbolizer.leaves_repaired),
+            ]
+            .map(|(name, help, value)| CounterValue { name, help, value }),
+        );
+        values.extend(PythonStatus::ALL.into_iter().map(|status| CounterValue {
+            name: status_counter(status),
+            help: status.reason(),
+            value: symbolizer.by_status[status as usize],
+        }));
+        values
+    }
+
+    fn status(&self) -> Status {
+        let mut processes = self.n_by_state.clone();
+        processes.insert(ProcessState::Profiled, self.symbolizer.processes().count() as u32);
+        Status {
+            uptime: self.started.elapsed(),
+            kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
+            rate_asked_hz: f64::from(self.parts.config.rate_hz),
+            rate_hz: f64::from(self.rate.current_hz()),
+            n_cpus_online: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            n_cpus_attached: self.parts.source.n_cpus() as u32,
+            samples_per_second: self.samples_per_second,
+            counters: self.counter_values(),
+            processes: ProcessState::ALL
+                .into_iter()
+                .map(|state| (state, processes.get(&state).copied().unwrap_or(0)))
+                .collect(),
+        }
+    }
+}
+
+impl Pull {
+    fn add(&mut self, sample: &RawSample, resolved: &ResolvedSample, process: &TrackedProcess) {
+        let filter = &self.filter;
+        let is_meant = *self.decided.entry(sample.generation).or_insert_with(|| matches(filter, process));
+        if is_meant {
+            self.aggregator.add(resolved);
+            self.aggregator.set_period(resolved.values[1]);
+        }
+    }
+
+    /// Its time is over, or nobody waits for it any more.
+    fn is_done(&self, now: Instant) -> bool {
+        let is_closed = match &self.consumer {
+            Consumer::Pull(reply) => reply.is_closed(),
+            Consumer::Recording(reply) => reply.is_closed(),
+        };
+        is_closed || self.deadline.is_some_and(|deadline| now >= deadline)
+    }
+}
+
+fn matches(filter: &ProcessFilter, process: &TrackedProcess) -> bool {
+    let facts = &process.facts;
+    let cmdline = facts.arguments.join(" ");
+    filter.matches(&ProcessFacts { pid: process.pid.0, comm: &facts.comm, cmdline: &cmdline })
+}
+
+fn count_states(listing: &[ProcessListing]) -> HashMap<ProcessState, u32> {
+    let mut n_by_state = HashMap::new();
+    for process in listing {
+        *n_by_state.entry(process_state(process.state)).or_insert(0) += 1;
+    }
+    n_by_state
+}
+
+fn process_state(state: TrackState) -> ProcessState {
+    match state {
+        TrackState::Profiled => ProcessState::Profiled,
+        TrackState::Pending => ProcessState::Discovering,
+        TrackState::Refused => ProcessState::NotProfiled,
+    }
+}
+
+fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
+    let program = process.arguments.first().cloned().unwrap_or_else(|| process.comm.clone());
+    let script = process.program.strip_prefix(&program).unwrap_or_default().trim_start().to_owned();
+    ProcessInfo {
+        pid: process.pid.0,
+        start_time: process.started,
+        comm: process.comm,
+        program,
+        script,
+        interpreter: process.interpreter,
+        python_version: process.version,
+        state: process_state(process.state),
+        reason: process.reason,
+        cmdline: if show_cmdline { process.arguments } else { Vec::new() },
+    }
+}
+
+/// Whether a counter tells of something lost, cut or not completed.
+fn is_loss(name: &str) -> bool {
+    !matches!(
+        name,
+        "timer_ticks"
+            | "samples"
+            | "samples_received"
+            | "thread_list_walks"
+            | "stacks_repaired"
+            | "leaves_repaired"
+            | "python_complete"
+            | "python_native_thread"
+            | "python_no_frame"
+            | "samples_ended_undiscovered"
+    )
+}
+
+/// Counter of the samples with this outcome of the Python part.
+fn status_counter(status: PythonStatus) -> &'static str {
+    match status {
+        PythonStatus::None => "python_not_unwound",
+        PythonStatus::Complete => "python_complete",
+        PythonStatus::Truncated => "python_truncated",
+        PythonStatus::FrameSwitch => "python_frame_switch",
+        PythonStatus::FrameFault => "python_frame_unreadable",
+        PythonStatus::NoThreadState => "python_native_thread",
+        PythonStatus::ThreadStateFault => "python_thread_state_unreadable",
+        PythonStatus::ThreadListTruncated => "python_thread_list_truncated",
+        PythonStatus::Ambiguous => "python_ambiguous_thread_state",
+        PythonStatus::NoFrame => "python_no_frame",
+        PythonStatus::NoInterpreter => "python_interpreter_not_initialised",
+        PythonStatus::Pending => "python_not_yet_discovered",
+        PythonStatus::FrameLoop => "python_frame_loop",
+        PythonStatus::NoThreadPointer => "python_thread_pointer_unreadable",
+    }
+}

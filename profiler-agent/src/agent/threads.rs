@@ -1,0 +1,98 @@
+//! The ring reader's and the tracker's threads.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::Event;
+use crate::bpf::ring::EventRing;
+use crate::sample::decode::{Lifecycle, Record, decode};
+use crate::track::process::ProcessListing;
+use crate::track::tracker::{KernelTable, Selection, Tracker};
+
+/// Samples are at most this old when they are symbolized, unless the host is overwhelmed.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the tracker can be told.
+#[derive(Debug)]
+pub(super) enum TrackMessage {
+    /// The kernel saw a process come, change or go.
+    Lifecycle(Lifecycle),
+    /// Somebody wants to see the processes.
+    List(oneshot::Sender<Vec<ProcessListing>>),
+}
+
+/// Reads the ring until `stop`, then what is left, then says that it is closed.
+pub(super) fn read_ring(
+    mut ring: EventRing,
+    events: &SyncSender<Event>,
+    tracker: &SyncSender<TrackMessage>,
+    stop: &AtomicBool,
+) {
+    let mut is_last = false;
+    while !is_last {
+        // Read before draining: what was sent before the flag was raised is then drained.
+        is_last = stop.load(Ordering::Acquire);
+        if !is_last {
+            ring.wait(POLL_INTERVAL);
+        }
+        ring.drain(|bytes| {
+            let event = match decode(bytes) {
+                Ok(Record::Sample(sample)) => Event::Sample(sample),
+                Ok(Record::Lifecycle(lifecycle)) => {
+                    // The tracker finds by its rescan what it misses here.
+                    let _ = tracker.try_send(TrackMessage::Lifecycle(lifecycle));
+                    Event::Lifecycle(lifecycle)
+                }
+                Err(_) => Event::Undecodable,
+            };
+            // Waits while the engine is behind; the ring fills up meanwhile, and the kernel counts.
+            events.send(event).is_ok()
+        });
+    }
+    let _ = events.send(Event::RingClosed);
+}
+
+/// Runs the tracker until the agent drops its channel.
+pub(super) fn track(
+    selection: Selection,
+    kernel: impl KernelTable,
+    messages: &Receiver<TrackMessage>,
+    events: &SyncSender<Event>,
+) {
+    let mut tracker = Tracker::new(selection, kernel);
+    tracker.scan();
+    let mut is_open = deliver(&mut tracker, events);
+    is_open &= events.send(Event::Scanned(tracker.listing())).is_ok();
+    while is_open {
+        let due = tracker.on_timer();
+        is_open = deliver(&mut tracker, events);
+        match messages.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            Ok(message) => on_message(&mut tracker, message),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => is_open = false,
+        }
+        while let Ok(message) = messages.try_recv() {
+            on_message(&mut tracker, message);
+        }
+    }
+}
+
+fn on_message(tracker: &mut Tracker<impl KernelTable>, message: TrackMessage) {
+    match message {
+        TrackMessage::Lifecycle(event) => tracker.on_lifecycle(&event),
+        // Whoever asked may have left.
+        TrackMessage::List(reply) => drop(reply.send(tracker.listing())),
+    }
+}
+
+/// False when the engine has ended.
+fn deliver(tracker: &mut Tracker<impl KernelTable>, events: &SyncSender<Event>) -> bool {
+    tracker.take_updates().into_iter().all(|update| match events.try_send(Event::Process(update)) {
+        Ok(()) => true,
+        Err(TrySendError::Full(event)) => events.send(event).is_ok(),
+        Err(TrySendError::Disconnected(_)) => false,
+    })
+}

@@ -1,0 +1,113 @@
+//! What the user typed, validated: the one place that decides defaults.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::ids::Pid;
+use crate::track::tracker::Selection;
+
+/// Samples a second and CPU when nothing is said: not a divisor of common periods, so that it cannot beat in
+/// step with what it samples.
+pub const DEFAULT_RATE_HZ: u32 = 99;
+
+/// Samples a second of the whole host that the agent takes at most when nothing is said.
+pub const DEFAULT_MAX_SAMPLES_PER_SECOND: u32 = 5_000;
+
+/// Where the agent serves when nothing is said.
+pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7099";
+
+/// Bytes of the ring buffer when nothing is said: half a second of 5,000 deep stacks.
+pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
+
+/// How to sample.
+#[derive(Debug, Clone)]
+pub struct SamplingConfig {
+    /// Which processes.
+    pub selection: Selection,
+    /// Children of selected processes too.
+    pub subprocesses: bool,
+    /// Samples a second and CPU.
+    pub rate_hz: u32,
+    /// Above this the rate is lowered; `None`: never.
+    pub max_samples_per_second: Option<u32>,
+    /// Bytes of the ring buffer.
+    pub ring_bytes: u32,
+    /// Debug messages of the kernel programs.
+    pub bpf_debug: bool,
+}
+
+/// What the agent (without a subcommand) does.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// How to sample.
+    pub sampling: SamplingConfig,
+    /// Where to serve.
+    pub listen: SocketAddr,
+    /// Serve beyond loopback without authentication.
+    pub insecure: bool,
+    /// Arguments of processes may be shown.
+    pub show_cmdline: bool,
+}
+
+/// Parses `30`, `30s`, `500ms`, `5m`, `2h`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let hint = || format!("`{text}` is no duration: write 30, 30s, 500ms, 5m or 2h");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| hint())?;
+    let seconds = match unit {
+        "" | "s" => number,
+        "ms" => number / 1e3,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(hint()),
+    };
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| hint())?;
+    if duration.is_zero() { Err(format!("`{text}`: a duration must be longer than 0")) } else { Ok(duration) }
+}
+
+/// Parses `512KiB`, `1GiB`, `4096`.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let hint = || format!("`{text}` is no size: write 4096, 512KiB, 64MiB or 1GiB");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| hint())?;
+    let factor = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(hint()),
+    };
+    number.checked_mul(factor).ok_or_else(hint)
+}
+
+impl SamplingConfig {
+    /// The selection of exactly one process, with the defaults for a recording.
+    #[must_use]
+    pub fn of_pid(pid: Pid) -> Self {
+        Self {
+            selection: Selection { only_pids: Some(vec![pid]), ..Selection::default() },
+            subprocesses: false,
+            rate_hz: DEFAULT_RATE_HZ,
+            max_samples_per_second: None,
+            ring_bytes: DEFAULT_RING_BYTES,
+            bpf_debug: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_are_parsed_or_refused_with_examples() {
+        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_duration("0.5s"), Ok(Duration::from_millis(500)));
+        assert!(parse_duration("0").is_err() && parse_duration("-1").is_err() && parse_duration("1y").is_err());
+        assert_eq!(parse_bytes("512KiB"), Ok(512 << 10));
+        assert!(parse_bytes("1kb").is_err() && parse_bytes("99999999999GiB").is_err());
+    }
+}

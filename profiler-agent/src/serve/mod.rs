@@ -1,0 +1,3 @@
+//! Serving: gRPC and HTTP.
+
+pub mod query;
