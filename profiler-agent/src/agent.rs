@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 pub use self::engine::Recording;
 use self::engine::{Engine, EngineParts};
 use self::kernel_table::BpfTables;
-use self::threads::{TrackMessage, read_ring, track};
+use self::threads::{read_ring, track};
 use crate::bpf::load::{Programs, Settings};
 use crate::bpf::source::CpuSource;
 use crate::config::SamplingConfig;
@@ -99,7 +99,7 @@ impl Agent {
             tracker: track_sender,
             config: config.clone(),
             show_cmdline,
-            scanned: scanned_sender,
+            scanned: Some(scanned_sender),
         };
         let engine = spawn("engine", move || Engine::new(parts, recording).run(&event_receiver))?;
         Ok(Self { events, engine: Some(engine), scanned: Some(scanned) })

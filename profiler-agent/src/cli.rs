@@ -1,1 +1,293 @@
-//! The command line.
+//! The command line: what can be typed, and how it becomes a validated configuration.
+
+pub mod agent;
+pub mod doctor;
+pub mod exit;
+pub mod launch;
+pub mod record;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{
+    DEFAULT_ADDRESS, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ, SamplingConfig, parse_bytes, parse_duration,
+};
+use crate::ids::Pid;
+use crate::profile::query::{Criteria, ProcessFilter, parse_pattern};
+use crate::track::tracker::Selection;
+
+/// Profiles every CPython process of a host from outside: no code change, no restart, no pause.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pyagent",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  sudo pyagent --all-python                          profile every Python process, serve on 127.0.0.1:7099\n  sudo pyagent record --pid 1234 --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\nwith `record -- CMD`: CMD's own, 128+n for a signal, 125 pyagent failed, 126 not executable, 127 not found."
+)]
+pub struct Cli {
+    /// A subcommand; without one pyagent is the agent.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What the agent does.
+    #[command(flatten)]
+    pub agent: AgentArgs,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Record a profile into a file: of running processes, or of a command
+    Record(RecordArgs),
+    /// Pull a profile from a running agent into a file
+    Pull(PullArgs),
+    /// Say what works here, and why a process has no Python frames
+    Doctor(DoctorArgs),
+    /// Waits for a byte on a pipe and becomes CMD: how `record -- CMD` has it watched from its first sample
+    #[command(hide = true, name = "__launch")]
+    Launch(LaunchArgs),
+}
+
+/// Which processes.
+#[derive(Debug, Args, Clone, Default)]
+pub struct SelectionArgs {
+    /// Every Python process, now and later
+    #[arg(long, env = "PYAGENT_ALL_PYTHON")]
+    pub all_python: bool,
+    /// This process (repeatable)
+    #[arg(long, value_name = "PID", env = "PYAGENT_PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+    /// Python processes whose name (/proc/PID/comm) matches (repeatable)
+    #[arg(long, value_name = "REGEX", env = "PYAGENT_COMM", value_parser = parse_regex)]
+    pub comm: Vec<regex::Regex>,
+    /// Python processes whose arguments, joined by spaces, match (repeatable)
+    #[arg(long, value_name = "REGEX", env = "PYAGENT_CMDLINE", value_parser = parse_regex)]
+    pub cmdline: Vec<regex::Regex>,
+    /// Not this process (repeatable)
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub exclude_pid: Vec<u32>,
+    /// Not those whose name matches (repeatable)
+    #[arg(long, value_name = "REGEX", value_parser = parse_regex)]
+    pub exclude_comm: Vec<regex::Regex>,
+    /// Not those whose arguments match (repeatable)
+    #[arg(long, value_name = "REGEX", value_parser = parse_regex)]
+    pub exclude_cmdline: Vec<regex::Regex>,
+    /// Children of the selected processes too
+    #[arg(long, env = "PYAGENT_SUBPROCESSES")]
+    pub subprocesses: bool,
+}
+
+/// How to sample.
+#[derive(Debug, Args, Clone)]
+pub struct SamplingArgs {
+    /// Samples a second on each CPU, 1 to 10000
+    #[arg(long, value_name = "HZ", default_value_t = DEFAULT_RATE_HZ, env = "PYAGENT_RATE",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: u32,
+    /// Bytes of the ring buffer between kernel and agent (rounded up to a power of two)
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "PYAGENT_RING_BYTES", value_parser = parse_bytes,
+          hide_short_help = true)]
+    pub ring_bytes: u64,
+}
+
+/// Logging.
+#[derive(Debug, Args, Clone)]
+pub struct LogArgs {
+    /// Messages to show: error, warn, info, debug, or like `info,bpf=debug` (kernel programs too)
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "PYAGENT_LOG", global = true)]
+    pub log: String,
+    /// Form of the messages
+    #[arg(long, value_name = "FORM", default_value = "text", env = "PYAGENT_LOG_FORMAT", global = true)]
+    pub log_format: LogFormat,
+}
+
+/// Forms of log messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The agent's flags.
+#[derive(Debug, Args, Clone)]
+pub struct AgentArgs {
+    /// Which processes.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// How to sample.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Above this many samples a second on the whole host the rate is lowered
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_SAMPLES_PER_SECOND,
+          env = "PYAGENT_MAX_SAMPLES_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_samples_per_second: u32,
+    /// Where to serve gRPC and HTTP
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADDRESS, env = "PYAGENT_LISTEN")]
+    pub listen: std::net::SocketAddr,
+    /// Serve on an address that others can reach, to anybody
+    #[arg(long, env = "PYAGENT_INSECURE")]
+    pub insecure: bool,
+    /// Show the arguments of processes to clients (they can hold secrets)
+    #[arg(long, env = "PYAGENT_SHOW_CMDLINE")]
+    pub show_cmdline: bool,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `pyagent record`.
+#[derive(Debug, Args, Clone)]
+pub struct RecordArgs {
+    /// Which processes.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// How to sample.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Lower the rate above this many samples a second (default: never)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_samples_per_second: Option<u32>,
+    /// How long, as 30, 30s, 5m (default: until Ctrl-C or the target's end)
+    #[arg(long, short, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Where to and, by its ending, in which format
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Run CMD as root too when pyagent was called by sudo
+    #[arg(long)]
+    pub as_root: bool,
+    /// Command to run and record
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// Where a profile goes.
+#[derive(Debug, Args, Clone)]
+pub struct OutputArgs {
+    /// File; its ending tells the format: .pb.gz, .folded, .svg; `-` is standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Format, when the file's name does not tell: pprof, folded, svg
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Replace a file that pyagent named itself
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `pyagent pull`.
+#[derive(Debug, Args, Clone)]
+pub struct PullArgs {
+    /// The agent, host:port
+    #[arg(value_name = "ADDR", env = "PYAGENT_ADDR", default_value = DEFAULT_ADDRESS)]
+    pub address: String,
+    /// How long, from now on
+    #[arg(long, short, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Of which processes.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// Where to.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `pyagent doctor`.
+#[derive(Debug, Args, Clone)]
+pub struct DoctorArgs {
+    /// A process to look at, step by step
+    #[arg(value_name = "PID")]
+    pub pid: Option<u32>,
+}
+
+/// `pyagent __launch`.
+#[derive(Debug, Args, Clone)]
+pub struct LaunchArgs {
+    /// The pipe that says when.
+    #[arg(long)]
+    pub go: PathBuf,
+    /// User to become.
+    #[arg(long)]
+    pub uid: Option<u32>,
+    /// Group to become.
+    #[arg(long)]
+    pub gid: Option<u32>,
+    /// The command.
+    #[arg(last = true, required = true)]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+fn parse_regex(text: &str) -> Result<regex::Regex, String> {
+    parse_pattern(text).map_err(|error| error.to_string())
+}
+
+impl SelectionArgs {
+    /// Whether anything was chosen.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.all_python && self.pid.is_empty() && self.comm.is_empty() && self.cmdline.is_empty()
+    }
+
+    /// As a filter over processes.
+    #[must_use]
+    pub fn filter(&self) -> ProcessFilter {
+        ProcessFilter {
+            include: Criteria { pids: self.pid.clone(), comm: self.comm.clone(), cmdline: self.cmdline.clone() },
+            exclude: Criteria {
+                pids: self.exclude_pid.clone(),
+                comm: self.exclude_comm.clone(),
+                cmdline: self.exclude_cmdline.clone(),
+            },
+        }
+    }
+
+    /// As what the tracker follows. Processes that are named by id are the only ones to look at.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
+        let only_pids = (!self.pid.is_empty()).then(|| self.pid.iter().copied().map(Pid).collect());
+        Selection { filter: self.filter(), only_pids }
+    }
+}
+
+impl SamplingArgs {
+    /// With a selection, as the agent takes it.
+    #[must_use]
+    pub fn config(
+        &self,
+        selection: Selection,
+        subprocesses: bool,
+        max_samples_per_second: Option<u32>,
+        log: &LogArgs,
+    ) -> SamplingConfig {
+        const PAGE: u64 = 4096;
+        const LARGEST: u64 = 1 << 30;
+        SamplingConfig {
+            selection,
+            subprocesses,
+            rate_hz: self.rate,
+            max_samples_per_second,
+            ring_bytes: self.ring_bytes.clamp(PAGE, LARGEST).next_power_of_two() as u32,
+            bpf_debug: log.log.contains("bpf=debug") || log.log.contains("bpf=trace"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_short_help_fits_a_screen() {
+        let help = Cli::command().term_width(100).render_help().to_string();
+        assert!(help.lines().count() <= 48, "{} lines:\n{help}", help.lines().count());
+    }
+}

@@ -55,7 +55,8 @@ pub(super) struct EngineParts {
     pub(super) tracker: SyncSender<TrackMessage>,
     pub(super) config: SamplingConfig,
     pub(super) show_cmdline: bool,
-    pub(super) scanned: oneshot::Sender<Vec<ProcessListing>>,
+    /// Told once, after the first scan.
+    pub(super) scanned: Option<oneshot::Sender<Vec<ProcessListing>>>,
 }
 
 /// Who gets a profile.
@@ -90,7 +91,6 @@ struct EngineCounters {
 /// See the module's documentation.
 pub(super) struct Engine {
     parts: EngineParts,
-    scanned: Option<oneshot::Sender<Vec<ProcessListing>>>,
     symbolizer: Symbolizer,
     waiting: Waiting,
     pulls: Vec<Pull>,
@@ -111,7 +111,6 @@ impl Engine {
         let now = Instant::now();
         let mut engine = Self {
             parts,
-            scanned: None,
             symbolizer: Symbolizer::default(),
             waiting: Waiting::default(),
             pulls: Vec::new(),
@@ -178,10 +177,10 @@ impl Engine {
 
     fn on_scanned(&mut self, listing: Vec<ProcessListing>) {
         self.n_by_state = count_states(&listing);
-        let scanned = std::mem::replace(&mut self.parts.scanned, oneshot::channel().0);
-        // Nobody may be waiting for it.
-        let _ = scanned.send(listing);
-        self.scanned = None;
+        if let Some(scanned) = self.parts.scanned.take() {
+            // Nobody may be waiting for it.
+            let _ = scanned.send(listing);
+        }
     }
 
     fn on_sample(&mut self, sample: RawSample) {

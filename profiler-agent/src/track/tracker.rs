@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use profiler_common::layout::PyLayout;
-use profiler_common::process::{ProcessEntry, ProcessState, ThreadSlot};
+use profiler_common::process::{NO_LAYOUT, ProcessEntry, ProcessState, ThreadSlot};
 
 use super::process::{ProcessListing, TrackState, TrackedProcess};
 use crate::ids::{Generation, Pid};
@@ -88,14 +88,23 @@ enum Status {
     },
 }
 
+/// A process that is not profiled, as far as can be told.
+#[derive(Debug, Clone, Copy)]
+struct Other {
+    /// Size of its address space when it was looked at: it changes when something is mapped.
+    n_pages: u64,
+    /// Generation of its entry in the kernel: a process that was named is followed until it runs Python.
+    generation: Option<Generation>,
+}
+
 /// Follows processes; see the module's documentation.
 pub struct Tracker<K> {
     selection: Selection,
     kernel: K,
     discoverer: Discoverer,
     processes: BTreeMap<Pid, Tracked>,
-    /// Processes without Python, with the size of their address space when they were looked at.
-    others: HashMap<Pid, u64>,
+    /// Processes without Python.
+    others: HashMap<Pid, Other>,
     revalidate: Vec<(Instant, Pid, Generation)>,
     updates: Vec<Update>,
     last_generation: u64,
@@ -139,11 +148,11 @@ impl<K: KernelTable> Tracker<K> {
             }
             let Ok(n_pages) = facts::n_mapped_pages(pid) else { continue };
             // A kernel thread maps nothing.
-            if n_pages == 0 || self.others.get(&pid) == Some(&n_pages) {
+            if n_pages == 0 || self.others.get(&pid).is_some_and(|other| other.n_pages == n_pages) {
                 continue;
             }
-            self.others.remove(&pid);
-            self.begin(pid, None);
+            let generation = self.others.remove(&pid).and_then(|other| other.generation);
+            self.begin(pid, generation);
         }
         self.forget_gone();
         self.next_rescan = Instant::now() + RESCAN_INTERVAL.max(begun.elapsed() * RESCAN_SHARE);
@@ -286,13 +295,30 @@ impl<K: KernelTable> Tracker<K> {
 
     /// Not to be profiled, as far as can be told now.
     fn set_aside(&mut self, pid: Pid, generation: Option<Generation>) {
-        if let Some(generation) = generation {
-            self.kernel.remove(pid, generation);
-            self.updates.push(Update::Dropped(generation));
-        }
-        if let Ok(n_pages) = facts::n_mapped_pages(pid) {
-            self.others.insert(pid, n_pages);
-        }
+        let Ok(n_pages) = facts::n_mapped_pages(pid) else { return };
+        let is_named = self.selection.only_pids.as_ref().is_some_and(|pids| pids.contains(&pid));
+        let generation = if is_named {
+            // Its exec is an event only while it has an entry.
+            generation.or_else(|| self.add_pending(pid))
+        } else {
+            if let Some(generation) = generation {
+                self.kernel.remove(pid, generation);
+                self.updates.push(Update::Dropped(generation));
+            }
+            None
+        };
+        self.others.insert(pid, Other { n_pages, generation });
+    }
+
+    fn add_pending(&mut self, pid: Pid) -> Option<Generation> {
+        let generation = self.new_generation();
+        let entry = ProcessEntry { generation: generation.0, layout: NO_LAYOUT, ..ProcessEntry::default() };
+        matches!(self.kernel.add(pid, &entry), Ok(true)).then_some(generation)
+    }
+
+    fn new_generation(&mut self) -> Generation {
+        self.last_generation += 1;
+        Generation(self.last_generation)
     }
 
     /// `is_followed`: the kernel told of it, which it does of selected processes and their children only when
@@ -308,10 +334,7 @@ impl<K: KernelTable> Tracker<K> {
     /// An interpreter was found: tell the kernel, then the agent.
     fn found(&mut self, pid: Pid, generation: Option<Generation>, facts: Facts, interpreter: Interpreter) {
         let is_new = generation.is_none();
-        let generation = generation.unwrap_or_else(|| {
-            self.last_generation += 1;
-            Generation(self.last_generation)
-        });
+        let generation = generation.unwrap_or_else(|| self.new_generation());
         let process = TrackedProcess { pid, generation, facts, interpreter };
         let entry = match self.entry(&process) {
             Ok(entry) => entry,

@@ -1,0 +1,129 @@
+//! `pyagent doctor`: what works here, and why a process has no Python frames.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::DoctorArgs;
+use super::exit;
+use crate::format::escape;
+use crate::ids::Pid;
+use crate::kernel::btf::Btf;
+use crate::kernel::probe::{
+    CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, OLDEST_KERNEL, Rights, in_initial_pid_namespace, kernel_release,
+    kernel_version,
+};
+use crate::process::facts::{Facts, tids};
+use crate::python::discover::{Discoverer, Discovery, DiscoveryStep};
+use crate::python::layout::SUPPORTED;
+
+/// One line of the report.
+struct Check {
+    what: &'static str,
+    result: Result<String, String>,
+}
+
+/// Runs the command. Exit code 0 when all is well, 1 when something is missing.
+pub fn run(args: &DoctorArgs) -> ExitCode {
+    let mut all_well = show("this host", host_checks());
+    if let Some(pid) = args.pid {
+        println!();
+        all_well &= process(Pid(pid));
+    }
+    ExitCode::from(if all_well { exit::OK } else { exit::FAILED })
+}
+
+fn show(title: &str, checks: Vec<Check>) -> bool {
+    println!("{title}");
+    let mut all_well = true;
+    for check in checks {
+        let (mark, text) = match &check.result {
+            Ok(text) => ("ok  ", text),
+            Err(text) => {
+                all_well = false;
+                ("MISS", text)
+            }
+        };
+        println!("  {mark}  {:<18} {}", check.what, escape(text));
+    }
+    all_well
+}
+
+fn host_checks() -> Vec<Check> {
+    let rights = Rights::of_this_process();
+    let mut checks = Vec::new();
+    for capability in [CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE] {
+        let result = if rights.has(capability) {
+            Ok(format!("{}: {}", capability.name, capability.purpose))
+        } else {
+            Err(format!("{} is missing (needed to {}): run with sudo", capability.name, capability.purpose))
+        };
+        checks.push(Check { what: "right", result });
+    }
+    let (version, release) = (kernel_version(), kernel_release());
+    let (major, minor) = OLDEST_KERNEL;
+    let kernel = if version >= OLDEST_KERNEL {
+        Ok(release)
+    } else {
+        Err(format!("{release} is too old: {major}.{minor} or newer is needed (bpf_loop)"))
+    };
+    checks.push(Check { what: "kernel", result: kernel });
+    let btf = Btf::of_running_kernel().and_then(|btf| btf.offset_of("task_struct", "thread.fsbase"));
+    checks.push(Check {
+        what: "BTF",
+        result: btf.map(|_| "structure offsets are known".to_owned()).map_err(|error| error.to_string()),
+    });
+    let namespace = match in_initial_pid_namespace() {
+        Some(true) => Ok("the initial one".to_owned()),
+        Some(false) => Err("not the initial one: run pyagent on the host, or the container with hostPID".to_owned()),
+        None => Err("/proc/self/ns/pid cannot be read".to_owned()),
+    };
+    checks.push(Check { what: "pid namespace", result: namespace });
+    checks.push(Check { what: "CPython", result: Ok(format!("{SUPPORTED} (x86-64) can be unwound")) });
+    checks
+}
+
+/// Every step of discovery with its result.
+fn process(pid: Pid) -> bool {
+    let facts = match Facts::read(pid) {
+        Ok(facts) => facts,
+        Err(error) => {
+            println!("process {pid}\n  MISS  {error}: there is no such process, or /proc hides it");
+            return false;
+        }
+    };
+    let mut checks = Vec::new();
+    let discovery = Discoverer::default().discover(pid, &mut |DiscoveryStep { what, result }| {
+        checks.push(Check { what, result });
+    });
+    let n_threads = tids(pid).map_or(0, |tids| tids.len());
+    let title = format!("process {pid} ({}), {n_threads} threads: {}", escape(&facts.comm), escape(&facts.program()));
+    show(&title, checks);
+    println!();
+    match discovery {
+        Discovery::Python(interpreter) => {
+            println!("  CPython {}: it can be profiled: sudo pyagent record --pid {pid}", interpreter.version);
+            true
+        }
+        Discovery::NotPython { expected: false } => {
+            println!("  No Python frames: the process has no CPython in it.");
+            false
+        }
+        Discovery::NotPython { expected: true } => {
+            println!("  No Python frames yet: a binary names libpython, but it is not mapped.");
+            false
+        }
+        Discovery::NotYet => {
+            println!("  No Python frames: the interpreter in it is not initialised.");
+            false
+        }
+        Discovery::Refused { reason, .. } => {
+            println!("  No Python frames: {}", escape(&reason));
+            false
+        }
+        Discovery::Gone => {
+            println!("  The process has ended.");
+            false
+        }
+    }
+}

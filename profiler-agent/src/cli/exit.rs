@@ -1,0 +1,68 @@
+//! Exit codes, and errors that carry one.
+
+use std::process::ExitCode;
+
+use crate::kernel::probe::Capability;
+
+/// Everything went well.
+pub const OK: u8 = 0;
+/// Something failed.
+pub const FAILED: u8 = 1;
+/// The command line was wrong.
+pub const USAGE: u8 = 2;
+/// Rights are missing.
+pub const RIGHTS: u8 = 3;
+/// No process matched.
+pub const NOTHING_MATCHED: u8 = 4;
+/// With `-- CMD`: pyagent itself failed.
+pub const LAUNCH_FAILED: u8 = 125;
+/// With `-- CMD`: it is there but cannot be run.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// With `-- CMD`: it is not there.
+pub const NOT_FOUND: u8 = 127;
+
+/// An error of one line that ends the program with a code of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum ExitError {
+    /// The command line was wrong in a way that clap does not see.
+    #[error("{0}")]
+    Usage(String),
+    /// Rights are missing.
+    #[error(
+        "{} missing ({}): run pyagent with sudo, or give it the capabilities: sudo setcap \
+         cap_bpf,cap_perfmon,cap_sys_ptrace+ep $(command -v pyagent)",
+        names(.0),
+        purposes(.0)
+    )]
+    Rights(Vec<Capability>),
+    /// No process matched.
+    #[error("{0}")]
+    NothingMatched(String),
+}
+
+fn names(capabilities: &[Capability]) -> String {
+    capabilities.iter().map(|capability| capability.name).collect::<Vec<_>>().join(", ")
+}
+
+fn purposes(capabilities: &[Capability]) -> String {
+    let purposes: Vec<_> = capabilities.iter().map(|capability| capability.purpose).collect();
+    format!("needed to {}", purposes.join(", "))
+}
+
+impl ExitError {
+    /// Its exit code.
+    #[must_use]
+    pub const fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::Rights(_) => RIGHTS,
+            Self::NothingMatched(_) => NOTHING_MATCHED,
+        }
+    }
+}
+
+/// The code of any error.
+#[must_use]
+pub fn code_of(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(error.downcast_ref::<ExitError>().map_or(FAILED, ExitError::code))
+}

@@ -1,0 +1,327 @@
+//! `pyagent record`: one profile into a file.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::{Child, ExitCode, ExitStatus};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::exit::{self, ExitError};
+use super::launch::Launch;
+use super::{LogArgs, RecordArgs};
+use crate::agent::{Agent, AgentAsker, Recording};
+use crate::config::SamplingConfig;
+use crate::format::Format;
+use crate::format::file::Target;
+use crate::ids::Pid;
+use crate::kernel::probe::Rights;
+use crate::process::facts::{Stat, comm};
+use crate::profile::model::Profile;
+use crate::track::process::{ProcessListing, TrackState};
+use crate::track::tracker::Selection;
+use crate::view::summary;
+
+/// The end of a target is seen within this time.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Progress is shown this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Runs the command; the exit code is CMD's own when there is one.
+pub async fn run(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
+    let has_command = !args.command.is_empty();
+    let result = record(args, log).await;
+    match result {
+        // 125 tells the caller that it was pyagent, not CMD, that failed.
+        Err(error) if has_command && error.downcast_ref::<ExitError>().is_none() => {
+            super::print_error(&error);
+            Ok(ExitCode::from(exit::LAUNCH_FAILED))
+        }
+        result => result,
+    }
+}
+
+async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
+    check_choice(&args)?;
+    let format = Format::choose(args.output.format.as_deref(), args.output.output.as_deref())
+        .map_err(|error| ExitError::Usage(error.to_string()))?;
+    let missing = Rights::of_this_process().missing();
+    if !missing.is_empty() {
+        return Err(ExitError::Rights(missing).into());
+    }
+    let started = SystemTime::now();
+    let target = target(&args, format, started);
+    target.check()?;
+    let launch = match args.command.as_slice() {
+        [] => None,
+        command => Some(Launch::prepare(command, args.as_root)?),
+    };
+    let config = config(&args, log, launch.as_ref());
+    let (reply, profile) = oneshot::channel();
+    let recording = Recording { duration: args.duration, reply };
+    let mut agent = Agent::start(&config, Some(recording), true)?;
+    let listing = agent.scanned().await;
+    let child = match launch {
+        Some(launch) => Some(launch.go()?),
+        None => {
+            check_found(&args, &listing)?;
+            None
+        }
+    };
+    announce(&args, &listing);
+    let outcome = wait(&args, &config, &agent.asker(), child, profile).await?;
+    let (profile, status) = finish(agent, outcome).await?;
+    target.write(&profile, format)?;
+    eprint!("{}", summary::render(&profile));
+    if let Target::Named(path) | Target::Default(path) = &target {
+        eprintln!("wrote {} ({})", path.display(), format.name);
+    }
+    Ok(status.map_or(ExitCode::SUCCESS, code_of_status))
+}
+
+fn check_choice(args: &RecordArgs) -> Result<(), ExitError> {
+    if args.command.is_empty() && args.selection.is_empty() {
+        let message = "what is to be recorded? choose --pid PID, --all-python, --comm REGEX, --cmdline REGEX, or -- CMD";
+        return Err(ExitError::Usage(message.to_owned()));
+    }
+    if !args.command.is_empty() && !args.selection.is_empty() {
+        let message = "choose either a command (-- CMD) or running processes (--pid, --all-python, ...)";
+        return Err(ExitError::Usage(message.to_owned()));
+    }
+    if let Some(pid) = args.selection.pid.iter().find(|pid| !is_alive(Pid(**pid))) {
+        return Err(ExitError::NothingMatched(format!("there is no process {pid}")));
+    }
+    Ok(())
+}
+
+fn target(args: &RecordArgs, format: &Format, started: SystemTime) -> Target {
+    let target = match &args.output.output {
+        Some(path) => Target::named(path.clone()),
+        None => {
+            let process = match args.selection.pid.as_slice() {
+                [pid] => comm(Pid(*pid)).ok().map(|comm| (comm, *pid)),
+                _ => None,
+            };
+            Target::default_name(process.as_ref().map(|(comm, pid)| (comm.as_str(), *pid)), started, format)
+        }
+    };
+    if args.output.force { target.forced() } else { target }
+}
+
+fn config(args: &RecordArgs, log: &LogArgs, launch: Option<&Launch>) -> SamplingConfig {
+    let selection = match launch {
+        Some(launch) => Selection { only_pids: Some(vec![launch.pid()]), ..args.selection.selection() },
+        None => args.selection.selection(),
+    };
+    args.sampling.config(selection, args.selection.subprocesses, args.max_samples_per_second, log)
+}
+
+/// Processes that were named must be there and run Python.
+fn check_found(args: &RecordArgs, listing: &[ProcessListing]) -> Result<(), ExitError> {
+    if listing.iter().any(|process| process.state != TrackState::Refused) {
+        return Ok(());
+    }
+    if let Some(refused) = listing.first() {
+        let message = format!(
+            "process {} ({}) cannot be profiled: {}; `pyagent doctor {}` says more",
+            refused.pid,
+            crate::format::escape(&refused.comm),
+            refused.reason,
+            refused.pid
+        );
+        return Err(ExitError::NothingMatched(message));
+    }
+    match args.selection.pid.as_slice() {
+        [] => Ok(()),
+        [pid, ..] => {
+            let message = format!("process {pid} runs no CPython that can be found; `pyagent doctor {pid}` says more");
+            Err(ExitError::NothingMatched(message))
+        }
+    }
+}
+
+fn announce(args: &RecordArgs, listing: &[ProcessListing]) {
+    let n_profiled = listing.iter().filter(|process| process.state == TrackState::Profiled).count();
+    let what = match (args.command.first(), n_profiled) {
+        (Some(command), _) => command.to_string_lossy().into_owned(),
+        (None, 0) => "no Python process yet; new ones will be".to_owned(),
+        (None, 1) => "1 process".to_owned(),
+        (None, n) => format!("{n} processes"),
+    };
+    let until = match args.duration {
+        Some(duration) => format!("for {:.1} s", duration.as_secs_f64()),
+        None => "until Ctrl-C or the end".to_owned(),
+    };
+    eprintln!("recording {} at {} Hz {until}", crate::format::escape(&what), args.sampling.rate);
+}
+
+/// Why the recording ended.
+enum Outcome {
+    /// Its time was over, and the profile is there.
+    Profile(Box<Profile>),
+    /// The user, the target or CMD ended; the profile comes when the agent stops.
+    Stop(oneshot::Receiver<Profile>, Option<ExitStatus>),
+}
+
+async fn wait(
+    args: &RecordArgs,
+    config: &SamplingConfig,
+    asker: &AgentAsker,
+    mut child: Option<Child>,
+    mut profile: oneshot::Receiver<Profile>,
+) -> Result<Outcome> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let mut progress = Progress::new(args.duration);
+    loop {
+        tokio::select! {
+            result = &mut profile => {
+                progress.clear();
+                let profile = result.context("the agent ended without a profile")?;
+                // CMD goes on after the recording; its end is waited for as the shell would.
+                let Some(child) = child else { return Ok(Outcome::Profile(Box::new(profile))) };
+                let status = wait_for_child(child, &mut interrupt, &mut terminate).await?;
+                let (reply, receiver) = oneshot::channel();
+                // The receiver is right here.
+                let _ = reply.send(profile);
+                return Ok(Outcome::Stop(receiver, Some(status)));
+            }
+            _ = interrupt.recv() => match &child {
+                Some(child) => pass_on_interrupt(child),
+                None => break,
+            },
+            _ = terminate.recv() => match &child {
+                Some(child) => pass_on(child, Signal::SIGTERM),
+                None => break,
+            },
+            _ = watch.tick() => {
+                if let Some(child) = &mut child
+                    && let Some(status) = child.try_wait().context("cannot wait for the command")?
+                {
+                    progress.clear();
+                    return Ok(Outcome::Stop(profile, Some(status)));
+                }
+                if child.is_none() && has_ended(config, asker).await {
+                    break;
+                }
+                progress.show(asker).await;
+            }
+        }
+    }
+    progress.clear();
+    Ok(Outcome::Stop(profile, None))
+}
+
+async fn wait_for_child(
+    mut child: Child,
+    interrupt: &mut tokio::signal::unix::Signal,
+    terminate: &mut tokio::signal::unix::Signal,
+) -> Result<ExitStatus> {
+    let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => pass_on_interrupt(&child),
+            _ = terminate.recv() => pass_on(&child, Signal::SIGTERM),
+            _ = watch.tick() => {
+                if let Some(status) = child.try_wait().context("cannot wait for the command")? {
+                    return Ok(status);
+                }
+            }
+        }
+    }
+}
+
+/// From a terminal the whole foreground process group gets Ctrl-C, CMD too; else it is passed on.
+fn pass_on_interrupt(child: &Child) {
+    let stdin = std::io::stdin();
+    let is_foreground = stdin.is_terminal()
+        && rustix::termios::tcgetpgrp(&stdin).is_ok_and(|group| group == rustix::process::getpgrp());
+    if !is_foreground {
+        pass_on(child, Signal::SIGINT);
+    }
+}
+
+fn pass_on(child: &Child, signal: Signal) {
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    // It may have ended meanwhile.
+    let _ = kill(pid, signal);
+}
+
+/// Whether every process that was named has ended (and, with `--subprocesses`, all of theirs).
+async fn has_ended(config: &SamplingConfig, asker: &AgentAsker) -> bool {
+    let Some(pids) = &config.selection.only_pids else { return false };
+    if pids.iter().any(|pid| is_alive(*pid)) {
+        return false;
+    }
+    if !config.subprocesses {
+        return true;
+    }
+    let Some(status) = asker.status().await else { return true };
+    status.processes.iter().all(|(_, n_processes)| *n_processes == 0)
+}
+
+fn is_alive(pid: Pid) -> bool {
+    Stat::read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.state != 'Z')
+}
+
+/// Stops the agent and gets the profile.
+async fn finish(agent: Agent, outcome: Outcome) -> Result<(Profile, Option<ExitStatus>)> {
+    tokio::task::spawn_blocking(|| agent.stop()).await.context("the agent did not stop")?;
+    match outcome {
+        Outcome::Profile(profile) => Ok((*profile, None)),
+        Outcome::Stop(profile, status) => Ok((profile.await.context("the agent ended without a profile")?, status)),
+    }
+}
+
+/// As shells have it: 128 + n for a signal.
+fn code_of_status(status: ExitStatus) -> ExitCode {
+    use std::os::unix::process::ExitStatusExt as _;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILED))
+}
+
+/// A line on the terminal while it records; nothing when nobody looks.
+struct Progress {
+    begun: Instant,
+    duration: Option<Duration>,
+    next: Instant,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new(duration: Option<Duration>) -> Self {
+        let now = Instant::now();
+        Self { begun: now, duration, next: now + PROGRESS_INTERVAL, is_shown: false }
+    }
+
+    async fn show(&mut self, asker: &AgentAsker) {
+        if Instant::now() < self.next || !std::io::stderr().is_terminal() {
+            return;
+        }
+        self.next = Instant::now() + PROGRESS_INTERVAL;
+        let Some(status) = asker.status().await else { return };
+        let n_samples = status.counters.iter().find(|counter| counter.name == "samples_received");
+        let of = self.duration.map(|duration| format!(" of {:.0}", duration.as_secs_f64())).unwrap_or_default();
+        let mut stderr = std::io::stderr();
+        // A terminal that has gone is no reason to stop recording.
+        let _ = write!(
+            stderr,
+            "\r\x1b[K  {:.0}{of} s, {} samples; Ctrl-C ends",
+            self.begun.elapsed().as_secs_f64(),
+            n_samples.map_or(0, |counter| counter.value)
+        );
+        let _ = stderr.flush();
+        self.is_shown = true;
+    }
+
+    fn clear(&mut self) {
+        if self.is_shown {
+            eprint!("\r\x1b[K");
+            self.is_shown = false;
+        }
+    }
+}
