@@ -9,3 +9,4 @@ pub mod ids;
 pub mod kernel;
 pub mod profile;
 pub mod python;
+pub mod serve;
