@@ -4,9 +4,11 @@ pub mod agent;
 pub mod doctor;
 pub mod exit;
 pub mod launch;
+pub mod pull;
 pub mod record;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -218,6 +220,48 @@ pub struct LaunchArgs {
     /// The command.
     #[arg(last = true, required = true)]
     pub command: Vec<std::ffi::OsString>,
+}
+
+/// Runs what was typed.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    init_log(&cli.agent.log);
+    let result = match cli.command {
+        Some(Command::Launch(args)) => return launch::become_command(&args),
+        Some(Command::Doctor(args)) => return doctor::run(&args),
+        Some(Command::Record(args)) => block_on(record::run(args, &cli.agent.log)),
+        Some(Command::Pull(args)) => block_on(pull::run(args)),
+        None => block_on(agent::run(cli.agent)),
+    };
+    result.unwrap_or_else(|error| {
+        print_error(&error);
+        exit::code_of(&error)
+    })
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| anyhow::anyhow!("cannot start the runtime: {error}"))?;
+    let result = runtime.block_on(work);
+    // A look-up of a name or a stuck file must not hold the end back.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+/// One line, with its causes.
+fn print_error(error: &anyhow::Error) {
+    eprintln!("pyagent: {error:#}");
+}
+
+fn init_log(args: &LogArgs) {
+    use tracing_subscriber::EnvFilter;
+    // `bpf=...` is for the kernel programs; their messages arrive through the log facade under their own name.
+    let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match args.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
 }
 
 fn parse_regex(text: &str) -> Result<regex::Regex, String> {

@@ -17,3 +17,5 @@ pub mod python;
 pub mod sample;
 pub mod serve;
 pub mod track;
+pub mod view;
+pub mod view;

@@ -22,7 +22,7 @@ use crate::process::facts::{Stat, comm};
 use crate::profile::model::Profile;
 use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::Selection;
-use crate::view::summary;
+use crate::view::summary::summary;
 
 /// The end of a target is seen within this time.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -75,7 +75,7 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     let outcome = wait(&args, &config, &agent.asker(), child, profile).await?;
     let (profile, status) = finish(agent, outcome).await?;
     target.write(&profile, format)?;
-    eprint!("{}", summary::render(&profile));
+    eprint!("{}", summary(&profile));
     if let Target::Named(path) | Target::Default(path) = &target {
         eprintln!("wrote {} ({})", path.display(), format.name);
     }

@@ -1,0 +1,181 @@
+//! `pyagent` without a subcommand: the agent.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::exit::ExitError;
+use super::{AgentArgs, LogFormat};
+use crate::agent::{Agent, AgentAsker};
+use crate::format::escape;
+use crate::kernel::probe::{Rights, in_initial_pid_namespace};
+use crate::serve::query::{ProcessState, Query, Status};
+use crate::serve::{Exposure, Server};
+use crate::track::process::{ProcessListing, TrackState};
+
+/// The status line of a terminal is renewed this often.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Without a terminal there is a log line this often.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Questions of clients that wait for the engine.
+const QUERY_CHANNEL: usize = 256;
+
+/// Processes that the start names as not profilable; the rest is counted.
+const MAX_REFUSED_SHOWN: usize = 5;
+
+/// Runs until Ctrl-C or SIGTERM.
+pub async fn run(args: AgentArgs) -> Result<ExitCode> {
+    check(&args)?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    // Before the programs are loaded: a port that is taken is told at once.
+    let exposure = if args.insecure { Exposure::Insecure } else { Exposure::Loopback };
+    let server = Server::bind(args.listen, exposure).await?;
+    let address = server.address();
+    let selection = args.selection.selection();
+    let max_samples = Some(args.max_samples_per_second);
+    let config = args.sampling.config(selection, args.selection.subprocesses, max_samples, &args.log);
+    let mut agent = Agent::start(&config, None, args.show_cmdline)?;
+    let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
+    let (stop_server, server_stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.run(queries, async move {
+        // Both a message and a dropped sender mean the end.
+        let _ = server_stopped.await;
+    }));
+    tokio::spawn(pass_queries(receiver, agent.asker()));
+    let listing = agent.scanned().await;
+    print_start(&args, address, &listing);
+    let mut reporter = Reporter::new(args.log.log_format);
+    let asker = agent.asker();
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = tokio::time::sleep(STATUS_INTERVAL) => {
+                if agent.has_ended() {
+                    anyhow::bail!("the engine ended unexpectedly; its message is above");
+                }
+                reporter.report(&asker).await;
+            }
+        }
+    }
+    reporter.clear();
+    // First the engine: pulls under way get what there is, then the server closes.
+    tokio::task::spawn_blocking(|| agent.stop()).await.context("the agent did not stop")?;
+    drop(stop_server);
+    serving.await.context("the server failed")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &AgentArgs) -> Result<()> {
+    if args.selection.is_empty() {
+        let message = "which processes? choose --all-python, --pid PID, --comm REGEX or --cmdline REGEX \
+                       (`pyagent --help` has examples)";
+        return Err(ExitError::Usage(message.to_owned()).into());
+    }
+    let missing = Rights::of_this_process().missing();
+    if !missing.is_empty() {
+        return Err(ExitError::Rights(missing).into());
+    }
+    if in_initial_pid_namespace() == Some(false) {
+        anyhow::bail!("this is not the initial pid namespace: run pyagent on the host, or its container with hostPID");
+    }
+    Ok(())
+}
+
+/// From the server's channel to the engine's.
+async fn pass_queries(mut queries: mpsc::Receiver<Query>, asker: AgentAsker) {
+    while let Some(query) = queries.recv().await {
+        // A query that is dropped is an answer too: the client is told that the agent does not answer.
+        let _ = asker.ask(query);
+    }
+}
+
+/// What a newcomer needs next, in at most 20 lines.
+fn print_start(args: &AgentArgs, address: std::net::SocketAddr, listing: &[ProcessListing]) {
+    let mut by_version: BTreeMap<&str, usize> = BTreeMap::new();
+    for process in listing.iter().filter(|process| process.state == TrackState::Profiled) {
+        *by_version.entry(&process.version).or_default() += 1;
+    }
+    let n_profiled: usize = by_version.values().sum();
+    let versions: Vec<String> = by_version.iter().map(|(version, n)| format!("{n} x {version}")).collect();
+    let plural = if n_profiled == 1 { "process" } else { "processes" };
+    let what = if versions.is_empty() { String::new() } else { format!(" ({})", versions.join(", ")) };
+    let version = env!("CARGO_PKG_VERSION");
+    eprintln!("pyagent {version}: profiling {n_profiled} Python {plural}{what} at {} Hz", args.sampling.rate);
+    let refused: Vec<_> = listing.iter().filter(|process| process.state == TrackState::Refused).collect();
+    for process in refused.iter().take(MAX_REFUSED_SHOWN) {
+        eprintln!("  not {} ({}): {}", process.pid, escape(&process.comm), escape(&process.reason));
+    }
+    if refused.len() > MAX_REFUSED_SHOWN {
+        eprintln!("  and {} more; `pyagent doctor PID` says why", refused.len() - MAX_REFUSED_SHOWN);
+    }
+    eprintln!("serving gRPC and HTTP on {address}; try:");
+    eprintln!("  pyagent pull {address} --duration 10s -o flame.svg");
+    eprintln!("  go tool pprof 'http://{address}/debug/pprof/profile?seconds=10'");
+}
+
+/// A quiet line on a terminal, a log line a minute elsewhere.
+struct Reporter {
+    is_terminal: bool,
+    next: Instant,
+    is_shown: bool,
+}
+
+impl Reporter {
+    fn new(format: LogFormat) -> Self {
+        let is_terminal = std::io::stderr().is_terminal() && format == LogFormat::Text;
+        let next = if is_terminal { Instant::now() } else { Instant::now() + LOG_INTERVAL };
+        Self { is_terminal, next, is_shown: false }
+    }
+
+    async fn report(&mut self, asker: &AgentAsker) {
+        if Instant::now() < self.next {
+            return;
+        }
+        self.next = Instant::now() + if self.is_terminal { STATUS_INTERVAL } else { LOG_INTERVAL };
+        let Some(status) = asker.status().await else { return };
+        let line = status_line(&status);
+        if self.is_terminal {
+            eprint!("\r\x1b[K{line}");
+            // A terminal that has gone is no reason to stop.
+            let _ = std::io::stderr().flush();
+            self.is_shown = true;
+        } else {
+            tracing::info!("{line}");
+        }
+    }
+
+    fn clear(&mut self) {
+        if self.is_shown {
+            eprint!("\r\x1b[K");
+            self.is_shown = false;
+        }
+    }
+}
+
+fn status_line(status: &Status) -> String {
+    let n_profiled = status
+        .processes
+        .iter()
+        .find(|(state, _)| *state == ProcessState::Profiled)
+        .map_or(0, |(_, n_processes)| *n_processes);
+    let lost: u64 = status
+        .counters
+        .iter()
+        .filter(|counter| counter.name.starts_with("lost_") || counter.name.ends_with("_lost"))
+        .map(|counter| counter.value)
+        .sum();
+    format!(
+        "{n_profiled} Python processes, {:.0} samples/s, {lost} lost, up {} s; Ctrl-C ends",
+        status.samples_per_second,
+        status.uptime.as_secs()
+    )
+}
