@@ -9,3 +9,5 @@ pub mod ids;
 pub mod kernel;
 pub mod profile;
 pub mod python;
+pub mod serve;
+pub mod view;

@@ -3,6 +3,12 @@
 //!
 //! One program of samples is the truth: the profile is built from it, and so is what the readers must see.
 
+#![expect(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test stops where it stands, and says why it is skipped"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
@@ -218,7 +224,7 @@ fn go_pprof(arguments: &[&str], profile: &Profile) -> Option<String> {
 }
 
 /// The wire format by its specification, without any protobuf library; fields by their numbers.
-const PPROF_DECODER: &str = r#"
+const PPROF_DECODER: &str = r"
 import gzip, json, sys
 def varint(b, i):
     n = shift = 0
@@ -263,7 +269,7 @@ print(json.dumps({
     'mappings': [[s[one(m, 5)], s[one(m, 6)], one(m, 7), one(m, 8), one(m, 9)] for m in mappings.values()],
     'dangling': [one(l, 1) for l in locations.values() if one(l, 2) not in mappings],
 }))
-"#;
+";
 
 /// Stack (names and lines, leaf first), process, thread and its name.
 type Key = (Vec<(String, u32)>, u32, u32, String);
@@ -459,13 +465,13 @@ fn folded_stacks_of_one_process_begin_with_its_first_frame() {
     assert!(folded.lines().all(begins), "{folded}");
 }
 
-const SVG_READER: &str = r#"
+const SVG_READER: &str = r"
 import json, sys, xml.etree.ElementTree as ET
 root = ET.parse(sys.stdin.buffer).getroot()
 tag = lambda name: '{http://www.w3.org/2000/svg}' + name
 print(json.dumps({'root': root.tag, 'titles': [t.text for t in root.iter(tag('title'))],
                   'texts': [t.text for t in root.iter(tag('text'))]}))
-"#;
+";
 
 #[test]
 fn the_flame_graph_is_well_formed_and_its_frames_have_their_counts() {

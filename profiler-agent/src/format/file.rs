@@ -11,13 +11,14 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustix::fs::{
     self, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid, fchown, fstat, openat,
     renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
+use time::OffsetDateTime;
 
 use super::{Format, escape};
 use crate::profile::model::Profile;
@@ -414,30 +415,11 @@ fn file_name_part(comm: &str) -> String {
 
 /// `20260131T235959Z`.
 fn utc_compact(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let seconds = since.as_secs();
-    let (year, month, day) = civil_from_days(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let time = OffsetDateTime::from(time);
+    let (year, month, day) = time.to_calendar_date();
+    let (hour, minute, second) = time.to_hms();
+    let month = u8::from(month);
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
-}
-
-/// Year, month and day of the Gregorian calendar, of the days since 1970-01-01.
-///
-/// Years are counted from March, so that the leap day is the last of a year, in eras of 400 years, which all
-/// have the same length.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    const DAYS_OF_ERA: u64 = 146_097;
-    // From 0000-03-01 to 1970-01-01.
-    let days = days + 719_468;
-    let day_of_era = days % DAYS_OF_ERA;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = days / DAYS_OF_ERA * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
 }
 
 /// The name of a file, for messages about where a profile was written.
@@ -454,6 +436,7 @@ impl std::fmt::Display for Target {
 mod tests {
     use std::fs::{Permissions, read, read_dir, set_permissions};
     use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 
@@ -521,7 +504,7 @@ mod tests {
 
     #[test]
     fn a_full_device_is_one_clear_line() {
-        let error = put(&Target::named("/dev/full".into()), &[0; 1 << 20]).unwrap_err();
+        let error = put(&Target::named("/dev/full".into()), &vec![0; 1 << 20]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the disk of /dev/full is full: nothing was written"
@@ -602,21 +585,6 @@ mod tests {
         );
         let expected = "pyagent-all-20260131T235959Z.pb.gz";
         assert_eq!(name(None), Target::Default(expected.into()));
-    }
-
-    #[test]
-    fn the_calendar_knows_leap_years() {
-        for (days, date) in [
-            (0, (1970, 1, 1)),
-            (789, (1972, 2, 29)),
-            (790, (1972, 3, 1)),
-            (11_016, (2000, 2, 29)),
-            (47_540, (2100, 2, 28)),
-            (47_541, (2100, 3, 1)),
-            (20_818, (2026, 12, 31)),
-        ] {
-            assert_eq!(civil_from_days(days), date, "{days}");
-        }
     }
 
     #[test]

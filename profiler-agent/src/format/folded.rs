@@ -57,7 +57,7 @@ fn fold(
         if !folded.is_empty() {
             folded.push(';');
         }
-        folded.push_str(text.get_or_insert_with(|| unambiguous(frame_text(&frame)).into()));
+        folded.push_str(text.get_or_insert_with(|| unambiguous(&frame_text(&frame)).into()));
     }
     if folded.is_empty() {
         folded.push_str("[no stack]");
@@ -68,11 +68,11 @@ fn fold(
 /// The root frame that stands for the process of a sample.
 pub(super) fn process_text(profile: &Profile, sample: &Sample) -> String {
     let thread = profile.thread(sample.labels);
-    unambiguous(format!("{} ({})", escape(thread.comm), thread.pid))
+    unambiguous(&format!("{} ({})", escape(thread.comm), thread.pid))
 }
 
 /// The text without what readers of the format take for something else.
-pub(super) fn unambiguous(text: String) -> String {
+pub(super) fn unambiguous(text: &str) -> String {
     let mut text = text.replace(';', ":");
     if let Some((before, last)) = text.rsplit_once(' ')
         && last
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_readers_would_take_for_something_else_is_replaced() {
-        let check = |text: &str| unambiguous(text.to_owned());
+        let check = unambiguous;
         assert_eq!(check("f (a;b.py:1)"), "f (a:b.py:1)");
         assert_eq!(check("[lib.so] operator 12"), "[lib.so] operator_12");
         assert_eq!(check("odd 1.5"), "odd_1.5");

@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use prost::Message as _;
 
 use super::escape::escape;
-use crate::generated::pprof as proto;
+use crate::generated::perftools::profiles as proto;
 use crate::profile::model::{LabelValue, Profile, StringId, ValueType};
 
 /// Writes the profile as pprof does: one gzip member.

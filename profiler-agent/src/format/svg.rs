@@ -70,7 +70,7 @@ fn palette(profile: &Profile) -> PaletteMap {
         let Some(frame) = profile.frame(crate::profile::model::LocationId(idx as u32)) else {
             continue;
         };
-        palette.insert(folded::unambiguous(frame_text(&frame)), color(&frame));
+        palette.insert(folded::unambiguous(&frame_text(&frame)), color(&frame));
     }
     for sample in &profile.samples {
         palette.insert(folded::process_text(profile, sample), rgb(190, 190, 190));

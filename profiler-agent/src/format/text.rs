@@ -22,7 +22,7 @@ pub fn frame_text(frame: &Frame<'_>) -> String {
         name => escape(name),
     };
     match frame.kind {
-        FrameKind::Python if frame.filename.is_empty() => name.into_owned(),
+        FrameKind::Python | FrameKind::Native if frame.filename.is_empty() => name.into_owned(),
         FrameKind::Python => {
             let file = escape(short_file(frame.filename));
             match frame.line {
@@ -30,7 +30,6 @@ pub fn frame_text(frame: &Frame<'_>) -> String {
                 line => format!("{name} ({file}:{line})"),
             }
         }
-        FrameKind::Native if frame.filename.is_empty() => name.into_owned(),
         FrameKind::Native => format!("[{}] {name}", escape(frame.filename)),
         FrameKind::Kernel => format!("{name}_[k]"),
         FrameKind::Reason => name.into_owned(),

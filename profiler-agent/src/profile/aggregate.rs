@@ -523,11 +523,15 @@ mod tests {
             })
             .collect();
         let mut aggregator = aggregator();
-        samples.iter().for_each(|sample| aggregator.add(sample));
+        for sample in &samples {
+            aggregator.add(sample);
+        }
         let mut best = Duration::MAX;
         for _ in 0..20 {
             let begin = Instant::now();
-            samples.iter().for_each(|sample| aggregator.add(sample));
+            for sample in &samples {
+                aggregator.add(sample);
+            }
             best = best.min(begin.elapsed());
         }
         println!(

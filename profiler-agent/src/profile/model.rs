@@ -216,6 +216,7 @@ impl Profile {
     }
 
     /// The frames of a stack, leaf first. Ids of another profile give nothing.
+    #[must_use = "it does nothing but to look frames up"]
     pub fn frames(&self, stack: StackId) -> impl DoubleEndedIterator<Item = Frame<'_>> {
         let locations = self.stacks.get(stack.0 as usize).into_iter().flatten();
         locations.filter_map(|id| self.frame(*id))

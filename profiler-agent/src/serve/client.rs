@@ -1,0 +1,230 @@
+//! The client of the service: `pyagent pull`.
+
+use std::error::Error as _;
+use std::io;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+use crate::format::{Format, escape};
+use crate::generated::pyagent::v1 as proto;
+use crate::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
+use crate::generated::pyagent::v1::pull_profile_response::Part;
+use crate::profile::query::{Criteria, ProcessFilter};
+
+use super::DEFAULT_ADDRESS;
+
+/// Longest time for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the agent may take for a profile beyond its duration.
+const PULL_GRACE: Duration = Duration::from_secs(70);
+
+/// Most bytes of a profile: an agent that sends more is none of ours.
+const MAX_PROFILE_BYTES: u64 = 1 << 30;
+
+/// Where an agent listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentAddress {
+    /// `host:port`.
+    authority: String,
+}
+
+/// Why there is no profile. Each message is one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PullFailure {
+    /// Not an address.
+    #[error("`{address}` is not an address of an agent: give host:port, such as {DEFAULT_ADDRESS}")]
+    BadAddress {
+        /// What was given, escaped.
+        address: String,
+    },
+    /// Nobody listens.
+    #[error("no agent answers at {address}; start one with: sudo pyagent --all-python")]
+    NoAgent {
+        /// Where it was looked for.
+        address: String,
+    },
+    /// The agent profiles no such process.
+    #[error("no process that the agent at {address} profiles matches")]
+    NoMatch {
+        /// The agent.
+        address: String,
+    },
+    /// The agent said no, or the connection broke.
+    #[error("the agent at {address} gave no profile: {reason}")]
+    Refused {
+        /// The agent.
+        address: String,
+        /// In its words, escaped.
+        reason: String,
+    },
+}
+
+/// A profile as the agent sent it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PulledProfile {
+    /// Name of the format.
+    pub format: String,
+    /// Number of samples.
+    pub n_samples: i64,
+    /// Remarks of the agent: what was lost.
+    pub comments: Vec<String>,
+    /// The file.
+    pub bytes: Vec<u8>,
+}
+
+impl Default for AgentAddress {
+    fn default() -> Self {
+        Self {
+            authority: DEFAULT_ADDRESS.to_owned(),
+        }
+    }
+}
+
+impl FromStr for AgentAddress {
+    type Err = PullFailure;
+
+    fn from_str(address: &str) -> Result<Self, PullFailure> {
+        let bad = || PullFailure::BadAddress {
+            address: escape(address).into_owned(),
+        };
+        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
+        let is_host = |char: char| char.is_ascii_alphanumeric() || "-._[]:%".contains(char);
+        let is_bracketed = host.starts_with('[') && host.ends_with(']');
+        if host.is_empty()
+            || !host.chars().all(is_host)
+            || (host.contains(':') && !is_bracketed)
+            || port.parse::<u16>().is_err()
+        {
+            return Err(bad());
+        }
+        Ok(Self {
+            authority: address.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for AgentAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.authority)
+    }
+}
+
+/// Asks an agent for a profile of the next `duration`. Dropping the future ends the sampling for it.
+pub async fn pull(
+    address: &AgentAddress,
+    filter: &ProcessFilter,
+    duration: Duration,
+    format: &Format,
+) -> Result<PulledProfile, PullFailure> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let endpoint = endpoint.map_err(|_| PullFailure::BadAddress {
+        address: address.to_string(),
+    })?;
+    let channel = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connect()
+        .await
+        .map_err(|error| no_connection(address, &error))?;
+    let request = proto::PullProfileRequest {
+        selector: Some(selector(filter)),
+        duration: duration.try_into().ok(),
+        format: format.name.to_owned(),
+    };
+    let received = receive(ProfileServiceClient::new(channel), request);
+    match tokio::time::timeout(duration.saturating_add(PULL_GRACE), received).await {
+        Ok(received) => received.map_err(|status| refused(address, &status)),
+        Err(_) => Err(refused(
+            address,
+            &tonic::Status::deadline_exceeded("it does not answer"),
+        )),
+    }
+}
+
+async fn receive(
+    mut client: ProfileServiceClient<tonic::transport::Channel>,
+    request: proto::PullProfileRequest,
+) -> Result<PulledProfile, tonic::Status> {
+    let broken = || tonic::Status::data_loss("the answer is not complete");
+    let mut parts = client.pull_profile(request).await?.into_inner();
+    let first = parts.message().await?.and_then(|message| message.part);
+    let Some(Part::Metadata(metadata)) = first else {
+        return Err(broken());
+    };
+    if metadata.size_bytes > MAX_PROFILE_BYTES {
+        return Err(tonic::Status::data_loss("the profile is larger than 1 GiB"));
+    }
+    let mut bytes = Vec::new();
+    while let Some(message) = parts.message().await? {
+        let Some(Part::Chunk(chunk)) = message.part else {
+            return Err(broken());
+        };
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > metadata.size_bytes {
+            return Err(broken());
+        }
+    }
+    if bytes.len() as u64 != metadata.size_bytes {
+        return Err(broken());
+    }
+    Ok(PulledProfile {
+        format: metadata.format,
+        n_samples: metadata.n_samples,
+        comments: metadata.comments,
+        bytes,
+    })
+}
+
+fn selector(filter: &ProcessFilter) -> proto::ProcessSelector {
+    let texts = |patterns: &[regex::Regex]| patterns.iter().map(ToString::to_string).collect();
+    let Criteria {
+        pids,
+        comm,
+        cmdline,
+    } = &filter.include;
+    proto::ProcessSelector {
+        pids: pids.clone(),
+        comm: texts(comm),
+        cmdline: texts(cmdline),
+        exclude_pids: filter.exclude.pids.clone(),
+        exclude_comm: texts(&filter.exclude.comm),
+        exclude_cmdline: texts(&filter.exclude.cmdline),
+    }
+}
+
+/// Nobody there is the usual case and has an answer; else the system's words.
+fn no_connection(address: &AgentAddress, error: &tonic::transport::Error) -> PullFailure {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        reason = error.to_string();
+        let error = error.downcast_ref::<io::Error>();
+        if error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            return PullFailure::NoAgent {
+                address: address.to_string(),
+            };
+        }
+        source = source.and_then(std::error::Error::source);
+    }
+    PullFailure::Refused {
+        address: address.to_string(),
+        reason: escape(&reason).into_owned(),
+    }
+}
+
+fn refused(address: &AgentAddress, status: &tonic::Status) -> PullFailure {
+    let address = address.to_string();
+    match status.code() {
+        Code::NotFound => PullFailure::NoMatch { address },
+        code => PullFailure::Refused {
+            address,
+            reason: match status.message() {
+                "" => code.description().to_owned(),
+                message => escape(message).into_owned(),
+            },
+        },
+    }
+}

@@ -1,0 +1,179 @@
+//! `pyagent.v1.ProfileService` over gRPC: translates between the messages and [`super::query`].
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio_stream::{Stream, iter};
+use tonic::{Request, Response, Status};
+
+use super::pull::{BadRequest, Pulled, Puller, Selector, SelectorSide, check_duration};
+use super::query::{Asker, ProcessInfo, ProcessState, PullError, PullRequest};
+use crate::format::Format;
+use crate::generated::pyagent::v1 as proto;
+use crate::generated::pyagent::v1::profile_service_server::ProfileService;
+
+/// Bytes of a profile in one message.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Duration of a pull that says none.
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) asker: Asker,
+    pub(super) puller: Puller,
+}
+
+#[tonic::async_trait]
+impl ProfileService for Service {
+    type PullProfileStream =
+        Pin<Box<dyn Stream<Item = Result<proto::PullProfileResponse, Status>> + Send>>;
+
+    async fn list_processes(
+        &self,
+        request: Request<proto::ListProcessesRequest>,
+    ) -> Result<Response<proto::ListProcessesResponse>, Status> {
+        let filter = selector(request.into_inner().selector).parse()?;
+        let processes = self.asker.processes(filter).await;
+        let processes = processes.ok_or(PullError::Stopping)?;
+        Ok(Response::new(proto::ListProcessesResponse {
+            processes: processes.into_iter().map(process).collect(),
+        }))
+    }
+
+    async fn pull_profile(
+        &self,
+        request: Request<proto::PullProfileRequest>,
+    ) -> Result<Response<Self::PullProfileStream>, Status> {
+        let request = request.into_inner();
+        let format = match &*request.format {
+            "" => Format::default_format(),
+            name => Format::from_name(name).map_err(BadRequest::from)?,
+        };
+        let duration = match request.duration {
+            None => DEFAULT_DURATION,
+            Some(duration) => Duration::try_from(duration)
+                .map_err(|_| Status::invalid_argument("the duration is negative"))?,
+        };
+        let request = PullRequest {
+            filter: selector(request.selector).parse()?,
+            duration: check_duration(duration)?,
+        };
+        let pulled = self.puller.pull(request, format).await?;
+        Ok(Response::new(Box::pin(iter(messages(pulled)))))
+    }
+
+    async fn get_status(
+        &self,
+        _request: Request<proto::GetStatusRequest>,
+    ) -> Result<Response<proto::GetStatusResponse>, Status> {
+        let status = self.asker.status().await.ok_or(PullError::Stopping)?;
+        Ok(Response::new(status_response(status)))
+    }
+}
+
+impl From<BadRequest> for Status {
+    fn from(error: BadRequest) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
+impl From<PullError> for Status {
+    fn from(error: PullError) -> Self {
+        let message = error.to_string();
+        match error {
+            PullError::NoMatch => Self::not_found(message),
+            PullError::TooManyPulls => Self::resource_exhausted(message),
+            PullError::Stopping => Self::unavailable(message),
+        }
+    }
+}
+
+fn selector(selector: Option<proto::ProcessSelector>) -> Selector {
+    let selector = selector.unwrap_or_default();
+    Selector {
+        include: SelectorSide {
+            pids: selector.pids,
+            comm: selector.comm,
+            cmdline: selector.cmdline,
+        },
+        exclude: SelectorSide {
+            pids: selector.exclude_pids,
+            comm: selector.exclude_comm,
+            cmdline: selector.exclude_cmdline,
+        },
+    }
+}
+
+/// The metadata, then the bytes in chunks that are cut as they are sent.
+fn messages(
+    pulled: Pulled,
+) -> impl Iterator<Item = Result<proto::PullProfileResponse, Status>> + Send {
+    let metadata = proto::ProfileMetadata {
+        format: pulled.format.name.to_owned(),
+        content_type: pulled.format.content_type.to_owned(),
+        n_samples: pulled.n_samples,
+        start_time: Some(pulled.start.into()),
+        duration: pulled.duration.try_into().ok(),
+        size_bytes: pulled.bytes.len() as u64,
+        comments: pulled.comments,
+    };
+    let bytes = pulled.bytes;
+    let starts = (0..bytes.len()).step_by(CHUNK_BYTES);
+    let chunks = starts.map(move |start| {
+        let end = bytes.len().min(start + CHUNK_BYTES);
+        proto::pull_profile_response::Part::Chunk(bytes[start..end].to_vec())
+    });
+    let metadata = proto::pull_profile_response::Part::Metadata(metadata);
+    let parts = std::iter::once(metadata).chain(chunks);
+    parts.map(|part| Ok(proto::PullProfileResponse { part: Some(part) }))
+}
+
+fn process(process: ProcessInfo) -> proto::Process {
+    proto::Process {
+        pid: process.pid,
+        start_time: Some(process.start_time.into()),
+        comm: process.comm,
+        program: process.program,
+        script: process.script,
+        interpreter: process.interpreter,
+        python_version: process.python_version,
+        state: state(process.state).into(),
+        reason: process.reason,
+        cmdline: process.cmdline,
+    }
+}
+
+fn state(state: ProcessState) -> proto::ProcessState {
+    match state {
+        ProcessState::Discovering => proto::ProcessState::Discovering,
+        ProcessState::Profiled => proto::ProcessState::Profiled,
+        ProcessState::NotProfiled => proto::ProcessState::NotProfiled,
+    }
+}
+
+fn status_response(status: super::query::Status) -> proto::GetStatusResponse {
+    let counters = status.counters.iter().map(|counter| proto::Counter {
+        name: counter.name.to_owned(),
+        help: counter.help.to_owned(),
+        value: counter.value,
+    });
+    let processes = status.processes.iter();
+    let processes = processes.map(|(of_state, n_processes)| proto::ProcessCount {
+        state: state(*of_state).into(),
+        n_processes: *n_processes,
+    });
+    proto::GetStatusResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime: status.uptime.try_into().ok(),
+        kernel_release: status.kernel_release,
+        rate_asked_hz: status.rate_asked_hz,
+        rate_hz: status.rate_hz,
+        n_cpus_online: status.n_cpus_online,
+        n_cpus_attached: status.n_cpus_attached,
+        samples_per_second: status.samples_per_second,
+        counters: counters.collect(),
+        processes: processes.collect(),
+    }
+}

@@ -1,0 +1,182 @@
+//! HTTP beside gRPC on the same port: what `go tool pprof`, Parca, Alloy, Prometheus and `curl` ask for.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::metrics;
+use super::pull::{BadRequest, Pulled, Puller, Selector, check_duration};
+use super::query::{Asker, PullError, PullRequest};
+use crate::format::{Format, escape};
+
+/// Duration of a profile that says none: Go's.
+const DEFAULT_SECONDS: Duration = Duration::from_secs(30);
+
+/// What the routes share.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) asker: Asker,
+    pub(super) puller: Puller,
+}
+
+/// The routes.
+pub(super) fn routes(shared: Shared) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(health))
+        .route("/metrics", get(metrics))
+        .route("/debug/pprof/profile", get(profile))
+        .with_state(shared)
+}
+
+/// The answer for paths that there are not: in gRPC's terms when gRPC asks.
+pub(super) async fn not_found(request: Request) -> Response {
+    if is_grpc(request.headers()) {
+        return tonic::Status::unimplemented("there is no such service").into_http();
+    }
+    plain(StatusCode::NOT_FOUND, "not found; / lists what there is")
+}
+
+/// Whether a client of gRPC asks: it reads errors in the trailers only.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+async fn index() -> Response {
+    plain(
+        StatusCode::OK,
+        concat!(
+            "pyagent ",
+            env!("CARGO_PKG_VERSION"),
+            ": profiles of the CPython processes of this host\n\n",
+            "/debug/pprof/profile?seconds=N&pid=P   a profile of N seconds (1 to 3600, 30 when absent), for\n",
+            "                                       go tool pprof; also comm=RE, cmdline=RE, format=NAME;\n",
+            "                                       repeat pid, comm or cmdline for one or the other\n",
+            "/metrics                               the agent's own counters, for Prometheus\n",
+            "/healthz                               200 while the agent answers\n\n",
+            "The same port speaks gRPC: pyagent.v1.ProfileService, with reflection and health.",
+        ),
+    )
+}
+
+async fn health(State(shared): State<Shared>) -> Response {
+    match shared.asker.status().await {
+        Some(_) => plain(StatusCode::OK, "ok"),
+        None => refusal(PullError::Stopping),
+    }
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    match shared.asker.status().await {
+        Some(status) => {
+            let headers = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
+            (headers, metrics::render(&status)).into_response()
+        }
+        None => refusal(PullError::Stopping),
+    }
+}
+
+async fn profile(
+    State(shared): State<Shared>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Response {
+    let asked = query
+        .map_err(|error| BadQuery::Unreadable(error.body_text()))
+        .and_then(|Query(pairs)| parse(pairs));
+    let (request, format) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return plain(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    match shared.puller.pull(request, format).await {
+        Ok(pulled) => file(pulled),
+        Err(error) => refusal(error),
+    }
+}
+
+/// What is wrong with the query of a profile.
+#[derive(Debug, thiserror::Error)]
+enum BadQuery {
+    #[error("the query cannot be read: {0}")]
+    Unreadable(String),
+    #[error("seconds={0} is not a number of seconds from 1 to 3600")]
+    Seconds(String),
+    #[error("pid={0} is not a process id")]
+    Pid(String),
+    #[error("`{0}` is not known; there are seconds, pid, comm, cmdline, format")]
+    Unknown(String),
+    #[error(transparent)]
+    BadRequest(#[from] BadRequest),
+}
+
+/// The profile that a query asks for. What is not known is refused: a mistyped `pid` must not become a
+/// profile of everything.
+fn parse(pairs: Vec<(String, String)>) -> Result<(PullRequest, &'static Format), BadQuery> {
+    let mut selector = Selector::default();
+    let mut duration = DEFAULT_SECONDS;
+    let mut format = Format::default_format();
+    for (name, value) in pairs {
+        let shown = || escape(&value).into_owned();
+        match &*name {
+            "seconds" => {
+                let seconds = value
+                    .parse()
+                    .ok()
+                    .filter(|seconds| (1..=3600).contains(seconds));
+                duration = Duration::from_secs(seconds.ok_or_else(|| BadQuery::Seconds(shown()))?);
+            }
+            "pid" => {
+                let pid = value.parse().map_err(|_| BadQuery::Pid(shown()))?;
+                selector.include.pids.push(pid);
+            }
+            "comm" => selector.include.comm.push(value),
+            "cmdline" => selector.include.cmdline.push(value),
+            "format" => format = Format::from_name(&value).map_err(BadRequest::from)?,
+            _ => return Err(BadQuery::Unknown(escape(&name).into_owned())),
+        }
+    }
+    let request = PullRequest {
+        filter: selector.parse()?,
+        duration: check_duration(duration)?,
+    };
+    Ok((request, format))
+}
+
+/// A profile as a download: never shown by a browser as a page of this server.
+fn file(pulled: Pulled) -> Response {
+    let extension = pulled
+        .format
+        .extensions
+        .first()
+        .copied()
+        .unwrap_or_default();
+    let disposition = format!("attachment; filename=\"profile{extension}\"");
+    let headers: [(HeaderName, String); 3] = [
+        (header::CONTENT_TYPE, pulled.format.content_type.to_owned()),
+        (header::CONTENT_DISPOSITION, disposition),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    (headers, pulled.bytes).into_response()
+}
+
+fn refusal(error: PullError) -> Response {
+    let status = match error {
+        PullError::NoMatch => StatusCode::NOT_FOUND,
+        PullError::TooManyPulls => StatusCode::TOO_MANY_REQUESTS,
+        PullError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    plain(status, &error.to_string())
+}
+
+fn plain(status: StatusCode, text: &str) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (status, headers, format!("{text}\n")).into_response()
+}

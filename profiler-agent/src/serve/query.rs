@@ -1,0 +1,194 @@
+//! What the server asks of the agent: the only thing that the two know of each other.
+//!
+//! Questions go through a bounded channel, answers come back through the question's own. A client that leaves
+//! drops the receiving half: whoever works for the answer sees it by `reply.is_closed()` and can stop.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::profile::model::Profile;
+use crate::profile::query::ProcessFilter;
+
+/// A question to the agent.
+#[derive(Debug)]
+pub enum Query {
+    /// Which processes there are.
+    ListProcesses {
+        /// Only these.
+        filter: ProcessFilter,
+        /// Ordered by process id.
+        reply: oneshot::Sender<Vec<ProcessInfo>>,
+    },
+    /// A profile, beginning now.
+    Pull {
+        /// Of what.
+        request: PullRequest,
+        /// The profile, when it is complete.
+        reply: oneshot::Sender<Result<Profile, PullError>>,
+    },
+    /// How the agent is doing.
+    Status {
+        /// The answer.
+        reply: oneshot::Sender<Status>,
+    },
+}
+
+/// Which profile is asked for.
+#[derive(Debug, Clone)]
+pub struct PullRequest {
+    /// Of these processes.
+    pub filter: ProcessFilter,
+    /// For so long.
+    pub duration: Duration,
+}
+
+/// Why there is no profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PullError {
+    /// The filter matches no process that is profiled.
+    #[error("no profiled process matches")]
+    NoMatch,
+    /// As many profiles as can be are being taken.
+    #[error("too many profiles are being taken: try again later")]
+    TooManyPulls,
+    /// The agent ends, or does not answer any more.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+/// A process that runs, or seems to run, CPython.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// When it was started.
+    pub start_time: SystemTime,
+    /// The kernel's name of the process.
+    pub comm: String,
+    /// The first argument.
+    pub program: String,
+    /// Script or module (`-m name`) that the interpreter runs; empty when there is none.
+    pub script: String,
+    /// Path of the interpreter's binary.
+    pub interpreter: String,
+    /// Version of the interpreter; empty as long as it is not known.
+    pub python_version: String,
+    /// Whether it is profiled.
+    pub state: ProcessState,
+    /// Why it is not profiled; empty when it is.
+    pub reason: String,
+    /// All arguments; empty unless the agent may show them (`--show-cmdline`).
+    pub cmdline: Vec<String>,
+}
+
+/// Whether a process is profiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProcessState {
+    /// The agent is looking at it.
+    Discovering,
+    /// Its samples have Python frames.
+    Profiled,
+    /// It cannot be profiled, or is not selected.
+    NotProfiled,
+}
+
+impl ProcessState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Discovering, Self::Profiled, Self::NotProfiled];
+
+    /// Name, as `/metrics` shows it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Discovering => "discovering",
+            Self::Profiled => "profiled",
+            Self::NotProfiled => "not_profiled",
+        }
+    }
+}
+
+/// How the agent is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// Since when it runs.
+    pub uptime: Duration,
+    /// Release of the kernel.
+    pub kernel_release: String,
+    /// Samples a second on each CPU that were asked for.
+    pub rate_asked_hz: f64,
+    /// Samples a second on each CPU that are taken.
+    pub rate_hz: f64,
+    /// CPUs that are online.
+    pub n_cpus_online: u32,
+    /// CPUs that samples are taken on.
+    pub n_cpus_attached: u32,
+    /// Samples of all processes a second, over the last seconds.
+    pub samples_per_second: f64,
+    /// Everything that is counted.
+    pub counters: Vec<CounterValue>,
+    /// Number of processes in each state.
+    pub processes: Vec<(ProcessState, u32)>,
+}
+
+/// A number that only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CounterValue {
+    /// Name in lower case with underscores, without `pyagent_` and `_total`.
+    pub name: &'static str,
+    /// What is counted, in words.
+    pub help: &'static str,
+    /// How many since the start.
+    pub value: u64,
+}
+
+/// Longest time that the agent may take for an answer about itself.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the agent may take for a profile beyond its duration: symbols, and other profiles of the moment.
+const PULL_GRACE: Duration = Duration::from_mins(1);
+
+/// The asking end of the channel.
+#[derive(Debug, Clone)]
+pub(super) struct Asker {
+    queries: mpsc::Sender<Query>,
+}
+
+impl Asker {
+    pub(super) fn new(queries: mpsc::Sender<Query>) -> Self {
+        Self { queries }
+    }
+
+    /// The processes; `None` when the agent does not answer.
+    pub(super) async fn processes(&self, filter: ProcessFilter) -> Option<Vec<ProcessInfo>> {
+        let query = |reply| Query::ListProcesses { filter, reply };
+        self.ask(ANSWER_TIMEOUT, query).await
+    }
+
+    /// The agent's status; `None` when it does not answer.
+    pub(super) async fn status(&self) -> Option<Status> {
+        self.ask(ANSWER_TIMEOUT, |reply| Query::Status { reply })
+            .await
+    }
+
+    /// A profile.
+    pub(super) async fn pull(&self, request: PullRequest) -> Result<Profile, PullError> {
+        let timeout = request.duration.saturating_add(PULL_GRACE);
+        self.ask(timeout, |reply| Query::Pull { request, reply })
+            .await
+            .unwrap_or(Err(PullError::Stopping))
+    }
+
+    async fn ask<T>(
+        &self,
+        timeout: Duration,
+        query: impl FnOnce(oneshot::Sender<T>) -> Query,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        let answered = async {
+            self.queries.send(query(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(timeout, answered).await.ok()?
+    }
+}
