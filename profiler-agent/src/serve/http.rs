@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
@@ -36,11 +36,16 @@ pub(super) fn routes(shared: Shared) -> Router {
 
 /// The answer for paths that there are not: in gRPC's terms when gRPC asks.
 pub(super) async fn not_found(request: Request) -> Response {
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    if content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    if is_grpc(request.headers()) {
         return tonic::Status::unimplemented("there is no such service").into_http();
     }
     plain(StatusCode::NOT_FOUND, "not found; / lists what there is")
+}
+
+/// Whether a client of gRPC asks: it reads errors in the trailers only.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 async fn index() -> Response {

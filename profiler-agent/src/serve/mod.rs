@@ -26,7 +26,7 @@ use axum::extract::Request;
 use axum::middleware;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -109,6 +109,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     exposure: Exposure,
+    header_timeout: Duration,
 }
 
 impl Server {
@@ -128,6 +129,7 @@ impl Server {
             listener,
             address,
             exposure,
+            header_timeout: HEADER_TIMEOUT,
         })
     }
 
@@ -152,7 +154,7 @@ impl Server {
             let watcher = graceful.watcher();
             tokio::spawn(async move {
                 let _place = place;
-                serve_connection(stream, router, watcher).await;
+                serve_connection(stream, router, watcher, self.header_timeout).await;
             });
         }
         health
@@ -189,7 +191,8 @@ async fn accept(
 async fn serve_connection(
     stream: TcpStream,
     router: Router,
-    watcher: hyper_util::server::graceful::Watcher,
+    watcher: Watcher,
+    header_timeout: Duration,
 ) {
     // A request is one small write; waiting for more costs 40 ms.
     let _ = stream.set_nodelay(true);
@@ -203,7 +206,7 @@ async fn serve_connection(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_buf_size(MAX_HEADER_BYTES);
     builder
         .http2()
@@ -218,7 +221,7 @@ async fn serve_connection(
     tokio::select! {
         _ = &mut connection => return,
         () = first_request.notified() => {}
-        () = tokio::time::sleep(HEADER_TIMEOUT) => return,
+        () = tokio::time::sleep(header_timeout) => return,
     }
     let _ = connection.await;
 }

@@ -50,7 +50,10 @@ struct Running {
 
 async fn start() -> Running {
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), Exposure::Loopback).await;
-    let server = server.unwrap();
+    serve(server.unwrap())
+}
+
+fn serve(server: Server) -> Running {
     let address = server.address();
     let (queries, questions) = mpsc::channel(4);
     let (hand_over, unanswered) = mpsc::channel(64);
@@ -611,7 +614,7 @@ async fn web_pages_cannot_ask() {
         .get_status(proto::GetStatusRequest {})
         .await
         .unwrap_err();
-    assert_eq!(error.code(), Code::PermissionDenied);
+    assert_eq!(error.code(), Code::PermissionDenied, "{error}");
     running.stop().await;
 }
 
@@ -717,6 +720,33 @@ async fn garbage_does_not_end_the_server() {
     let status = running.http(long).await.0;
     assert!((400..500).contains(&status), "{status}");
     assert_eq!(running.get("/healthz").await.0, 200);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn connections_that_do_not_ask_are_closed() {
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), Exposure::Loopback).await;
+    let mut server = server.unwrap();
+    server.header_timeout = Duration::from_millis(50);
+    let running = serve(server);
+    for beginning in [
+        "",
+        "P",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: lo",
+    ] {
+        let address = running.address;
+        let ended = spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(beginning.as_bytes()).unwrap();
+            // Without the bound this would wait for ever.
+            stream
+                .set_read_timeout(Some(Duration::from_secs(30)))
+                .unwrap();
+            stream.read_to_end(&mut Vec::new())
+        });
+        ended.await.unwrap().unwrap();
+    }
     running.stop().await;
 }
 
