@@ -102,19 +102,32 @@ fn version(elf: &Elf<'_>, runtime: u64, version_symbol: Option<AddressRange>) ->
     Some((version, false))
 }
 
-/// `PY_VERSION`, a string of its own such as `3.8.18`, in read-only data that also names `python3.8`.
+/// `PY_VERSION`, such as `3.8.18`, in read-only data that also names the library folder.
+///
+/// Linkers merge a string into a longer one that ends like it (`/opt/python/3.8.18`), so it need not stand
+/// alone. Where there is none, the folder tells the minor version.
 fn version_string(read_only: &[u8]) -> Option<Version> {
-    for at in memchr::memmem::find_iter(read_only, b"\x003.") {
-        let text = &read_only[at + 1..];
-        let end = text.iter().take(16).position(|byte| *byte == 0);
-        let Some(text) = end.and_then(|end| std::str::from_utf8(&text[..end]).ok()) else { continue };
-        let Some(version) = parse_version(text) else { continue };
-        let (_, minor) = version.minor();
-        if memchr::memmem::find(read_only, format!("python3.{minor}").as_bytes()).is_some() {
-            return Some(version);
-        }
-    }
-    None
+    let minor = library_minor(read_only)?;
+    let wanted = format!("3.{minor}.");
+    let full = memchr::memmem::find_iter(read_only, &wanted).find_map(|at| {
+        let is_part_of_number = at > 0 && matches!(read_only[at - 1], b'0'..=b'9' | b'.');
+        let text = &read_only[at..];
+        let end = text.iter().take(16).position(|byte| *byte == 0)?;
+        let text = std::str::from_utf8(&text[..end]).ok()?;
+        if is_part_of_number { None } else { parse_version(text) }
+    });
+    Some(full.unwrap_or(Version::of_minor(3, minor)))
+}
+
+/// The minor version in the name of the library folder, `lib/python3.8` or (3.9+) `python3.9`.
+fn library_minor(read_only: &[u8]) -> Option<u8> {
+    const FOLDER: &[u8] = b"python3.";
+    memchr::memmem::find_iter(read_only, FOLDER).find_map(|at| {
+        let digits = &read_only[at + FOLDER.len()..];
+        let end = digits.iter().take(3).position(|byte| !byte.is_ascii_digit())?;
+        let stands_alone = digits[end] == 0 && (at == 0 || matches!(read_only[at - 1], 0 | b'/'));
+        if stands_alone { std::str::from_utf8(&digits[..end]).ok()?.parse().ok() } else { None }
+    })
 }
 
 /// `3.8.18`, `3.8.18+`, `3.13.0rc1`.
@@ -139,9 +152,10 @@ mod tests {
 
     #[test]
     fn the_version_string_is_told_from_other_libraries_versions() {
-        let data = b"x\x003.40.1\x003.4.4\x003.9.2 \x00lib/python3.8\x00a3.8.1\x003.8.18\x00";
+        let data = b"x\x003.40.1\x003.4.4\x00lib/python3.8\x0013.8.1\x00/opt/3.8.18\x00";
         assert_eq!(version_string(data), Some(Version::new(3, 8, 18)));
         assert_eq!(version_string(b"\x003.8.18\x00"), None);
+        assert_eq!(version_string(b"lib/python3.10\x00"), Some(Version::of_minor(3, 10)));
         assert_eq!(parse_version("3.10.0rc2"), Some(Version::new(3, 10, 0)));
         assert_eq!(parse_version("3.10.x"), None);
     }

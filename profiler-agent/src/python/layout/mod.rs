@@ -55,6 +55,9 @@ pub struct CodeLayout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(pub u32);
 
+/// Stands for a release number that is not known; there is none so high.
+const UNKNOWN_MICRO: u8 = 0xff;
+
 impl Version {
     /// Major and minor version.
     #[must_use]
@@ -67,12 +70,22 @@ impl Version {
     pub const fn new(major: u8, minor: u8, micro: u8) -> Self {
         Self((major as u32) << 24 | (minor as u32) << 16 | (micro as u32) << 8 | 0xf0)
     }
+
+    /// Of which only the minor version is known.
+    #[must_use]
+    pub const fn of_minor(major: u8, minor: u8) -> Self {
+        Self::new(major, minor, UNKNOWN_MICRO)
+    }
 }
 
 impl std::fmt::Display for Version {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (major, minor) = self.minor();
-        write!(f, "{major}.{minor}.{}", self.0 >> 8 & 0xff)?;
+        let micro = (self.0 >> 8) as u8;
+        if micro == UNKNOWN_MICRO {
+            return write!(f, "{major}.{minor}");
+        }
+        write!(f, "{major}.{minor}.{micro}")?;
         let serial = self.0 & 0xf;
         match self.0 >> 4 & 0xf {
             0xa => write!(f, "a{serial}"),
