@@ -189,8 +189,15 @@ fn build_all() -> Result<()> {
 /// building again.
 fn cargo_test() -> Command {
     let mut test = command::cargo();
-    test.args(["test", "--workspace", "--exclude", "profiler-ebpf"])
-        .env("PYAGENT_BIN", workspace::release_binary());
+    test.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "profiler-ebpf",
+        "--features",
+        "xtask/codegen",
+    ])
+    .env("PYAGENT_BIN", workspace::release_binary());
     test
 }
 

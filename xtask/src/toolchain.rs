@@ -73,8 +73,8 @@ pub(crate) fn get() -> Result<Toolchain> {
     if let Ok(toolchain) = debian() {
         return Ok(toolchain);
     }
-    println!("route 1, rustup's nightly: {nightly_reason:#}");
     if has_nightly() {
+        println!("route 1, rustup's nightly: {nightly_reason:#}");
         let adding = timing::timed(
             "rustup component add rust-src --toolchain nightly",
             add_rust_src,
@@ -83,6 +83,8 @@ pub(crate) fn get() -> Result<Toolchain> {
             Ok(toolchain) => return Ok(toolchain),
             Err(error) => println!("route 1: {error:#}"),
         }
+    } else {
+        println!("route 1: rustup has no {NIGHTLY_NAME}");
     }
     println!("route 2, Debian's rustc-web:");
     install_debian()

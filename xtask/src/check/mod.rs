@@ -100,6 +100,8 @@ fn clippy() -> Result<()> {
         "--exclude",
         "profiler-ebpf",
         "--all-targets",
+        "--features",
+        "xtask/codegen",
         "--",
         "-D",
         "warnings",
