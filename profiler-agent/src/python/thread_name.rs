@@ -643,6 +643,8 @@ mod tests {
         layout: &'static ThreadNameLayout,
         image: MemoryImage,
         next: u64,
+        /// Unused bytes between objects.
+        gap: u64,
     }
 
     /// Addresses of the types that the structures need.
@@ -657,7 +659,7 @@ mod tests {
         fn allocate(&mut self, n_bytes: u64) -> u64 {
             // With room for the words before an object.
             let address = self.next + 32;
-            self.next = (address + n_bytes).next_multiple_of(16);
+            self.next = (address + n_bytes + self.gap).next_multiple_of(16);
             address
         }
 
@@ -756,9 +758,13 @@ mod tests {
     }
 
     /// An image with these threads, its interpreter at the first byte.
-    fn image(layout: &'static ThreadNameLayout, threads: &[(u64, &str)]) -> MemoryImage {
-        let image = MemoryImage { bytes: vec![0; IMAGE_BYTES] };
-        let mut builder = Builder { layout, image, next: MemoryImage::BASE + 8192 };
+    fn image(
+        layout: &'static ThreadNameLayout,
+        threads: &[(u64, &str)],
+        gap: u64,
+    ) -> MemoryImage {
+        let image = MemoryImage { bytes: vec![0; IMAGE_BYTES + 64 * gap as usize] };
+        let mut builder = Builder { layout, image, next: MemoryImage::BASE + 8192, gap };
         let mut types = Types { dict: 0, int: 0, str: 0, thread: 0 };
         types.dict = builder.type_object(FLAG_DICT, 0);
         types.int = builder.type_object(FLAG_INT, 0);
@@ -807,7 +813,7 @@ mod tests {
     #[test]
     fn every_layout_reads_its_own_structures() {
         for layout in ThreadNameLayout::all() {
-            let image = image(layout, &[(IDENT, "MainThread"), (IDENT + 64, "поток 🐍")]);
+            let image = image(layout, &[(IDENT, "MainThread"), (IDENT + 64, "поток 🐍")], 0);
             let expected = [(IDENT, "MainThread".to_owned()), (IDENT + 64, "поток 🐍".to_owned())];
             assert_eq!(names(layout, &image), expected, "{:?}", layout.version);
         }
@@ -816,9 +822,10 @@ mod tests {
     #[test]
     fn a_name_is_never_given_to_the_thread_of_another_moment() {
         for layout in ThreadNameLayout::all() {
-            let before = image(layout, &[(IDENT, "first"), (IDENT + 64, "other")]);
-            // The same memory, used again: the entries of the table moved up.
-            let after = image(layout, &[(IDENT + 64, "other"), (IDENT + 128, "third")]);
+            let before = image(layout, &[(IDENT, "first"), (IDENT + 64, "other")], 4096);
+            // The same memory, used again: the entries of the table moved up. Each object has a page to
+            // itself, so that the change can come between any two.
+            let after = image(layout, &[(IDENT + 64, "other"), (IDENT + 128, "third")], 4096);
             let true_names = [names(layout, &before), names(layout, &after)].concat();
             assert_eq!(true_names.len(), 4);
             for change_at in 0..200 {
@@ -833,7 +840,7 @@ mod tests {
     #[test]
     fn a_table_without_end_stops_at_the_bound() {
         let layout = ThreadNameLayout::for_version(3, 13).unwrap();
-        let mut image = image(layout, &[(IDENT, "MainThread")]);
+        let mut image = image(layout, &[(IDENT, "MainThread")], 0);
         // Every word points back to the start: whatever is followed, there is more.
         for address in (0..IMAGE_BYTES as u64).step_by(8) {
             if address != layout.interpreter_modules {
@@ -852,7 +859,7 @@ mod tests {
             damage in prop::collection::vec((0..IMAGE_BYTES as u64 / 8, 0..4_u8, any::<u64>()), 0..40),
         ) {
             let layout = &LAYOUTS[version];
-            let mut image = image(layout, &[(IDENT, "MainThread"), (IDENT + 64, "поток")]);
+            let mut image = image(layout, &[(IDENT, "MainThread"), (IDENT + 64, "поток")], 0);
             for (word_idx, kind, word) in damage {
                 let word = match kind {
                     0 => word,
