@@ -83,7 +83,10 @@ impl Kallsyms {
     /// Reads the symbols of the running kernel.
     pub fn read() -> Result<Self, KallsymsError> {
         let file = File::open(PATH)?;
-        Self::parse(BufReader::with_capacity(64 * 1024, file.take(MAX_FILE_BYTES)))
+        Self::parse(BufReader::with_capacity(
+            64 * 1024,
+            file.take(MAX_FILE_BYTES),
+        ))
     }
 
     /// Reads symbols in the format of `/proc/kallsyms`. Lines that are none are skipped.
@@ -97,28 +100,38 @@ impl Kallsyms {
             if file.read_until(b'\n', &mut line)? == 0 {
                 break;
             }
-            let Some((address, name)) = parse_line(line.trim_ascii_end()) else { continue };
+            let Some((address, name)) = parse_line(line.trim_ascii_end()) else {
+                continue;
+            };
             if address.cast_signed() >= 0 {
                 // Not in the kernel's half: per-CPU offsets; or all addresses are zero.
                 is_hidden |= address == 0 && !name.is_empty();
                 continue;
             }
             let name_bytes = name.len() as u16;
-            lines.push(Line { address, name_start: names.len() as u32, name_bytes });
+            lines.push(Line {
+                address,
+                name_start: names.len() as u32,
+                name_bytes,
+            });
             names.extend_from_slice(name);
         }
         // Of several names of one address the first, as the kernel itself does; a function before a mark.
         lines.sort_by_key(|line| (line.address, line.name_bytes == 0));
         lines.dedup_by_key(|line| line.address);
         let Some(first) = lines.iter().position(|line| line.name_bytes > 0) else {
-            return Err(if is_hidden { KallsymsError::Hidden } else { KallsymsError::Empty });
+            return Err(if is_hidden {
+                KallsymsError::Hidden
+            } else {
+                KallsymsError::Empty
+            });
         };
         Ok(Self::pack(&lines[first..], &names))
     }
 
     fn pack(lines: &[Line], names: &[u8]) -> Self {
         let base = lines[0].address;
-        let in_reach = lines.partition_point(|line| line.address - base <= u64::from(u32::MAX));
+        let in_reach = lines.partition_point(|line| u32::try_from(line.address - base).is_ok());
         let lines = &lines[..in_reach];
         let mut deflate = Compress::new(Compression::fast(), false);
         let mut packed = Vec::new();
@@ -136,7 +149,10 @@ impl Kallsyms {
         }
         Self {
             base,
-            starts: lines.iter().map(|line| (line.address - base) as u32).collect(),
+            starts: lines
+                .iter()
+                .map(|line| (line.address - base) as u32)
+                .collect(),
             names: packed.into(),
             block_ends: block_ends.into(),
         }
@@ -146,23 +162,34 @@ impl Kallsyms {
     #[must_use]
     pub fn lookup(&self, address: u64) -> Option<KernelSymbol> {
         let offset = address.checked_sub(self.base)?;
-        let behind = self.starts.partition_point(|start| u64::from(*start) <= offset);
+        let behind = self
+            .starts
+            .partition_point(|start| u64::from(*start) <= offset);
         let symbol_idx = behind.checked_sub(1)?;
         let start = u64::from(self.starts[symbol_idx]);
         if offset - start >= MAX_FUNCTION_BYTES {
             return None;
         }
         let block = self.block(symbol_idx / BLOCK_SYMBOLS)?;
-        let name = block.split(|byte| *byte == 0).nth(symbol_idx % BLOCK_SYMBOLS)?;
+        let name = block
+            .split(|byte| *byte == 0)
+            .nth(symbol_idx % BLOCK_SYMBOLS)?;
         if name.is_empty() {
             return None;
         }
         let name = String::from_utf8_lossy(name);
         let (name, module) = match name.split_once('\t') {
-            Some((name, module)) => (name, Some(module.trim_start_matches('[').trim_end_matches(']').into())),
+            Some((name, module)) => (
+                name,
+                Some(module.trim_start_matches('[').trim_end_matches(']').into()),
+            ),
             None => (&*name, None),
         };
-        Some(KernelSymbol { name: name.into(), module, start: self.base + start })
+        Some(KernelSymbol {
+            name: name.into(),
+            module,
+            start: self.base + start,
+        })
     }
 
     /// How many functions there are, marks of their ends included.
@@ -179,16 +206,24 @@ impl Kallsyms {
 
     fn block(&self, block_idx: usize) -> Option<Vec<u8>> {
         let end = *self.block_ends.get(block_idx)? as usize;
-        let start = block_idx.checked_sub(1).map_or(0, |before| self.block_ends[before] as usize);
+        let start = block_idx
+            .checked_sub(1)
+            .map_or(0, |before| self.block_ends[before] as usize);
         let mut block = Vec::with_capacity(BLOCK_SYMBOLS * 64);
         let mut inflate = Decompress::new(false);
         loop {
             let done = inflate.total_in() as usize;
-            let status = inflate.decompress_vec(&self.names[start + done..end], &mut block, FlushDecompress::Finish);
+            let status = inflate.decompress_vec(
+                &self.names[start + done..end],
+                &mut block,
+                FlushDecompress::Finish,
+            );
             match status.ok()? {
                 Status::StreamEnd => return Some(block),
                 // The block is longer than there was room for.
-                Status::Ok | Status::BufError if block.len() < BLOCK_SYMBOLS * (MAX_NAME_BYTES + 1) => {
+                Status::Ok | Status::BufError
+                    if block.len() < BLOCK_SYMBOLS * (MAX_NAME_BYTES + 1) =>
+                {
                     block.reserve(block.capacity());
                 }
                 Status::Ok | Status::BufError => return None,
@@ -201,7 +236,9 @@ impl Kallsyms {
 fn parse_line(line: &[u8]) -> Option<(u64, &[u8])> {
     let (address, rest) = line.split_at_checked(line.iter().position(|byte| *byte == b' ')?)?;
     let address = u64::from_str_radix(str::from_utf8(address).ok()?, 16).ok()?;
-    let [b' ', kind, b' ', name @ ..] = rest else { return None };
+    let [b' ', kind, b' ', name @ ..] = rest else {
+        return None;
+    };
     let is_code = matches!(kind, b't' | b'T' | b'w' | b'W') && !END_MARKERS.contains(&name);
     // A name with a NUL would shift all others of its block.
     let is_usable = name.len() <= MAX_NAME_BYTES && !name.contains(&0);
@@ -224,6 +261,7 @@ fn deflate_into(deflate: &mut Compress, block: &[u8], packed: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::fmt::Write as _;
 
     use proptest::prelude::*;
 
@@ -251,9 +289,18 @@ ffffffff81000180 W weak_one
     #[test]
     fn an_address_belongs_to_the_function_that_starts_before_it() {
         let kallsyms = parse(SOME).unwrap();
-        assert_eq!(name_at(&kallsyms, 0xffff_ffff_8100_0000).as_deref(), Some("_stext"));
-        assert_eq!(name_at(&kallsyms, 0xffff_ffff_8100_017f).as_deref(), Some("do_work.isra.0"));
-        assert_eq!(name_at(&kallsyms, 0xffff_ffff_8100_01ff).as_deref(), Some("weak_one"));
+        assert_eq!(
+            name_at(&kallsyms, 0xffff_ffff_8100_0000).as_deref(),
+            Some("_stext")
+        );
+        assert_eq!(
+            name_at(&kallsyms, 0xffff_ffff_8100_017f).as_deref(),
+            Some("do_work.isra.0")
+        );
+        assert_eq!(
+            name_at(&kallsyms, 0xffff_ffff_8100_01ff).as_deref(),
+            Some("weak_one")
+        );
         let in_module = KernelSymbol {
             name: "in_module".into(),
             module: Some("zram".into()),
@@ -283,7 +330,10 @@ ffffffff81000180 W weak_one
         let hidden = "0000000000000000 T _stext\n0000000000000000 t do_work\n";
         assert!(matches!(parse(hidden), Err(KallsymsError::Hidden)));
         assert!(matches!(parse(""), Err(KallsymsError::Empty)));
-        assert!(matches!(parse("no\nkallsyms at all\n"), Err(KallsymsError::Empty)));
+        assert!(matches!(
+            parse("no\nkallsyms at all\n"),
+            Err(KallsymsError::Empty)
+        ));
     }
 
     #[test]
@@ -294,25 +344,41 @@ ffffffff81000180 W weak_one
             let mut fields = line.split_ascii_whitespace();
             let address = u64::from_str_radix(fields.next().unwrap(), 16).unwrap();
             if ["t", "T", "w", "W"].contains(&fields.next().unwrap()) {
-                names.entry(address).or_default().push(fields.next().unwrap());
+                names
+                    .entry(address)
+                    .or_default()
+                    .push(fields.next().unwrap());
             }
         }
         if names.keys().all(|address| *address == 0) {
-            assert!(matches!(Kallsyms::read(), Err(KallsymsError::Hidden | KallsymsError::Empty)));
+            assert!(matches!(
+                Kallsyms::read(),
+                Err(KallsymsError::Hidden | KallsymsError::Empty)
+            ));
             eprintln!("skipped: the kernel hides its addresses");
             return;
         }
         let kallsyms = Kallsyms::read().unwrap();
         for (address, names) in &names {
             let Some(symbol) = kallsyms.lookup(*address) else {
-                let is_marker = names.iter().any(|name| END_MARKERS.contains(&name.as_bytes()));
+                let is_marker = names
+                    .iter()
+                    .any(|name| END_MARKERS.contains(&name.as_bytes()));
                 assert!(is_marker, "{address:#x} {names:?}");
                 continue;
             };
-            assert!(names.contains(&&*symbol.name), "{address:#x}: {} is none of {names:?}", symbol.name);
+            assert!(
+                names.contains(&&*symbol.name),
+                "{address:#x}: {} is none of {names:?}",
+                symbol.name
+            );
             assert_eq!(symbol.start, *address);
         }
-        assert!(kallsyms.memory_bytes() < names.len() * 20, "{} bytes", kallsyms.memory_bytes());
+        assert!(
+            kallsyms.memory_bytes() < names.len() * 20,
+            "{} bytes",
+            kallsyms.memory_bytes()
+        );
     }
 
     proptest! {
@@ -324,7 +390,7 @@ ffffffff81000180 W weak_one
             let mut text = String::new();
             for (high, address, kind, name) in &lines {
                 let address = if *high == 0 { *address } else { 0xffff_ffff_8000_0000 | address };
-                text.push_str(&format!("{address:016x} {kind} {name}\n"));
+                writeln!(text, "{address:016x} {kind} {name}").unwrap();
             }
             if let Ok(kallsyms) = parse(&text) {
                 let _ = kallsyms.lookup(address);
