@@ -116,11 +116,11 @@ impl Target {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
+            .expect("the interpreter starts");
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
+        BufReader::new(child.stdout.as_mut().expect("stdout is a pipe"))
             .read_line(&mut line)
-            .unwrap();
+            .expect("the script says that it is ready");
         let interpreter = main_interpreter(Pid(child.id()), layout.version.1);
         (
             Self {
@@ -137,14 +137,14 @@ impl Target {
     }
 
     fn names(&self) -> HashMap<u64, Box<str>> {
-        thread_names(&self.memory(), self.layout, self.interpreter).unwrap()
+        thread_names(&self.memory(), self.layout, self.interpreter).expect("the names are there")
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
     }
 }
 
@@ -201,7 +201,8 @@ fn no_name_is_torn_while_threads_come_and_go() {
 
 /// What the script printed, cut as long names are.
 fn expected_names(line: &str) -> HashMap<u64, Box<str>> {
-    let mut names: HashMap<u64, Box<str>> = serde_json::from_str(line).unwrap();
+    let mut names: HashMap<u64, Box<str>> =
+        serde_json::from_str(line).expect("the script prints JSON");
     for name in names.values_mut() {
         if name.chars().count() > MAX_STR_CHARS {
             *name = name.chars().take(MAX_STR_CHARS).chain([ELLIPSIS]).collect();
@@ -379,8 +380,8 @@ fn headers_of(python: &Path) -> Option<PathBuf> {
     let answer = Command::new(python)
         .args(["-I", "-c", question])
         .output()
-        .unwrap();
-    let headers = PathBuf::from(String::from_utf8(answer.stdout).unwrap().trim());
+        .expect("the interpreter starts");
+    let headers = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
     headers.join("Python.h").exists().then_some(headers)
 }
 
@@ -400,7 +401,7 @@ fn interpreters() -> impl Iterator<Item = (Interpreter, &'static ThreadNameLayou
 /// The newest interpreter of a process's runtime: the main one where there are no others.
 fn main_interpreter(pid: Pid, minor: u8) -> Address {
     let memory = ProcessMemory::new(pid);
-    let word = |at| memory.read_u64(at).unwrap();
+    let word = |at| memory.read_u64(at).expect("the runtime is mapped");
     if minor == 6 {
         return Address(word(symbol_address(pid, "interp_head")));
     }
@@ -417,17 +418,18 @@ fn main_interpreter(pid: Pid, minor: u8) -> Address {
 
 /// Address of a symbol in the first mapped executable file that has it.
 fn symbol_address(pid: Pid, name: &str) -> Address {
-    let mappings = maps::of_process(pid).unwrap();
+    let mappings = maps::of_process(pid).expect("the process lives");
     let address = mappings
         .iter()
         .filter(|mapping| mapping.executable)
         .find_map(|mapping| {
-            let (file, _) = file::open_mapped(pid, mapping).unwrap();
+            let (file, _) = file::open_mapped(pid, mapping).expect("its files can be opened");
             let reader = ElfReader::new(file);
-            let elf = reader.parse().unwrap();
+            let elf = reader.parse().expect("code is mapped from ELF files");
             let [symbol] = elf.symbols([name]);
-            let bias = load_bias(&elf.segments(), mapping.start.0, mapping.file_offset).unwrap();
+            let bias = load_bias(&elf.segments(), mapping.start.0, mapping.file_offset)
+                .expect("the mapping is of a segment");
             Some(Address(bias).add(symbol?.start))
         });
-    address.unwrap()
+    address.expect("the interpreter has its symbols")
 }

@@ -284,6 +284,7 @@ ffffffff81000200 T _etext
 ffffffffa0000040 t in_module\t[zram]
 ffffffffa0000080 d data_of_module\t[zram]
 ffffffff81000180 W weak_one
+ffffffffc0000000 t last\t[zram]
 ";
 
     #[test]
@@ -319,6 +320,7 @@ ffffffff81000180 W weak_one
             0xffff_ffff_8100_0200,
             0xffff_ffff_9000_0000,
             0xffff_ffff_a000_0080,
+            0xffff_ffff_c010_0000,
             u64::MAX,
         ] {
             assert_eq!(kallsyms.lookup(address), None, "{address:#x}");
@@ -384,7 +386,7 @@ ffffffff81000180 W weak_one
     proptest! {
         #[test]
         fn any_file_gives_symbols_or_an_error(
-            lines in prop::collection::vec((0..3_u8, any::<u64>(), "[tTdD]", "\\PC{0,300}"), 0..200),
+            lines in prop::collection::vec((0..3_u8, any::<u64>(), "[tTdD]", "\\PC{0,60}"), 0..150),
             address in any::<u64>(),
         ) {
             let mut text = String::new();
