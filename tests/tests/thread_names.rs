@@ -106,17 +106,30 @@ struct Target {
 
 impl Target {
     /// Starts a script and waits for the line that says that it is ready, which it returns too.
-    fn start(python: &Interpreter, layout: &'static ThreadNameLayout, script: &str) -> (Self, String) {
+    fn start(
+        python: &Interpreter,
+        layout: &'static ThreadNameLayout,
+        script: &str,
+    ) -> (Self, String) {
         let mut child = Command::new(&python.path)
             .args(["-I", "-S", "-c", script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
+            .expect("the interpreter starts");
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.as_mut().expect("stdout is a pipe"))
+            .read_line(&mut line)
+            .expect("the script says that it is ready");
         let interpreter = main_interpreter(Pid(child.id()), layout.version.1);
-        (Self { child, interpreter, layout }, line)
+        (
+            Self {
+                child,
+                interpreter,
+                layout,
+            },
+            line,
+        )
     }
 
     fn memory(&self) -> ProcessMemory {
@@ -124,14 +137,14 @@ impl Target {
     }
 
     fn names(&self) -> HashMap<u64, Box<str>> {
-        thread_names(&self.memory(), self.layout, self.interpreter).unwrap()
+        thread_names(&self.memory(), self.layout, self.interpreter).expect("the names are there")
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
     }
 }
 
@@ -161,10 +174,16 @@ fn no_name_is_torn_while_threads_come_and_go() {
     for (python, layout) in interpreters() {
         let version = python.version;
         let (target, line) = Target::start(&python, layout, CHURN);
-        let stay: Vec<u64> = line.split_whitespace().map(|ident| ident.parse().unwrap()).collect();
+        let stay: Vec<u64> = line
+            .split_whitespace()
+            .map(|ident| ident.parse().unwrap())
+            .collect();
         let mut n_complete = 0;
         for _ in 0..2000 {
-            let Ok(names) = thread_names(&target.memory(), target.layout, target.interpreter) else { continue };
+            let Ok(names) = thread_names(&target.memory(), target.layout, target.interpreter)
+            else {
+                continue;
+            };
             n_complete += 1;
             for (idx, ident) in stay.iter().enumerate() {
                 assert_eq!(names[ident].as_ref(), format!("stays {idx}"), "{version:?}");
@@ -173,13 +192,17 @@ fn no_name_is_torn_while_threads_come_and_go() {
                 assert!(is_possible(name), "{version:?}: {name:?}");
             }
         }
-        assert!(n_complete > 1800, "{version:?}: {n_complete} of 2000 reads succeeded");
+        assert!(
+            n_complete > 1800,
+            "{version:?}: {n_complete} of 2000 reads succeeded"
+        );
     }
 }
 
 /// What the script printed, cut as long names are.
 fn expected_names(line: &str) -> HashMap<u64, Box<str>> {
-    let mut names: HashMap<u64, Box<str>> = serde_json::from_str(line).unwrap();
+    let mut names: HashMap<u64, Box<str>> =
+        serde_json::from_str(line).expect("the script prints JSON");
     for name in names.values_mut() {
         if name.chars().count() > MAX_STR_CHARS {
             *name = name.chars().take(MAX_STR_CHARS).chain([ELLIPSIS]).collect();
@@ -190,7 +213,8 @@ fn expected_names(line: &str) -> HashMap<u64, Box<str>> {
 
 /// Whether the churning script ever gives this name.
 fn is_possible(name: &str) -> bool {
-    let is_numbered = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+    let is_numbered =
+        |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
     match name.split_once(' ') {
         None => name == "MainThread" || name == "reader",
         Some(("renamed", rest)) => ["", &"a".repeat(40), &"名".repeat(40)].contains(&rest),
@@ -206,10 +230,18 @@ fn a_layout_of_another_version_gives_an_error_or_no_wrong_name() {
         let (target, line) = Target::start(&python, layout, NAMED);
         let expected = expected_names(&line);
         for other in ThreadNameLayout::all() {
-            let Ok(names) = thread_names(&target.memory(), other, target.interpreter) else { continue };
+            let Ok(names) = thread_names(&target.memory(), other, target.interpreter) else {
+                continue;
+            };
             for (ident, name) in names {
-                let is_right = expected.get(&ident).is_some_and(|expected| **expected == *name);
-                assert!(is_right, "{version:?} read as {:?}: {ident} {name:?}", other.version);
+                let is_right = expected
+                    .get(&ident)
+                    .is_some_and(|expected| **expected == *name);
+                assert!(
+                    is_right,
+                    "{version:?} read as {:?}: {ident} {name:?}",
+                    other.version
+                );
             }
         }
     }
@@ -281,13 +313,27 @@ fn offsets_are_those_of_the_headers() {
         let program = dir.path().join("offsets");
         let internal = headers.join("internal");
         let compiled = Command::new("cc")
-            .args([&source, Path::new("-o"), &program, Path::new("-I"), &headers, Path::new("-I"), &internal])
+            .args([
+                &source,
+                Path::new("-o"),
+                &program,
+                Path::new("-I"),
+                &headers,
+                Path::new("-I"),
+                &internal,
+            ])
             .output()
             .unwrap();
-        assert!(compiled.status.success(), "{version:?}: {}", String::from_utf8_lossy(&compiled.stderr));
+        assert!(
+            compiled.status.success(),
+            "{version:?}: {}",
+            String::from_utf8_lossy(&compiled.stderr)
+        );
         let printed = String::from_utf8(Command::new(&program).output().unwrap().stdout).unwrap();
         let printed = printed.lines().filter_map(|line| line.split_once(' '));
-        let offsets: HashMap<&str, u64> = printed.map(|(name, at)| (name, at.parse().unwrap())).collect();
+        let offsets: HashMap<&str, u64> = printed
+            .map(|(name, at)| (name, at.parse().unwrap()))
+            .collect();
         assert_layout(layout, &offsets);
     }
 }
@@ -320,14 +366,22 @@ fn assert_layout(layout: &ThreadNameLayout, offsets: &HashMap<&str, u64>) {
             ("unicode_entry", 16),
         ]);
     }
-    assert_eq!(expected.into_iter().collect::<HashMap<_, _>>(), *offsets, "{:?}", layout.version);
+    assert_eq!(
+        expected.into_iter().collect::<HashMap<_, _>>(),
+        *offsets,
+        "{:?}",
+        layout.version
+    );
 }
 
 /// Folder of an interpreter's headers, if they are installed.
 fn headers_of(python: &Path) -> Option<PathBuf> {
     let question = "import sysconfig; print(sysconfig.get_path('include'))";
-    let answer = Command::new(python).args(["-I", "-c", question]).output().unwrap();
-    let headers = PathBuf::from(String::from_utf8(answer.stdout).unwrap().trim());
+    let answer = Command::new(python)
+        .args(["-I", "-c", question])
+        .output()
+        .expect("the interpreter starts");
+    let headers = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
     headers.join("Python.h").exists().then_some(headers)
 }
 
@@ -335,7 +389,8 @@ fn headers_of(python: &Path) -> Option<PathBuf> {
 fn interpreters() -> impl Iterator<Item = (Interpreter, &'static ThreadNameLayout)> {
     interpreters::found().into_iter().filter_map(|interpreter| {
         let (major, minor) = interpreter.minor();
-        let layout = ThreadNameLayout::for_version(major, minor).filter(|_| !interpreter.free_threaded);
+        let layout =
+            ThreadNameLayout::for_version(major, minor).filter(|_| !interpreter.free_threaded);
         if layout.is_none() {
             eprintln!("skipped {}: no layout", interpreter.path.display());
         }
@@ -346,7 +401,7 @@ fn interpreters() -> impl Iterator<Item = (Interpreter, &'static ThreadNameLayou
 /// The newest interpreter of a process's runtime: the main one where there are no others.
 fn main_interpreter(pid: Pid, minor: u8) -> Address {
     let memory = ProcessMemory::new(pid);
-    let word = |at| memory.read_u64(at).unwrap();
+    let word = |at| memory.read_u64(at).expect("the runtime is mapped");
     if minor == 6 {
         return Address(word(symbol_address(pid, "interp_head")));
     }
@@ -363,14 +418,18 @@ fn main_interpreter(pid: Pid, minor: u8) -> Address {
 
 /// Address of a symbol in the first mapped executable file that has it.
 fn symbol_address(pid: Pid, name: &str) -> Address {
-    let mappings = maps::of_process(pid).unwrap();
-    let address = mappings.iter().filter(|mapping| mapping.executable).find_map(|mapping| {
-        let (file, _) = file::open_mapped(pid, mapping).unwrap();
-        let reader = ElfReader::new(file);
-        let elf = reader.parse().unwrap();
-        let [symbol] = elf.symbols([name]);
-        let bias = load_bias(&elf.segments(), mapping.start.0, mapping.file_offset).unwrap();
-        Some(Address(bias).add(symbol?.start))
-    });
-    address.unwrap()
+    let mappings = maps::of_process(pid).expect("the process lives");
+    let address = mappings
+        .iter()
+        .filter(|mapping| mapping.executable)
+        .find_map(|mapping| {
+            let (file, _) = file::open_mapped(pid, mapping).expect("its files can be opened");
+            let reader = ElfReader::new(file);
+            let elf = reader.parse().expect("code is mapped from ELF files");
+            let [symbol] = elf.symbols([name]);
+            let bias = load_bias(&elf.segments(), mapping.start.0, mapping.file_offset)
+                .expect("the mapping is of a segment");
+            Some(Address(bias).add(symbol?.start))
+        });
+    address.expect("the interpreter has its symbols")
 }

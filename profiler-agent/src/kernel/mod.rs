@@ -1,4 +1,5 @@
 //! Facts of the running kernel: structure offsets, symbols, features.
 
 pub mod btf;
+pub mod kallsyms;
 pub mod probe;

@@ -1,4 +1,7 @@
 //! Native code of a process: ELF files, the eval loop's code, native symbols.
 
+pub mod build_id;
 pub mod elf;
 pub mod eval_loop;
+pub mod headers;
+pub mod symbols;

@@ -27,9 +27,18 @@ impl MemoryImage {
 
 impl ReadMemory for MemoryImage {
     fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        let start = address.0.checked_sub(Self::BASE).ok_or(MemoryError::Unmapped(address))? as usize;
-        let end = start.checked_add(buffer.len()).ok_or(MemoryError::Unmapped(address))?;
-        buffer.copy_from_slice(self.bytes.get(start..end).ok_or(MemoryError::Unmapped(address))?);
+        let start = address
+            .0
+            .checked_sub(Self::BASE)
+            .ok_or(MemoryError::Unmapped(address))? as usize;
+        let end = start
+            .checked_add(buffer.len())
+            .ok_or(MemoryError::Unmapped(address))?;
+        buffer.copy_from_slice(
+            self.bytes
+                .get(start..end)
+                .ok_or(MemoryError::Unmapped(address))?,
+        );
         Ok(())
     }
 }

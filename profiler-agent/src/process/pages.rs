@@ -21,7 +21,7 @@ const MAX_PAGES: usize = 256;
 #[derive(Debug)]
 pub struct Pages<'a, M> {
     memory: &'a M,
-    pages: RefCell<HashMap<u64, Box<[u8; PAGE_BYTES]>>>,
+    by_start: RefCell<HashMap<u64, Box<[u8; PAGE_BYTES]>>>,
     n_fetched: Cell<u32>,
 }
 
@@ -29,12 +29,16 @@ impl<'a, M: ReadMemory> Pages<'a, M> {
     /// An empty cache.
     #[must_use]
     pub fn new(memory: &'a M) -> Self {
-        Self { memory, pages: RefCell::default(), n_fetched: Cell::new(0) }
+        Self {
+            memory,
+            by_start: RefCell::default(),
+            n_fetched: Cell::new(0),
+        }
     }
 
     /// Drops every page, so that later reads see the memory as it is then.
     pub fn forget(&self) {
-        self.pages.borrow_mut().clear();
+        self.by_start.borrow_mut().clear();
     }
 
     /// How many pages were read so far.
@@ -46,7 +50,7 @@ impl<'a, M: ReadMemory> Pages<'a, M> {
 
 impl<M: ReadMemory> ReadMemory for Pages<'_, M> {
     fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        let mut pages = self.pages.borrow_mut();
+        let mut pages = self.by_start.borrow_mut();
         let mut at = address.0;
         let mut rest = buffer;
         while !rest.is_empty() {
@@ -64,7 +68,9 @@ impl<M: ReadMemory> ReadMemory for Pages<'_, M> {
             let n_bytes = rest.len().min(PAGE_BYTES - in_page);
             let (part, behind) = rest.split_at_mut(n_bytes);
             part.copy_from_slice(&pages[&start][in_page..in_page + n_bytes]);
-            at = at.checked_add(n_bytes as u64).ok_or(MemoryError::Unmapped(address))?;
+            at = at
+                .checked_add(n_bytes as u64)
+                .ok_or(MemoryError::Unmapped(address))?;
             rest = behind;
         }
         Ok(())
@@ -81,9 +87,17 @@ mod tests {
         let bytes = (0..3 * PAGE_BYTES).map(|idx| (idx / 7) as u8).collect();
         let image = MemoryImage { bytes };
         let pages = Pages::new(&image);
-        for (start, n_bytes) in [(0, 8), (4090, 12), (4095, 4098), (0, 3 * PAGE_BYTES), (100, 0)] {
+        for (start, n_bytes) in [
+            (0, 8),
+            (4090, 12),
+            (4095, 4098),
+            (0, 3 * PAGE_BYTES),
+            (100, 0),
+        ] {
             let mut buffer = vec![0; n_bytes];
-            pages.read(Address(MemoryImage::BASE + start as u64), &mut buffer).unwrap();
+            pages
+                .read(Address(MemoryImage::BASE + start as u64), &mut buffer)
+                .unwrap();
             assert_eq!(buffer, image.bytes[start..start + n_bytes]);
         }
         assert_eq!(pages.n_fetched(), 3);
@@ -91,24 +105,33 @@ mod tests {
 
     #[test]
     fn a_page_that_is_not_mapped_is_an_error_and_the_others_are_not() {
-        let image = MemoryImage { bytes: vec![1; PAGE_BYTES] };
+        let image = MemoryImage {
+            bytes: vec![1; PAGE_BYTES],
+        };
         let pages = Pages::new(&image);
         let end = MemoryImage::BASE + PAGE_BYTES as u64;
         assert_eq!(pages.read(Address(end - 8), &mut [0; 8]), Ok(()));
-        assert_eq!(pages.read(Address(end - 8), &mut [0; 9]), Err(MemoryError::Unmapped(Address(end))));
+        assert_eq!(
+            pages.read(Address(end - 8), &mut [0; 9]),
+            Err(MemoryError::Unmapped(Address(end)))
+        );
         assert!(pages.read(Address(u64::MAX - 3), &mut [0; 8]).is_err());
+    }
+
+    /// Memory that can change while it is read.
+    struct Shared<'a, 'b>(&'a RefCell<&'b mut MemoryImage>);
+    impl ReadMemory for Shared<'_, '_> {
+        fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError> {
+            self.0.borrow().read(address, buffer)
+        }
     }
 
     #[test]
     fn after_forgetting_the_memory_is_read_again() {
-        let mut image = MemoryImage { bytes: vec![0; PAGE_BYTES] };
+        let mut image = MemoryImage {
+            bytes: vec![0; PAGE_BYTES],
+        };
         let memory = RefCell::new(&mut image);
-        struct Shared<'a, 'b>(&'a RefCell<&'b mut MemoryImage>);
-        impl ReadMemory for Shared<'_, '_> {
-            fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError> {
-                self.0.borrow().read(address, buffer)
-            }
-        }
         let shared = Shared(&memory);
         let pages = Pages::new(&shared);
         let read = || {

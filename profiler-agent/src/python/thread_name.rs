@@ -180,13 +180,18 @@ impl ThreadNameLayout {
     /// The row of a version; `None` when it has none.
     #[must_use]
     pub fn for_version(major: u8, minor: u8) -> Option<&'static Self> {
-        LAYOUTS.iter().find(|layout| layout.version == (major, minor))
+        LAYOUTS
+            .iter()
+            .find(|layout| layout.version == (major, minor))
     }
 
     /// The same with `interpreter_state.imports_modules` of the process's own `_Py_DebugOffsets` (3.13+).
     #[must_use]
     pub const fn with_interpreter_modules(self, offset: u64) -> Self {
-        Self { interpreter_modules: offset, ..self }
+        Self {
+            interpreter_modules: offset,
+            ..self
+        }
     }
 }
 
@@ -239,7 +244,13 @@ pub fn thread_names(
     interpreter: Address,
 ) -> Result<HashMap<u64, Box<str>>> {
     let pages = Pages::new(memory);
-    let mut reader = Reader { pages, layout, n_reads: 0, types: HashMap::new(), shared: HashMap::new() };
+    let mut reader = Reader {
+        pages,
+        layout,
+        n_reads: 0,
+        types: HashMap::new(),
+        shared: HashMap::new(),
+    };
     let modules = reader.pointer(interpreter.add(layout.interpreter_modules))?;
     if modules.is_null() {
         return Ok(HashMap::new());
@@ -288,7 +299,7 @@ struct Entries {
     stride: usize,
     /// Offset of the key in an entry; the value follows it.
     key: usize,
-    n_entries: usize,
+    len: usize,
 }
 
 /// One entry of a key table.
@@ -333,7 +344,9 @@ impl<M: ReadMemory> Reader<'_, M> {
     /// The ident and the name of one entry of `_active`.
     fn named(&mut self, entry: Entry) -> Result<(u64, Box<str>)> {
         let ident = self.int(entry.key)?;
-        let name = self.name_slot(entry.value)?.ok_or(ThreadNameError::UnexpectedType(entry.value))?;
+        let name = self
+            .name_slot(entry.value)?
+            .ok_or(ThreadNameError::UnexpectedType(entry.value))?;
         let name = self.pointer(name)?;
         Ok((ident, self.text(name)?))
     }
@@ -345,25 +358,33 @@ impl<M: ReadMemory> Reader<'_, M> {
         let dict = match self.layout.attributes {
             AttributesLayout::DictOffset => {
                 // Negative for objects of variable size, which a thread is not.
-                let Ok(offset @ 1..) = u64::try_from(facts.dictoffset) else { return Ok(None) };
+                let Ok(offset @ 1..) = u64::try_from(facts.dictoffset) else {
+                    return Ok(None);
+                };
                 self.pointer(object.add(offset))?
             }
             AttributesLayout::DictBesideValues => {
-                let Some([values, dict]) = self.before_object(object, facts)? else { return Ok(None) };
+                let Some([values, dict]) = self.before_object(object, facts)? else {
+                    return Ok(None);
+                };
                 if dict.is_null() {
                     return self.inline_slot(type_address, facts, values);
                 }
                 dict
             }
             AttributesLayout::DictOrValues => {
-                let Some([_, word]) = self.before_object(object, facts)? else { return Ok(None) };
+                let Some([_, word]) = self.before_object(object, facts)? else {
+                    return Ok(None);
+                };
                 if word.0 & 1 == 1 {
                     return self.inline_slot(type_address, facts, word.add(1));
                 }
                 word
             }
             AttributesLayout::ValuesBehind => {
-                let Some([_, dict]) = self.before_object(object, facts)? else { return Ok(None) };
+                let Some([_, dict]) = self.before_object(object, facts)? else {
+                    return Ok(None);
+                };
                 if dict.is_null() && facts.flags & FLAG_INLINE_VALUES != 0 {
                     return self.inline_slot(type_address, facts, object.add(facts.basicsize));
                 }
@@ -379,7 +400,11 @@ impl<M: ReadMemory> Reader<'_, M> {
         }
         let entries = self.entries(dict.keys)?;
         let found = self.find_slot(&entries, b"_name", MAX_ATTRIBUTES)?;
-        Ok(found.map(|slot| entries.start.add((slot * entries.stride + entries.key + 8) as u64)))
+        Ok(found.map(|slot| {
+            entries
+                .start
+                .add((slot * entries.stride + entries.key + 8) as u64)
+        }))
     }
 
     /// The two words 32 and 24 bytes before an object with a managed dict.
@@ -392,7 +417,12 @@ impl<M: ReadMemory> Reader<'_, M> {
     }
 
     /// Slot of `_name` among the values of an object without a dict of its own.
-    fn inline_slot(&mut self, type_address: Address, facts: TypeFacts, values: Address) -> Result<Option<Address>> {
+    fn inline_slot(
+        &mut self,
+        type_address: Address,
+        facts: TypeFacts,
+        values: Address,
+    ) -> Result<Option<Address>> {
         if values.is_null() || facts.flags & FLAG_HEAPTYPE == 0 {
             return Ok(None);
         }
@@ -420,7 +450,10 @@ impl<M: ReadMemory> Reader<'_, M> {
             return Err(ThreadNameError::NotADict(address));
         }
         let values = Address(word(&fields, 24));
-        Ok(Dict { keys: Address(word(&fields, 16)), values: (!values.is_null()).then_some(values) })
+        Ok(Dict {
+            keys: Address(word(&fields, 16)),
+            values: (!values.is_null()).then_some(values),
+        })
     }
 
     fn entries(&mut self, keys: Address) -> Result<Entries> {
@@ -450,7 +483,12 @@ impl<M: ReadMemory> Reader<'_, M> {
         if n_entries > MAX_DICT_ENTRIES {
             return Err(implausible);
         }
-        Ok(Entries { start: keys.add(indices + index_bytes), stride, key, n_entries: n_entries as usize })
+        Ok(Entries {
+            start: keys.add(indices + index_bytes),
+            stride,
+            key,
+            len: n_entries as usize,
+        })
     }
 
     /// The used entries of a dict that is no split table, at most [`MAX_THREADS`].
@@ -469,17 +507,26 @@ impl<M: ReadMemory> Reader<'_, M> {
     /// The value of a str key; `None` when the dict lacks it.
     fn find(&mut self, dict: &Dict, name: &[u8], max_entries: usize) -> Result<Option<Address>> {
         let entries = self.entries(dict.keys)?;
-        let Some(slot) = self.find_slot(&entries, name, max_entries)? else { return Ok(None) };
+        let Some(slot) = self.find_slot(&entries, name, max_entries)? else {
+            return Ok(None);
+        };
         let at = match dict.values {
             Some(values) => values.add(self.layout.values_header + 8 * slot as u64),
-            None => entries.start.add((slot * entries.stride + entries.key + 8) as u64),
+            None => entries
+                .start
+                .add((slot * entries.stride + entries.key + 8) as u64),
         };
         let value = self.pointer(at)?;
         Ok((!value.is_null()).then_some(value))
     }
 
     /// The slot whose key is this ASCII text.
-    fn find_slot(&mut self, entries: &Entries, name: &[u8], max_entries: usize) -> Result<Option<usize>> {
+    fn find_slot(
+        &mut self,
+        entries: &Entries,
+        name: &[u8],
+        max_entries: usize,
+    ) -> Result<Option<usize>> {
         self.each_entry(entries, max_entries, |reader, entry| {
             if entry.key.is_null() {
                 return Ok(None);
@@ -499,7 +546,7 @@ impl<M: ReadMemory> Reader<'_, M> {
         max_entries: usize,
         mut visit: impl FnMut(&mut Self, Entry) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let n_entries = entries.n_entries.min(max_entries);
+        let n_entries = entries.len.min(max_entries);
         let per_piece = ENTRIES_PIECE_BYTES / entries.stride;
         let mut piece = [0; ENTRIES_PIECE_BYTES];
         for first in (0..n_entries).step_by(per_piece) {
@@ -508,7 +555,14 @@ impl<M: ReadMemory> Reader<'_, M> {
             for (idx, bytes) in piece.chunks_exact(entries.stride).enumerate() {
                 let key = Address(word(bytes, entries.key));
                 let value = Address(word(bytes, entries.key + 8));
-                if let Some(found) = visit(self, Entry { slot: first + idx, key, value })? {
+                if let Some(found) = visit(
+                    self,
+                    Entry {
+                        slot: first + idx,
+                        key,
+                        value,
+                    },
+                )? {
                     return Ok(Some(found));
                 }
             }
@@ -523,11 +577,14 @@ impl<M: ReadMemory> Reader<'_, M> {
         let (facts, fields) = self.object::<16>(object)?;
         let n_digits = match (self.layout.int, word(&fields, 0)) {
             (IntLayout::ObSize, size) => size,
-            // Sign bits: 0 positive, 1 zero, 2 negative.
-            (IntLayout::Tag, tag) if tag & 3 == 0 => tag >> 3,
+            // The two lowest bits: 0 positive, 1 zero, 2 negative. The third is no part of the count.
+            (IntLayout::Tag, tag) if tag.trailing_zeros() >= 2 => tag >> 3,
             (IntLayout::Tag, _) => return Err(unexpected),
         };
-        let (low, high) = (u64::from(half_word(&fields, 8)), u64::from(half_word(&fields, 12)));
+        let (low, high) = (
+            u64::from(half_word(&fields, 8)),
+            u64::from(half_word(&fields, 12)),
+        );
         match n_digits {
             _ if facts.flags & FLAG_INT == 0 => Err(unexpected),
             1 => Ok(low),
@@ -540,7 +597,9 @@ impl<M: ReadMemory> Reader<'_, M> {
     fn is_text(&mut self, object: Address, text: &[u8]) -> Result<bool> {
         let header = self.str_header(object)?;
         let mut characters = [0; 16];
-        let Some(characters) = characters.get_mut(..header.byte_len) else { return Ok(false) };
+        let Some(characters) = characters.get_mut(..header.byte_len) else {
+            return Ok(false);
+        };
         if header.kind != StrKind::Latin1 || characters.len() != text.len() {
             return Ok(false);
         }
@@ -643,6 +702,8 @@ mod tests {
         layout: &'static ThreadNameLayout,
         image: MemoryImage,
         next: u64,
+        /// Unused bytes between objects.
+        gap: u64,
     }
 
     /// Addresses of the types that the structures need.
@@ -657,7 +718,7 @@ mod tests {
         fn allocate(&mut self, n_bytes: u64) -> u64 {
             // With room for the words before an object.
             let address = self.next + 32;
-            self.next = (address + n_bytes).next_multiple_of(16);
+            self.next = (address + n_bytes + self.gap).next_multiple_of(16);
             address
         }
 
@@ -679,27 +740,46 @@ mod tests {
             let header = self.layout.object_header;
             let address = self.allocate(1024);
             self.image.write_word(address + header + TYPE_FLAGS, flags);
-            self.image.write_word(address + header + TYPE_BASICSIZE, header);
-            self.image.write_word(address + header + TYPE_DICTOFFSET, header);
-            self.image.write_word(address + self.layout.heap_type_cached_keys, cached_keys);
+            self.image
+                .write_word(address + header + TYPE_BASICSIZE, header);
+            self.image
+                .write_word(address + header + TYPE_DICTOFFSET, header);
+            self.image
+                .write_word(address + self.layout.heap_type_cached_keys, cached_keys);
             address
         }
 
         fn text(&mut self, type_address: u64, text: &str) -> u64 {
             let is_ascii = text.is_ascii();
-            let characters: Vec<u8> =
-                if is_ascii { text.into() } else { text.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect() };
+            let characters: Vec<u8> = if is_ascii {
+                text.into()
+            } else {
+                text.chars()
+                    .flat_map(|c| u32::from(c).to_le_bytes())
+                    .collect()
+            };
             let state = if is_ascii { 0x64 } else { 0x30 };
             let layout = self.layout.string;
-            let data = u64::from(if is_ascii { layout.ascii_data } else { layout.compact_data });
-            let object = self.object(type_address, &[text.chars().count() as u64, 0, state, 0, 0, 0, 0, 0, 0, 0]);
+            let data = u64::from(if is_ascii {
+                layout.ascii_data
+            } else {
+                layout.compact_data
+            });
+            let object = self.object(
+                type_address,
+                &[text.chars().count() as u64, 0, state, 0, 0, 0, 0, 0, 0, 0],
+            );
             self.image.write(object + data, &characters);
             object
         }
 
         fn int(&mut self, type_address: u64, value: u64) -> u64 {
             let n_digits = 2;
-            let tag = if self.layout.int == IntLayout::Tag { n_digits << 3 } else { n_digits };
+            let tag = if self.layout.int == IntLayout::Tag {
+                n_digits << 3
+            } else {
+                n_digits
+            };
             let digits = (value & 0x3fff_ffff) | (value >> 30) << 32;
             self.object(type_address, &[tag, digits])
         }
@@ -709,13 +789,26 @@ mod tests {
             let n_entries = entries.len() as u64;
             let (head, is_short) = match self.layout.keys {
                 KeysLayout::Sized => (vec![0, 8, 0, 0, n_entries, 0], false),
-                KeysLayout::Log2 => {
-                    (vec![0, 3 | 3 << 8 | u64::from(has_str_keys) << 16, 0, n_entries, 0], has_str_keys)
-                }
+                KeysLayout::Log2 => (
+                    vec![
+                        0,
+                        3 | 3 << 8 | u64::from(has_str_keys) << 16,
+                        0,
+                        n_entries,
+                        0,
+                    ],
+                    has_str_keys,
+                ),
             };
             let words: Vec<u64> = entries
                 .iter()
-                .flat_map(|(key, value)| if is_short { vec![*key, *value] } else { vec![0, *key, *value] })
+                .flat_map(|(key, value)| {
+                    if is_short {
+                        vec![*key, *value]
+                    } else {
+                        vec![0, *key, *value]
+                    }
+                })
                 .collect();
             let address = self.allocate(8 * (head.len() + words.len()) as u64);
             self.words(address, &head);
@@ -738,12 +831,14 @@ mod tests {
                 AttributesLayout::DictOffset => {
                     let keys = self.shared_keys(types);
                     let dict = self.object(types.dict, &[2, 0, keys, values]);
-                    self.image.write_word(thread + self.layout.object_header, dict);
+                    self.image
+                        .write_word(thread + self.layout.object_header, dict);
                 }
                 AttributesLayout::DictBesideValues => self.image.write_word(thread - 32, values),
                 AttributesLayout::DictOrValues => self.image.write_word(thread - 24, values - 1),
                 AttributesLayout::ValuesBehind => {
-                    self.image.write_word(thread + self.layout.object_header + header + 8, name);
+                    self.image
+                        .write_word(thread + self.layout.object_header + header + 8, name);
                 }
             }
             thread
@@ -756,26 +851,42 @@ mod tests {
     }
 
     /// An image with these threads, its interpreter at the first byte.
-    fn image(layout: &'static ThreadNameLayout, threads: &[(u64, &str)]) -> MemoryImage {
-        let image = MemoryImage { bytes: vec![0; IMAGE_BYTES] };
-        let mut builder = Builder { layout, image, next: MemoryImage::BASE + 8192 };
-        let mut types = Types { dict: 0, int: 0, str: 0, thread: 0 };
+    fn image(layout: &'static ThreadNameLayout, threads: &[(u64, &str)], gap: u64) -> MemoryImage {
+        let image = MemoryImage {
+            bytes: vec![0; IMAGE_BYTES + 64 * gap as usize],
+        };
+        let mut builder = Builder {
+            layout,
+            image,
+            next: MemoryImage::BASE + 8192,
+            gap,
+        };
+        let mut types = Types {
+            dict: 0,
+            int: 0,
+            str: 0,
+            thread: 0,
+        };
         types.dict = builder.type_object(FLAG_DICT, 0);
         types.int = builder.type_object(FLAG_INT, 0);
         types.str = builder.type_object(FLAG_STR, 0);
         let keys = builder.shared_keys(&types);
-        types.thread = builder.type_object(FLAG_HEAPTYPE | FLAG_MANAGED_DICT | FLAG_INLINE_VALUES, keys);
+        types.thread =
+            builder.type_object(FLAG_HEAPTYPE | FLAG_MANAGED_DICT | FLAG_INLINE_VALUES, keys);
         let mut active = Vec::new();
         for (ident, name) in threads {
             let name = builder.text(types.str, name);
             active.push((builder.int(types.int, *ident), builder.thread(&types, name)));
         }
         let active = builder.dict(types.dict, false, &active);
-        let [sys, threading, name] = ["sys", "threading", "_active"].map(|name| builder.text(types.str, name));
+        let [sys, threading, name] =
+            ["sys", "threading", "_active"].map(|name| builder.text(types.str, name));
         let namespace = builder.dict(types.dict, true, &[(sys, sys), (0, 0), (name, active)]);
         let module = builder.object(0, &[namespace]);
         let modules = builder.dict(types.dict, true, &[(sys, sys), (threading, module)]);
-        builder.image.write_word(MemoryImage::BASE + layout.interpreter_modules, modules);
+        builder
+            .image
+            .write_word(MemoryImage::BASE + layout.interpreter_modules, modules);
         builder.image
     }
 
@@ -784,7 +895,10 @@ mod tests {
 
     fn names(layout: &ThreadNameLayout, memory: &impl ReadMemory) -> Vec<(u64, String)> {
         let names = thread_names(memory, layout, INTERPRETER).unwrap_or_default();
-        let mut names: Vec<_> = names.into_iter().map(|(ident, name)| (ident, name.into())).collect();
+        let mut names: Vec<_> = names
+            .into_iter()
+            .map(|(ident, name)| (ident, name.into()))
+            .collect();
         names.sort();
         names
     }
@@ -807,8 +921,15 @@ mod tests {
     #[test]
     fn every_layout_reads_its_own_structures() {
         for layout in ThreadNameLayout::all() {
-            let image = image(layout, &[(IDENT, "MainThread"), (IDENT + 64, "поток 🐍")]);
-            let expected = [(IDENT, "MainThread".to_owned()), (IDENT + 64, "поток 🐍".to_owned())];
+            let image = image(
+                layout,
+                &[(IDENT, "MainThread"), (IDENT + 64, "поток 🐍")],
+                0,
+            );
+            let expected = [
+                (IDENT, "MainThread".to_owned()),
+                (IDENT + 64, "поток 🐍".to_owned()),
+            ];
             assert_eq!(names(layout, &image), expected, "{:?}", layout.version);
         }
     }
@@ -816,15 +937,28 @@ mod tests {
     #[test]
     fn a_name_is_never_given_to_the_thread_of_another_moment() {
         for layout in ThreadNameLayout::all() {
-            let before = image(layout, &[(IDENT, "first"), (IDENT + 64, "other")]);
-            // The same memory, used again: the entries of the table moved up.
-            let after = image(layout, &[(IDENT + 64, "other"), (IDENT + 128, "third")]);
+            let before = image(layout, &[(IDENT, "first"), (IDENT + 64, "other")], 4096);
+            // The same memory, used again: the entries of the table moved up. Each object has a page to
+            // itself, so that the change can come between any two.
+            let after = image(
+                layout,
+                &[(IDENT + 64, "other"), (IDENT + 128, "third")],
+                4096,
+            );
             let true_names = [names(layout, &before), names(layout, &after)].concat();
             assert_eq!(true_names.len(), 4);
             for change_at in 0..200 {
-                let memory = Changing { images: [&before, &after], n_reads: Cell::new(0), change_at };
+                let memory = Changing {
+                    images: [&before, &after],
+                    n_reads: Cell::new(0),
+                    change_at,
+                };
                 for name in names(layout, &memory) {
-                    assert!(true_names.contains(&name), "{:?} {change_at} {name:?}", layout.version);
+                    assert!(
+                        true_names.contains(&name),
+                        "{:?} {change_at} {name:?}",
+                        layout.version
+                    );
                 }
             }
         }
@@ -833,14 +967,18 @@ mod tests {
     #[test]
     fn a_table_without_end_stops_at_the_bound() {
         let layout = ThreadNameLayout::for_version(3, 13).unwrap();
-        let mut image = image(layout, &[(IDENT, "MainThread")]);
+        let mut image = image(layout, &[(IDENT, "MainThread")], 0);
         // Every word points back to the start: whatever is followed, there is more.
         for address in (0..IMAGE_BYTES as u64).step_by(8) {
             if address != layout.interpreter_modules {
                 image.write_word(MemoryImage::BASE + address, MemoryImage::BASE + 0x100);
             }
         }
-        let modules = Changing { images: [&image, &image], n_reads: Cell::new(0), change_at: 0 };
+        let modules = Changing {
+            images: [&image, &image],
+            n_reads: Cell::new(0),
+            change_at: 0,
+        };
         let _ = thread_names(&modules, layout, INTERPRETER);
         assert!(modules.n_reads.get() <= MAX_READS as usize);
     }
@@ -852,7 +990,7 @@ mod tests {
             damage in prop::collection::vec((0..IMAGE_BYTES as u64 / 8, 0..4_u8, any::<u64>()), 0..40),
         ) {
             let layout = &LAYOUTS[version];
-            let mut image = image(layout, &[(IDENT, "MainThread"), (IDENT + 64, "поток")]);
+            let mut image = image(layout, &[(IDENT, "MainThread"), (IDENT + 64, "поток")], 0);
             for (word_idx, kind, word) in damage {
                 let word = match kind {
                     0 => word,
