@@ -9,16 +9,26 @@ use anyhow::{Context as _, Result, bail};
 use aya_build::{Package, Toolchain};
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's root")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace's root")?;
     let choice_path = root.join("target/bpf-toolchain");
     println!("cargo:rerun-if-changed={}", choice_path.display());
-    println!("cargo:rerun-if-changed={}", root.join("profiler-common/src").display());
+    println!(
+        "cargo:rerun-if-changed={}",
+        root.join("profiler-common/src").display()
+    );
     let Ok(choice) = std::fs::read_to_string(&choice_path) else {
-        bail!("no BPF toolchain is set up: run `cargo xtask setup` (or `cargo xtask build`, which does it)");
+        bail!(
+            "no BPF toolchain is set up: run `cargo xtask setup` (or `cargo xtask build`, which does it)"
+        );
     };
     let mut lines = choice.lines();
     let (Some(toolchain), Some(linker_dir)) = (lines.next(), lines.next()) else {
-        bail!("{} is damaged: delete it and run `cargo xtask setup`", choice_path.display());
+        bail!(
+            "{} is damaged: delete it and run `cargo xtask setup`",
+            choice_path.display()
+        );
     };
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs = std::iter::once(linker_dir.into()).chain(env::split_paths(&path));
@@ -39,6 +49,10 @@ fn main() -> Result<()> {
         root_dir: ebpf.to_str().context("the workspace's path is not UTF-8")?,
         ..Package::default()
     };
-    let toolchain = if toolchain == "nightly" { Toolchain::Nightly } else { Toolchain::Custom(toolchain) };
+    let toolchain = if toolchain == "nightly" {
+        Toolchain::Nightly
+    } else {
+        Toolchain::Custom(toolchain)
+    };
     aya_build::build_ebpf([package], toolchain)
 }

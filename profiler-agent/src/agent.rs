@@ -67,7 +67,11 @@ pub struct Agent {
 impl Agent {
     /// Loads the programs, attaches them, and begins to look for processes. A recording, if one is given,
     /// gets every sample from the first on, and its profile is delivered when it ends or the agent stops.
-    pub fn start(config: &SamplingConfig, recording: Option<Recording>, show_cmdline: bool) -> Result<Self> {
+    pub fn start(
+        config: &SamplingConfig,
+        recording: Option<Recording>,
+        show_cmdline: bool,
+    ) -> Result<Self> {
         let follow_all = config.selection.only_pids.is_none();
         let settings = Settings {
             follow_all,
@@ -89,7 +93,8 @@ impl Agent {
             move || track(selection, tables, &track_receiver, &events)
         })?;
         spawn("ring", {
-            let (events, track_sender, stop) = (events.clone(), track_sender.clone(), stop_ring.clone());
+            let (events, track_sender, stop) =
+                (events.clone(), track_sender.clone(), stop_ring.clone());
             move || read_ring(ring, &events, &track_sender, &stop)
         })?;
         let parts = EngineParts {
@@ -101,8 +106,14 @@ impl Agent {
             show_cmdline,
             scanned: Some(scanned_sender),
         };
-        let engine = spawn("engine", move || Engine::new(parts, recording).run(&event_receiver))?;
-        Ok(Self { events, engine: Some(engine), scanned: Some(scanned) })
+        let engine = spawn("engine", move || {
+            Engine::new(parts, recording).run(&event_receiver)
+        })?;
+        Ok(Self {
+            events,
+            engine: Some(engine),
+            scanned: Some(scanned),
+        })
     }
 
     /// Waits until every process that is there has been looked at once.
@@ -116,7 +127,9 @@ impl Agent {
     /// Something that asks the agent questions.
     #[must_use]
     pub fn asker(&self) -> AgentAsker {
-        AgentAsker { events: self.events.clone() }
+        AgentAsker {
+            events: self.events.clone(),
+        }
     }
 
     /// Ends sampling; detaches everything; recordings and pulls get what there is. Blocks until done.
@@ -160,8 +173,14 @@ impl AgentAsker {
 /// What a recording delivers: the profile, when it ends.
 pub type RecordingResult = oneshot::Receiver<Profile>;
 
-fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(format!("pyagent-{name}")).spawn(work).context("cannot start a thread")
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(format!("pyagent-{name}"))
+        .spawn(work)
+        .context("cannot start a thread")
 }
 
 /// Tells a flag to the other threads.
@@ -170,7 +189,11 @@ fn raise(flag: &AtomicBool) {
 }
 
 /// Receives with a deadline; `None` on both a time-out and a closed channel, which `closed` tells apart.
-fn receive<T>(receiver: &Receiver<T>, timeout: std::time::Duration, closed: &mut bool) -> Option<T> {
+fn receive<T>(
+    receiver: &Receiver<T>,
+    timeout: std::time::Duration,
+    closed: &mut bool,
+) -> Option<T> {
     match receiver.recv_timeout(timeout) {
         Ok(event) => Some(event),
         Err(std::sync::mpsc::RecvTimeoutError::Timeout) => None,

@@ -14,7 +14,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{
-    DEFAULT_ADDRESS, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ, SamplingConfig, parse_bytes, parse_duration,
+    DEFAULT_ADDRESS, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ, SamplingConfig, parse_bytes,
+    parse_duration,
 };
 use crate::ids::Pid;
 use crate::profile::query::{Criteria, ProcessFilter, parse_pattern};
@@ -97,10 +98,22 @@ pub struct SamplingArgs {
 #[derive(Debug, Args, Clone)]
 pub struct LogArgs {
     /// Messages to show: error, warn, info, debug, or like `info,bpf=debug` (kernel programs too)
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "PYAGENT_LOG", global = true)]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "PYAGENT_LOG",
+        global = true
+    )]
     pub log: String,
     /// Form of the messages
-    #[arg(long, value_name = "FORM", default_value = "text", env = "PYAGENT_LOG_FORMAT", global = true)]
+    #[arg(
+        long,
+        value_name = "FORM",
+        default_value = "text",
+        env = "PYAGENT_LOG_FORMAT",
+        global = true
+    )]
     pub log_format: LogFormat,
 }
 
@@ -240,7 +253,10 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| anyhow::anyhow!("cannot start the runtime: {error}"))?;
     let result = runtime.block_on(work);
     // A look-up of a name or a stuck file must not hold the end back.
@@ -257,7 +273,10 @@ fn init_log(args: &LogArgs) {
     use tracing_subscriber::EnvFilter;
     // `bpf=...` is for the kernel programs; their messages arrive through the log facade under their own name.
     let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
     match args.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
@@ -279,7 +298,11 @@ impl SelectionArgs {
     #[must_use]
     pub fn filter(&self) -> ProcessFilter {
         ProcessFilter {
-            include: Criteria { pids: self.pid.clone(), comm: self.comm.clone(), cmdline: self.cmdline.clone() },
+            include: Criteria {
+                pids: self.pid.clone(),
+                comm: self.comm.clone(),
+                cmdline: self.cmdline.clone(),
+            },
             exclude: Criteria {
                 pids: self.exclude_pid.clone(),
                 comm: self.exclude_comm.clone(),
@@ -292,7 +315,10 @@ impl SelectionArgs {
     #[must_use]
     pub fn selection(&self) -> Selection {
         let only_pids = (!self.pid.is_empty()).then(|| self.pid.iter().copied().map(Pid).collect());
-        Selection { filter: self.filter(), only_pids }
+        Selection {
+            filter: self.filter(),
+            only_pids,
+        }
     }
 }
 
@@ -332,6 +358,10 @@ mod tests {
     #[test]
     fn the_short_help_fits_a_screen() {
         let help = Cli::command().term_width(100).render_help().to_string();
-        assert!(help.lines().count() <= 48, "{} lines:\n{help}", help.lines().count());
+        assert!(
+            help.lines().count() <= 48,
+            "{} lines:\n{help}",
+            help.lines().count()
+        );
     }
 }

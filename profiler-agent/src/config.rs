@@ -52,7 +52,9 @@ pub struct AgentConfig {
 /// Parses `30`, `30s`, `500ms`, `5m`, `2h`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let hint = || format!("`{text}` is no duration: write 30, 30s, 500ms, 5m or 2h");
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: f64 = number.parse().map_err(|_| hint())?;
     let seconds = match unit {
@@ -63,13 +65,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(hint()),
     };
     let duration = Duration::try_from_secs_f64(seconds).map_err(|_| hint())?;
-    if duration.is_zero() { Err(format!("`{text}`: a duration must be longer than 0")) } else { Ok(duration) }
+    if duration.is_zero() {
+        Err(format!("`{text}`: a duration must be longer than 0"))
+    } else {
+        Ok(duration)
+    }
 }
 
 /// Parses `512KiB`, `1GiB`, `4096`.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let hint = || format!("`{text}` is no size: write 4096, 512KiB, 64MiB or 1GiB");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| hint())?;
     let factor = match unit {
@@ -87,7 +95,10 @@ impl SamplingConfig {
     #[must_use]
     pub fn of_pid(pid: Pid) -> Self {
         Self {
-            selection: Selection { only_pids: Some(vec![pid]), ..Selection::default() },
+            selection: Selection {
+                only_pids: Some(vec![pid]),
+                ..Selection::default()
+            },
             subprocesses: false,
             rate_hz: DEFAULT_RATE_HZ,
             max_samples_per_second: None,
@@ -106,7 +117,11 @@ mod tests {
         assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
         assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse_duration("0.5s"), Ok(Duration::from_millis(500)));
-        assert!(parse_duration("0").is_err() && parse_duration("-1").is_err() && parse_duration("1y").is_err());
+        assert!(
+            parse_duration("0").is_err()
+                && parse_duration("-1").is_err()
+                && parse_duration("1y").is_err()
+        );
         assert_eq!(parse_bytes("512KiB"), Ok(512 << 10));
         assert!(parse_bytes("1kb").is_err() && parse_bytes("99999999999GiB").is_err());
     }

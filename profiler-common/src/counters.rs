@@ -84,7 +84,9 @@ impl Counter {
             Self::RegistersFailed => "Samples without their user registers",
             Self::ForkLost => "Forks that could not be followed",
             Self::ExecLost => "Execs that could not be followed",
-            Self::LifecycleLost => "Fork, exec and exit records lost because the ring buffer was full",
+            Self::LifecycleLost => {
+                "Fork, exec and exit records lost because the ring buffer was full"
+            }
             Self::Repaired => "Stacks caught in a frame switch and completed from the registers",
             Self::ThreadListWalks => "Thread states found by walking the list of threads",
         }

@@ -17,7 +17,10 @@ pub const MAX_KERNEL_FRAMES: usize = 128;
 /// Most bytes of one record. The scratch that a record is built in lies in a per-CPU map.
 pub const MAX_SAMPLE_BYTES: usize = size_of::<SampleRecord>();
 
-const _: () = assert!(MAX_SAMPLE_BYTES <= 32 * 1024, "the per-CPU scratch is bounded by 32 KiB");
+const _: () = assert!(
+    MAX_SAMPLE_BYTES <= 32 * 1024,
+    "the per-CPU scratch is bounded by 32 KiB"
+);
 const _: () = assert!(MAX_PYTHON_FRAMES.is_power_of_two() && MAX_KERNEL_FRAMES.is_power_of_two());
 const _: () = assert!(size_of::<SampleHeader>().is_multiple_of(8) && size_of::<PyFrame>() == 24);
 const _: () = assert!(size_of::<UserRegisters>() == 128);
@@ -40,7 +43,9 @@ impl RecordKind {
     /// The kind with this number, if there is one.
     #[must_use]
     pub fn from_u16(kind: u16) -> Option<Self> {
-        [Self::Sample, Self::Fork, Self::Exec, Self::Exit].into_iter().find(|k| *k as u16 == kind)
+        [Self::Sample, Self::Fork, Self::Exec, Self::Exit]
+            .into_iter()
+            .find(|k| *k as u16 == kind)
     }
 }
 
@@ -288,6 +293,13 @@ impl KernelStatus {
     /// The status with this number, if there is one.
     #[must_use]
     pub fn from_u8(status: u8) -> Option<Self> {
-        [Self::UserMode, Self::Complete, Self::Truncated, Self::Failed].get(usize::from(status)).copied()
+        [
+            Self::UserMode,
+            Self::Complete,
+            Self::Truncated,
+            Self::Failed,
+        ]
+        .get(usize::from(status))
+        .copied()
     }
 }

@@ -160,13 +160,20 @@ impl PyLayout {
 
     /// Proves what the walk relies on. Offsets may come from a hostile process.
     pub fn check(&self) -> Result<(), LayoutError> {
-        let tstate = [self.tstate_next, self.tstate_interp, self.tstate_thread_id, self.tstate_frame];
+        let tstate = [
+            self.tstate_next,
+            self.tstate_interp,
+            self.tstate_thread_id,
+            self.tstate_frame,
+        ];
         let frame = [self.frame_code, self.frame_previous];
         if tstate.contains(&ABSENT) || frame.contains(&ABSENT) || self.frame_instr == ABSENT {
             return Err(LayoutError::Missing);
         }
-        let owner_needed = matches!(self.entry_mark, EntryMark::Owner) && self.frame_owner == ABSENT;
-        let is_entry_needed = matches!(self.entry_mark, EntryMark::IsEntry) && self.frame_is_entry == ABSENT;
+        let owner_needed =
+            matches!(self.entry_mark, EntryMark::Owner) && self.frame_owner == ABSENT;
+        let is_entry_needed =
+            matches!(self.entry_mark, EntryMark::IsEntry) && self.frame_is_entry == ABSENT;
         if owner_needed || is_entry_needed || self.code_identity == ABSENT {
             return Err(LayoutError::Missing);
         }
@@ -180,7 +187,9 @@ impl PyLayout {
                 return Err(LayoutError::Alignment);
             }
         }
-        if usize::from(self.tstate_bytes) > THREAD_STATE_BYTES || !self.tstate_bytes.is_multiple_of(8) {
+        if usize::from(self.tstate_bytes) > THREAD_STATE_BYTES
+            || !self.tstate_bytes.is_multiple_of(8)
+        {
             return Err(LayoutError::ThreadStateField);
         }
         if usize::from(self.frame_bytes) > FRAME_BYTES || !self.frame_bytes.is_multiple_of(8) {

@@ -45,7 +45,14 @@ pub(crate) fn fork(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     debug!(ctx, "fork {} -> {}", parent_pid, child_pid);
-    tell(RecordKind::Fork, child_pid, parent_pid, entry.generation, previous_generation, task::comm(child));
+    tell(
+        RecordKind::Fork,
+        child_pid,
+        parent_pid,
+        entry.generation,
+        previous_generation,
+        task::comm(child),
+    );
     Some(())
 }
 
@@ -71,7 +78,14 @@ pub(crate) fn exec(ctx: &RawTracePointContext) -> Option<()> {
     }
     debug!(ctx, "exec {}", pid);
     let comm = task::comm(task::current());
-    tell(RecordKind::Exec, pid, 0, entry.generation, previous.unwrap_or(0), comm);
+    tell(
+        RecordKind::Exec,
+        pid,
+        0,
+        entry.generation,
+        previous.unwrap_or(0),
+        comm,
+    );
     Some(())
 }
 
@@ -86,13 +100,27 @@ pub(crate) fn exit(ctx: &RawTracePointContext) -> Option<()> {
     }
     let _ = PROCESSES.remove(&pid);
     debug!(ctx, "exit {}", pid);
-    tell(RecordKind::Exit, pid, 0, 0, generation, task::comm(task::current()));
+    tell(
+        RecordKind::Exit,
+        pid,
+        0,
+        0,
+        generation,
+        task::comm(task::current()),
+    );
     Some(())
 }
 
 /// Sends a record and wakes the agent: it has to look while the process is still there.
 #[inline(always)]
-fn tell(kind: RecordKind, pid: u32, parent_pid: u32, generation: u64, previous_generation: u64, comm: [u8; 16]) {
+fn tell(
+    kind: RecordKind,
+    pid: u32,
+    parent_pid: u32,
+    generation: u64,
+    previous_generation: u64,
+    comm: [u8; 16],
+) {
     let record = LifecycleRecord {
         head: RecordHead {
             version: RECORD_VERSION,
@@ -107,7 +135,10 @@ fn tell(kind: RecordKind, pid: u32, parent_pid: u32, generation: u64, previous_g
         parent_pid,
         comm,
     };
-    if EVENTS.output::<LifecycleRecord>(&record, FORCE_WAKEUP).is_err() {
+    if EVENTS
+        .output::<LifecycleRecord>(&record, FORCE_WAKEUP)
+        .is_err()
+    {
         count(Counter::LifecycleLost);
     }
 }

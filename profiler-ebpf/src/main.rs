@@ -1,7 +1,11 @@
 //! pyagent's kernel programs: entry points only.
 #![no_std]
 #![no_main]
-#![allow(missing_docs, unreachable_pub, reason = "aya's macros make each entry point a public function of its own")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "aya's macros make each entry point a public function of its own"
+)]
 
 mod globals;
 mod lifecycle;

@@ -16,7 +16,8 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 /// Processes by tgid. Sampling programs only look up.
 #[map]
-pub(crate) static PROCESSES: HashMap<u32, ProcessEntry> = HashMap::with_max_entries(MAX_PROCESSES, 0);
+pub(crate) static PROCESSES: HashMap<u32, ProcessEntry> =
+    HashMap::with_max_entries(MAX_PROCESSES, 0);
 
 /// Layouts of the interpreters, by `ProcessEntry::layout`.
 #[map]

@@ -14,7 +14,11 @@ impl ReadUser for CurrentTask {
         let mut words = MaybeUninit::<[u64; N]>::uninit();
         // SAFETY: the buffer has room for what is read; the helper checks the address.
         let error = unsafe {
-            bpf_probe_read_user(words.as_mut_ptr().cast(), size_of::<[u64; N]>() as u32, address as *const _)
+            bpf_probe_read_user(
+                words.as_mut_ptr().cast(),
+                size_of::<[u64; N]>() as u32,
+                address as *const _,
+            )
         };
         if error != 0 {
             return Err(Fault);
@@ -27,9 +31,14 @@ impl ReadUser for CurrentTask {
     fn u32(&mut self, address: u64) -> Result<u32, Fault> {
         let mut word = MaybeUninit::<u32>::uninit();
         // SAFETY: as above.
-        let error = unsafe { bpf_probe_read_user(word.as_mut_ptr().cast(), 4, address as *const _) };
+        let error =
+            unsafe { bpf_probe_read_user(word.as_mut_ptr().cast(), 4, address as *const _) };
         // SAFETY: as above.
-        if error == 0 { Ok(unsafe { word.assume_init() }) } else { Err(Fault) }
+        if error == 0 {
+            Ok(unsafe { word.assume_init() })
+        } else {
+            Err(Fault)
+        }
     }
 
     #[inline(always)]
@@ -41,7 +50,8 @@ impl ReadUser for CurrentTask {
         }
         let words = window.words_mut().as_mut_ptr();
         // SAFETY: the window has room for `n_bytes`; the helper checks the address.
-        let error = unsafe { bpf_probe_read_user(words.cast(), n_bytes as u32, address as *const _) };
+        let error =
+            unsafe { bpf_probe_read_user(words.cast(), n_bytes as u32, address as *const _) };
         if error == 0 { Ok(()) } else { Err(Fault) }
     }
 }
@@ -51,7 +61,17 @@ impl ReadUser for CurrentTask {
 pub(crate) fn kernel<T: Copy>(address: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the buffer has room for a `T`, which any bytes are a value of; the helper checks the address.
-    let error = unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
+    let error = unsafe {
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const _,
+        )
+    };
     // SAFETY: the helper filled it.
-    if error == 0 { Some(unsafe { value.assume_init() }) } else { None }
+    if error == 0 {
+        Some(unsafe { value.assume_init() })
+    } else {
+        None
+    }
 }

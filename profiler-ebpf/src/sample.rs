@@ -6,13 +6,14 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{
-    bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_boot_ns, bpf_loop, bpf_ringbuf_output, bpf_ringbuf_query,
+    bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_boot_ns, bpf_loop, bpf_ringbuf_output,
+    bpf_ringbuf_query,
 };
 use aya_ebpf::programs::PerfEventContext;
 use profiler_common::counters::Counter;
 use profiler_common::event::{
-    KernelStatus, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, PyFrame, PythonStatus, RECORD_VERSION, RecordHead,
-    RecordKind, SampleHeader, SampleRecord, UserRegisters, sample_flags,
+    KernelStatus, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, PyFrame, PythonStatus, RECORD_VERSION,
+    RecordHead, RecordKind, SampleHeader, SampleRecord, UserRegisters, sample_flags,
 };
 use profiler_common::layout::{FrameRoot, PyLayout};
 use profiler_common::process::{ProcessEntry, ProcessState};
@@ -37,7 +38,9 @@ pub(crate) fn take(ctx: &PerfEventContext, source: u8) {
     count(Counter::Ticks);
     let pid = ctx.tgid();
     // SAFETY: the entry is only read; an update by the agent replaces the element.
-    let Some(process) = (unsafe { PROCESSES.get(&pid) }) else { return };
+    let Some(process) = (unsafe { PROCESSES.get(&pid) }) else {
+        return;
+    };
     count(Counter::Samples);
     let Some(scratch) = claim() else {
         count(Counter::Nested);
@@ -131,8 +134,15 @@ fn in_eval_loop(process: &ProcessEntry, ip: u64) -> bool {
 
 /// Finds the thread state and walks the frames.
 #[inline(always)]
-fn fill_python(process: &ProcessEntry, layout: &PyLayout, task_address: u64, scratch: &mut Scratch) -> PythonStatus {
-    let Some(thread_pointer) = task::thread_pointer(task_address) else { return PythonStatus::NoThreadPointer };
+fn fill_python(
+    process: &ProcessEntry,
+    layout: &PyLayout,
+    task_address: u64,
+    scratch: &mut Scratch,
+) -> PythonStatus {
+    let Some(thread_pointer) = task::thread_pointer(task_address) else {
+        return PythonStatus::NoThreadPointer;
+    };
     scratch.thread = Thread::default();
     if let Err(status) = find_thread(process, layout, thread_pointer, scratch) {
         return status;
@@ -142,9 +152,13 @@ fn fill_python(process: &ProcessEntry, layout: &PyLayout, task_address: u64, scr
     scratch.record.header.flags |= scratch.thread.flags;
     let end = walk(layout, scratch.thread.frame, scratch);
     let end = match end {
-        WalkResult::End(WalkEnd::FrameSwitch) if can_repair(layout, scratch) => repair(layout, scratch, end),
+        WalkResult::End(WalkEnd::FrameSwitch) if can_repair(layout, scratch) => {
+            repair(layout, scratch, end)
+        }
         // A first frame that cannot be read is a chain that was never written; a later one is paged out.
-        WalkResult::End(WalkEnd::Fault) if can_repair(layout, scratch) && scratch.record.header.n_python == 0 => {
+        WalkResult::End(WalkEnd::Fault)
+            if can_repair(layout, scratch) && scratch.record.header.n_python == 0 =>
+        {
             repair(layout, scratch, end)
         }
         WalkResult::End(_) | WalkResult::Full => end,
@@ -185,7 +199,12 @@ fn find_thread(
     if !found {
         return Err(PythonStatus::NoThreadState);
     }
-    let Scratch { window, thread, list, .. } = scratch;
+    let Scratch {
+        window,
+        thread,
+        list,
+        ..
+    } = scratch;
     let current = thread::gil(reader, window, layout, process, thread);
     if current != 0 && current != thread.state {
         // Several interpreters can take turns in one thread: the runtime's current state is then the truth.
@@ -198,7 +217,9 @@ fn find_thread(
             }
         }
     }
-    if list.n_found > 1 && thread.flags & (sample_flags::GIL_HELD | sample_flags::THREAD_STATE_DIRECT) == 0 {
+    if list.n_found > 1
+        && thread.flags & (sample_flags::GIL_HELD | sample_flags::THREAD_STATE_DIRECT) == 0
+    {
         return Err(PythonStatus::Ambiguous);
     }
     Ok(())
@@ -223,8 +244,14 @@ fn list_thread(
     scratch.thread_pointer = thread_pointer;
     let mut context = Context { scratch, layout };
     // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
-    let n_steps =
-        unsafe { bpf_loop(MAX_LISTED, list_step as *mut c_void, (&raw mut context).cast::<c_void>(), 0) };
+    let n_steps = unsafe {
+        bpf_loop(
+            MAX_LISTED,
+            list_step as *mut c_void,
+            (&raw mut context).cast::<c_void>(),
+            0,
+        )
+    };
     match context.scratch.list.result() {
         Some(state) => Ok(state),
         None if n_steps >= i64::from(MAX_LISTED) => Err(PythonStatus::ThreadListTruncated),
@@ -236,7 +263,11 @@ unsafe extern "C" fn list_step(_index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `list_thread` passes its context.
     let context = unsafe { &mut *context.cast::<Context<'_>>() };
     let thread_pointer = context.scratch.thread_pointer;
-    match context.scratch.list.step(&mut CurrentTask, context.layout, thread_pointer) {
+    match context
+        .scratch
+        .list
+        .step(&mut CurrentTask, context.layout, thread_pointer)
+    {
         ListStep::More => 0,
         ListStep::Done | ListStep::Fault => 1,
     }
@@ -261,7 +292,14 @@ fn walk(layout: &PyLayout, frame: u64, scratch: &mut Scratch) -> WalkResult {
     // Each Python frame can have an entry frame of its own, and the end takes a step.
     const MAX_STEPS: u32 = 2 * MAX_PYTHON_FRAMES as u32 + 2;
     // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
-    unsafe { bpf_loop(MAX_STEPS, walk_step as *mut c_void, (&raw mut context).cast::<c_void>(), 0) };
+    unsafe {
+        bpf_loop(
+            MAX_STEPS,
+            walk_step as *mut c_void,
+            (&raw mut context).cast::<c_void>(),
+            0,
+        )
+    };
     match context.scratch.walk_end {
         1 => WalkResult::End(WalkEnd::Complete),
         2 => WalkResult::End(WalkEnd::FrameSwitch),
@@ -274,7 +312,13 @@ fn walk(layout: &PyLayout, frame: u64, scratch: &mut Scratch) -> WalkResult {
 unsafe extern "C" fn walk_step(_index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `walk` passes its context.
     let context = unsafe { &mut *context.cast::<Context<'_>>() };
-    let Scratch { walk, window, record, walk_end, .. } = &mut *context.scratch;
+    let Scratch {
+        walk,
+        window,
+        record,
+        walk_end,
+        ..
+    } = &mut *context.scratch;
     match python::step(walk, &mut CurrentTask, window, context.layout) {
         Step::Frame(frame) => {
             let n_python = record.header.n_python;
@@ -301,7 +345,8 @@ unsafe extern "C" fn walk_step(_index: u32, context: *mut c_void) -> i64 {
 /// Frame switches happen in the eval loop only, and are repaired from its registers.
 #[inline(always)]
 fn can_repair(layout: &PyLayout, scratch: &Scratch) -> bool {
-    python::can_be_caught_in_a_switch(layout) && scratch.record.header.flags & sample_flags::USER_REGISTERS != 0
+    python::can_be_caught_in_a_switch(layout)
+        && scratch.record.header.flags & sample_flags::USER_REGISTERS != 0
 }
 
 /// Candidates for the frame that the chain should have gone on with: the `_PyCFrame` before, then each
@@ -312,12 +357,23 @@ const N_CANDIDATES: u32 = 1 + 2 * profiler_common::event::N_GENERAL_REGISTERS as
 #[inline(always)]
 fn repair(layout: &PyLayout, scratch: &mut Scratch, end: WalkResult) -> WalkResult {
     // A lone generator frame was right and stays; anything else was read from a half-built chain.
-    let n_kept = if scratch.walk.is_behind_lone_generator() { scratch.record.header.n_python } else { 0 };
+    let n_kept = if scratch.walk.is_behind_lone_generator() {
+        scratch.record.header.n_python
+    } else {
+        0
+    };
     scratch.n_kept = n_kept;
     scratch.repaired = 0;
     let mut context = Context { scratch, layout };
     // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
-    unsafe { bpf_loop(N_CANDIDATES, repair_step as *mut c_void, (&raw mut context).cast::<c_void>(), 0) };
+    unsafe {
+        bpf_loop(
+            N_CANDIDATES,
+            repair_step as *mut c_void,
+            (&raw mut context).cast::<c_void>(),
+            0,
+        )
+    };
     let scratch = context.scratch;
     if scratch.repaired == 0 {
         scratch.record.header.n_python = n_kept;
@@ -339,10 +395,18 @@ unsafe extern "C" fn repair_step(index: u32, context: *mut c_void) -> i64 {
     let candidate = if index == 0 {
         scratch.thread.previous_cframe
     } else {
-        let register_idx = if index > n_registers { index - 1 - n_registers } else { index - 1 };
+        let register_idx = if index > n_registers {
+            index - 1 - n_registers
+        } else {
+            index - 1
+        };
         let registers: &UserRegisters = &scratch.record.registers;
         let register_idx = core::hint::black_box(register_idx) as usize & 15;
-        if register_idx < registers.general.len() { registers.general[register_idx] } else { return 0 }
+        if register_idx < registers.general.len() {
+            registers.general[register_idx]
+        } else {
+            return 0;
+        }
     };
     // A pointer to a frame is aligned, in user space, and not in the first pages.
     if candidate & 7 != 0 || candidate >> 47 != 0 || candidate < 1 << 16 {
@@ -352,7 +416,9 @@ unsafe extern "C" fn repair_step(index: u32, context: *mut c_void) -> i64 {
     if is_cframe {
         let address = candidate.wrapping_add(u64::from(layout.cframe_current_frame));
         match CurrentTask.u64(address) {
-            Ok(current_frame) if current_frame != 0 && current_frame & 7 == 0 => frame = current_frame,
+            Ok(current_frame) if current_frame != 0 && current_frame & 7 == 0 => {
+                frame = current_frame
+            }
             Ok(_) | Err(Fault) => return 0,
         }
     }
@@ -376,12 +442,18 @@ fn fill_kernel(ctx: &PerfEventContext, record: &mut SampleRecord) {
     let room = (MAX_KERNEL_FRAMES * size_of::<u64>()) as u32;
     // SAFETY: behind at most MAX_PYTHON_FRAMES frames the record has room for MAX_KERNEL_FRAMES addresses.
     let n_bytes = unsafe {
-        let kernel = (&raw mut *record).cast::<u8>().add(PYTHON_OFFSET + n_python * size_of::<PyFrame>());
+        let kernel = (&raw mut *record)
+            .cast::<u8>()
+            .add(PYTHON_OFFSET + n_python * size_of::<PyFrame>());
         bpf_get_stack(ctx.as_ptr(), kernel.cast(), room, 0)
     };
     record.header.kernel_status = if n_bytes > 0 {
         record.header.n_kernel = (n_bytes as u64 / 8) as u16;
-        if n_bytes as u32 == room { KernelStatus::Truncated as u8 } else { KernelStatus::Complete as u8 }
+        if n_bytes as u32 == room {
+            KernelStatus::Truncated as u8
+        } else {
+            KernelStatus::Complete as u8
+        }
     } else {
         count(Counter::KernelStackFailed);
         KernelStatus::Failed as u8

@@ -1,7 +1,9 @@
 //! Facts of a task: ids, name, thread pointer, user registers.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
+};
 use profiler_common::event::{N_GENERAL_REGISTERS, UserRegisters};
 
 use crate::globals;
@@ -57,7 +59,7 @@ pub(crate) fn user_registers(registers: &mut UserRegisters) -> Option<u64> {
 #[inline(always)]
 fn general(saved: &pt_regs) -> [u64; N_GENERAL_REGISTERS] {
     [
-        saved.r15, saved.r14, saved.r13, saved.r12, saved.rbp, saved.rbx, saved.r11, saved.r10, saved.r9, saved.r8,
-        saved.rax, saved.rcx, saved.rdx, saved.rsi, saved.rdi,
+        saved.r15, saved.r14, saved.r13, saved.r12, saved.rbp, saved.rbx, saved.r11, saved.r10,
+        saved.r9, saved.r8, saved.rax, saved.rcx, saved.rdx, saved.rsi, saved.rdi,
     ]
 }

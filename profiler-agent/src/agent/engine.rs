@@ -125,7 +125,11 @@ impl Engine {
             n_by_state: HashMap::new(),
         };
         if let Some(Recording { duration, reply }) = recording {
-            engine.begin(ProcessFilter::default(), duration, Consumer::Recording(reply));
+            engine.begin(
+                ProcessFilter::default(),
+                duration,
+                Consumer::Recording(reply),
+            );
         }
         engine
     }
@@ -145,7 +149,10 @@ impl Engine {
                 next_tick = Instant::now() + TICK;
                 self.on_tick();
             }
-            if self.stopping.is_some_and(|since| since.elapsed() > STOP_TIMEOUT) {
+            if self
+                .stopping
+                .is_some_and(|since| since.elapsed() > STOP_TIMEOUT)
+            {
                 break;
             }
         }
@@ -202,8 +209,13 @@ impl Engine {
 
     fn on_lifecycle(&mut self, event: Lifecycle) {
         match event.change {
-            Change::Fork { parent_generation, generation, .. } => {
-                self.symbolizer.fork(parent_generation, generation, event.pid);
+            Change::Fork {
+                parent_generation,
+                generation,
+                ..
+            } => {
+                self.symbolizer
+                    .fork(parent_generation, generation, event.pid);
             }
             Change::Exec { previous, .. } => self.end(previous),
             Change::Exit { generation } => self.end(generation),
@@ -219,8 +231,12 @@ impl Engine {
     }
 
     fn aggregate(&mut self, sample: &RawSample) {
-        let Some(resolved) = self.symbolizer.resolve(sample) else { return };
-        let Some(process) = self.symbolizer.process(sample.generation) else { return };
+        let Some(resolved) = self.symbolizer.resolve(sample) else {
+            return;
+        };
+        let Some(process) = self.symbolizer.process(sample.generation) else {
+            return;
+        };
         for pull in &mut self.pulls {
             pull.add(sample, &resolved, process);
         }
@@ -250,7 +266,11 @@ impl Engine {
                     Some(PullError::TooManyPulls)
                 } else if self.stopping.is_some() {
                     Some(PullError::Stopping)
-                } else if !self.symbolizer.processes().any(|process| matches(&request.filter, process)) {
+                } else if !self
+                    .symbolizer
+                    .processes()
+                    .any(|process| matches(&request.filter, process))
+                {
                     Some(PullError::NoMatch)
                 } else {
                     None
@@ -258,7 +278,11 @@ impl Engine {
                 match refused {
                     // Whoever asked may have left.
                     Some(error) => drop(reply.send(Err(error))),
-                    None => self.begin(request.filter, Some(request.duration), Consumer::Pull(reply)),
+                    None => self.begin(
+                        request.filter,
+                        Some(request.duration),
+                        Consumer::Pull(reply),
+                    ),
                 }
             }
             Query::Status { reply } => drop(reply.send(self.status())),
@@ -269,17 +293,28 @@ impl Engine {
     /// never waits.
     fn list(&self, filter: ProcessFilter, reply: oneshot::Sender<Vec<ProcessInfo>>) {
         let (sender, listing) = oneshot::channel();
-        if self.parts.tracker.try_send(TrackMessage::List(sender)).is_err() {
+        if self
+            .parts
+            .tracker
+            .try_send(TrackMessage::List(sender))
+            .is_err()
+        {
             return;
         }
         let show_cmdline = self.parts.show_cmdline;
         std::thread::spawn(move || {
-            let Ok(listing) = listing.blocking_recv() else { return };
+            let Ok(listing) = listing.blocking_recv() else {
+                return;
+            };
             let infos = listing
                 .into_iter()
                 .filter(|process| {
                     let cmdline = process.arguments.join(" ");
-                    filter.matches(&ProcessFacts { pid: process.pid.0, comm: &process.comm, cmdline: &cmdline })
+                    filter.matches(&ProcessFacts {
+                        pid: process.pid.0,
+                        comm: &process.comm,
+                        cmdline: &cmdline,
+                    })
                 })
                 .map(|process| process_info(process, show_cmdline))
                 .collect();
@@ -290,8 +325,9 @@ impl Engine {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        let (done, going): (Vec<Pull>, Vec<Pull>) =
-            std::mem::take(&mut self.pulls).into_iter().partition(|pull| pull.is_done(now));
+        let (done, going): (Vec<Pull>, Vec<Pull>) = std::mem::take(&mut self.pulls)
+            .into_iter()
+            .partition(|pull| pull.is_done(now));
         self.pulls = going;
         for pull in done {
             self.finish(pull);
@@ -347,14 +383,20 @@ impl Engine {
         now.iter()
             .zip(before)
             .filter(|(now, before)| now.value > before.value && is_loss(now.name))
-            .map(|(now, before)| format!("{}: {} ({})", now.name, now.value - before.value, now.help))
+            .map(|(now, before)| {
+                format!("{}: {} ({})", now.name, now.value - before.value, now.help)
+            })
             .collect()
     }
 
     fn counter_values(&self) -> Vec<CounterValue> {
         let kernel = Counter::ALL.into_iter().zip(self.parts.counters.totals());
         let mut values: Vec<CounterValue> = kernel
-            .map(|(counter, value)| CounterValue { name: counter.name(), help: counter.help(), value })
+            .map(|(counter, value)| CounterValue {
+                name: counter.name(),
+                help: counter.help(),
+                value,
+            })
             .collect();
         let own = &self.counters;
         let symbolizer = self.symbolizer.counters();
@@ -389,10 +431,16 @@ impl Engine {
 
     fn status(&self) -> Status {
         let mut processes = self.n_by_state.clone();
-        processes.insert(ProcessState::Profiled, self.symbolizer.processes().count() as u32);
+        processes.insert(
+            ProcessState::Profiled,
+            self.symbolizer.processes().count() as u32,
+        );
         Status {
             uptime: self.started.elapsed(),
-            kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
+            kernel_release: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
             rate_asked_hz: f64::from(self.parts.config.rate_hz),
             rate_hz: f64::from(self.rate.current_hz()),
             n_cpus_online: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
@@ -410,7 +458,10 @@ impl Engine {
 impl Pull {
     fn add(&mut self, sample: &RawSample, resolved: &ResolvedSample, process: &TrackedProcess) {
         let filter = &self.filter;
-        let is_meant = *self.decided.entry(sample.generation).or_insert_with(|| matches(filter, process));
+        let is_meant = *self
+            .decided
+            .entry(sample.generation)
+            .or_insert_with(|| matches(filter, process));
         if is_meant {
             self.aggregator.add(resolved);
             self.aggregator.set_period(resolved.values[1]);
@@ -430,7 +481,11 @@ impl Pull {
 fn matches(filter: &ProcessFilter, process: &TrackedProcess) -> bool {
     let facts = &process.facts;
     let cmdline = facts.arguments.join(" ");
-    filter.matches(&ProcessFacts { pid: process.pid.0, comm: &facts.comm, cmdline: &cmdline })
+    filter.matches(&ProcessFacts {
+        pid: process.pid.0,
+        comm: &facts.comm,
+        cmdline: &cmdline,
+    })
 }
 
 fn count_states(listing: &[ProcessListing]) -> HashMap<ProcessState, u32> {
@@ -450,8 +505,17 @@ fn process_state(state: TrackState) -> ProcessState {
 }
 
 fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
-    let program = process.arguments.first().cloned().unwrap_or_else(|| process.comm.clone());
-    let script = process.program.strip_prefix(&program).unwrap_or_default().trim_start().to_owned();
+    let program = process
+        .arguments
+        .first()
+        .cloned()
+        .unwrap_or_else(|| process.comm.clone());
+    let script = process
+        .program
+        .strip_prefix(&program)
+        .unwrap_or_default()
+        .trim_start()
+        .to_owned();
     ProcessInfo {
         pid: process.pid.0,
         start_time: process.started,
@@ -462,7 +526,11 @@ fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
         python_version: process.version,
         state: process_state(process.state),
         reason: process.reason,
-        cmdline: if show_cmdline { process.arguments } else { Vec::new() },
+        cmdline: if show_cmdline {
+            process.arguments
+        } else {
+            Vec::new()
+        },
     }
 }
 

@@ -21,11 +21,20 @@ impl BpfTables {
 
 impl KernelTable for BpfTables {
     fn add(&mut self, pid: Pid, entry: &ProcessEntry) -> Result<bool, String> {
-        self.processes.add(pid, entry).map_err(|error| error.to_string())
+        self.processes
+            .add(pid, entry)
+            .map_err(|error| error.to_string())
     }
 
-    fn update(&mut self, pid: Pid, generation: Generation, entry: &ProcessEntry) -> Result<bool, String> {
-        self.processes.update(pid, generation, entry).map_err(|error| error.to_string())
+    fn update(
+        &mut self,
+        pid: Pid,
+        generation: Generation,
+        entry: &ProcessEntry,
+    ) -> Result<bool, String> {
+        self.processes
+            .update(pid, generation, entry)
+            .map_err(|error| error.to_string())
     }
 
     fn remove(&mut self, pid: Pid, generation: Generation) {

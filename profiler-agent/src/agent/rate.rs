@@ -10,7 +10,11 @@ pub(super) struct RateLimit {
 
 impl RateLimit {
     pub(super) fn new(asked_hz: u32, max_samples_per_second: Option<u32>) -> Self {
-        Self { asked_hz, max_samples_per_second, current_hz: asked_hz }
+        Self {
+            asked_hz,
+            max_samples_per_second,
+            current_hz: asked_hz,
+        }
     }
 
     pub(super) fn current_hz(&self) -> u32 {
@@ -48,7 +52,11 @@ mod tests {
         assert_eq!(limit.on_second(900), None);
         assert_eq!(limit.on_second(3960), Some(22));
         assert!(40 * 22 <= 1000);
-        assert_eq!(limit.on_second(880), None, "40 busy CPUs would still exceed the limit at 99 Hz");
+        assert_eq!(
+            limit.on_second(880),
+            None,
+            "40 busy CPUs would still exceed the limit at 99 Hz"
+        );
         assert_eq!(limit.on_second(100), Some(99));
         assert_eq!(RateLimit::new(99, None).on_second(1 << 40), None);
     }

@@ -90,9 +90,12 @@ fn on_message(tracker: &mut Tracker<impl KernelTable>, message: TrackMessage) {
 
 /// False when the engine has ended.
 fn deliver(tracker: &mut Tracker<impl KernelTable>, events: &SyncSender<Event>) -> bool {
-    tracker.take_updates().into_iter().all(|update| match events.try_send(Event::Process(update)) {
-        Ok(()) => true,
-        Err(TrySendError::Full(event)) => events.send(event).is_ok(),
-        Err(TrySendError::Disconnected(_)) => false,
-    })
+    tracker
+        .take_updates()
+        .into_iter()
+        .all(|update| match events.try_send(Event::Process(update)) {
+            Ok(()) => true,
+            Err(TrySendError::Full(event)) => events.send(event).is_ok(),
+            Err(TrySendError::Disconnected(_)) => false,
+        })
 }

@@ -28,8 +28,10 @@ impl Waiting {
         if self.n_samples >= MAX_IN_ALL {
             return false;
         }
-        let (_, samples) =
-            self.by_program.entry(sample.generation).or_insert_with(|| (Instant::now(), Vec::new()));
+        let (_, samples) = self
+            .by_program
+            .entry(sample.generation)
+            .or_insert_with(|| (Instant::now(), Vec::new()));
         if samples.len() >= MAX_PER_PROGRAM {
             return false;
         }
@@ -40,7 +42,11 @@ impl Waiting {
 
     /// Takes the samples of a program.
     pub(super) fn take(&mut self, generation: Generation) -> Vec<RawSample> {
-        let samples = self.by_program.remove(&generation).map(|(_, samples)| samples).unwrap_or_default();
+        let samples = self
+            .by_program
+            .remove(&generation)
+            .map(|(_, samples)| samples)
+            .unwrap_or_default();
         self.n_samples -= samples.len();
         samples
     }

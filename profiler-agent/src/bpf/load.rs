@@ -77,7 +77,10 @@ impl Programs {
     pub fn load(settings: Settings) -> Result<Self, LoadError> {
         let offsets = Offsets::of_running_kernel()?;
         let agent_pid = std::process::id();
-        let (follow_all, follow_children) = (u32::from(settings.follow_all), u32::from(settings.follow_children));
+        let (follow_all, follow_children) = (
+            u32::from(settings.follow_all),
+            u32::from(settings.follow_children),
+        );
         let wakeup_bytes = u64::from(settings.ring_bytes / 4);
         let mut loader = EbpfLoader::new();
         loader
@@ -118,7 +121,13 @@ impl Programs {
     /// Splits into what samples (and must stay alive), and what the tasks of the agent take.
     #[must_use]
     pub fn split(self) -> (Ebpf, EventRing, ProcessTable, LayoutTable, CounterTable) {
-        (self.ebpf, self.ring, self.processes, self.layouts, self.counters)
+        (
+            self.ebpf,
+            self.ring,
+            self.processes,
+            self.layouts,
+            self.counters,
+        )
     }
 }
 
@@ -126,8 +135,15 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError
     ebpf.take_map(name).ok_or(LoadError::Part(name))
 }
 
-fn attach_lifecycle(ebpf: &mut Ebpf, name: &'static str, tracepoint: &str) -> Result<(), LoadError> {
-    let refused = |source| LoadError::Program { program: name, source: Box::new(source) };
+fn attach_lifecycle(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    tracepoint: &str,
+) -> Result<(), LoadError> {
+    let refused = |source| LoadError::Program {
+        program: name,
+        source: Box::new(source),
+    };
     let program = ebpf.program_mut(name).ok_or(LoadError::Part(name))?;
     let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
     program.load().map_err(refused)?;
@@ -136,7 +152,10 @@ fn attach_lifecycle(ebpf: &mut Ebpf, name: &'static str, tracepoint: &str) -> Re
 }
 
 fn load_sampler(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
-    let refused = |source| LoadError::Program { program: name, source: Box::new(source) };
+    let refused = |source| LoadError::Program {
+        program: name,
+        source: Box::new(source),
+    };
     let program = ebpf.program_mut(name).ok_or(LoadError::Part(name))?;
     let program: &mut PerfEvent = program.try_into().map_err(refused)?;
     program.load().map_err(refused)

@@ -28,7 +28,10 @@ impl EventRing {
     /// Waits until the kernel wakes the reader, or `timeout` is over. Samples alone wake it only when a
     /// quarter of the ring is full.
     pub fn wait(&self, timeout: Duration) {
-        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
         let fd = self.ring.as_fd();
         // An interrupted or failed poll is a short wait: the caller drains and waits again.
         let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout));

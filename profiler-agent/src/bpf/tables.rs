@@ -31,7 +31,10 @@ unsafe impl Pod for LayoutValue {}
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// No room for a further process.
-    #[error("more than {} processes are profiled", profiler_common::process::MAX_PROCESSES)]
+    #[error(
+        "more than {} processes are profiled",
+        profiler_common::process::MAX_PROCESSES
+    )]
     ProcessesFull,
     /// No room for a further layout.
     #[error("more than {MAX_LAYOUTS} different interpreter builds")]
@@ -62,8 +65,14 @@ impl ProcessTable {
         // BPF_NOEXIST
         match self.map.insert(pid.0, EntryValue(*entry), 1) {
             Ok(()) => Ok(true),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(false)
+            }
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
+            {
                 Err(TableError::ProcessesFull)
             }
             Err(error) => Err(error.into()),
@@ -72,14 +81,23 @@ impl ProcessTable {
 
     /// Writes an entry only if the process is still of this generation: it may have exec'ed or gone since.
     /// Returns whether it was.
-    pub fn update(&mut self, pid: Pid, generation: Generation, entry: &ProcessEntry) -> Result<bool, TableError> {
+    pub fn update(
+        &mut self,
+        pid: Pid,
+        generation: Generation,
+        entry: &ProcessEntry,
+    ) -> Result<bool, TableError> {
         if self.get(pid).map(|entry| entry.generation) != Some(generation.0) {
             return Ok(false);
         }
         // BPF_EXIST: an exit in between must not leave an entry behind.
         match self.map.insert(pid.0, EntryValue(*entry), 2) {
             Ok(()) => Ok(true),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -116,7 +134,10 @@ impl std::hash::Hash for PyLayoutKey {
 
 impl LayoutTable {
     pub(super) fn new(map: Array<MapData, LayoutValue>) -> Self {
-        Self { map, rows: StdHashMap::new() }
+        Self {
+            map,
+            rows: StdHashMap::new(),
+        }
     }
 
     /// The row of a layout; writes it when it is new.
@@ -147,6 +168,10 @@ impl CounterTable {
     /// Sum over all CPUs of each counter, in the order of [`Counter::ALL`].
     #[must_use]
     pub fn totals(&self) -> [u64; N_COUNTERS] {
-        Counter::ALL.map(|counter| self.map.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum()))
+        Counter::ALL.map(|counter| {
+            self.map
+                .get(&(counter as u32), 0)
+                .map_or(0, |values| values.iter().sum())
+        })
     }
 }

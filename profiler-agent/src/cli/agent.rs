@@ -36,12 +36,21 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     // Before the programs are loaded: a port that is taken is told at once.
-    let exposure = if args.insecure { Exposure::Insecure } else { Exposure::Loopback };
+    let exposure = if args.insecure {
+        Exposure::Insecure
+    } else {
+        Exposure::Loopback
+    };
     let server = Server::bind(args.listen, exposure).await?;
     let address = server.address();
     let selection = args.selection.selection();
     let max_samples = Some(args.max_samples_per_second);
-    let config = args.sampling.config(selection, args.selection.subprocesses, max_samples, &args.log);
+    let config = args.sampling.config(
+        selection,
+        args.selection.subprocesses,
+        max_samples,
+        &args.log,
+    );
     let mut agent = Agent::start(&config, None, args.show_cmdline)?;
     let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
     let (stop_server, server_stopped) = oneshot::channel::<()>();
@@ -68,7 +77,9 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     }
     reporter.clear();
     // First the engine: pulls under way get what there is, then the server closes.
-    tokio::task::spawn_blocking(|| agent.stop()).await.context("the agent did not stop")?;
+    tokio::task::spawn_blocking(|| agent.stop())
+        .await
+        .context("the agent did not stop")?;
     drop(stop_server);
     serving.await.context("the server failed")?;
     Ok(ExitCode::SUCCESS)
@@ -85,7 +96,9 @@ fn check(args: &AgentArgs) -> Result<()> {
         return Err(ExitError::Rights(missing).into());
     }
     if in_initial_pid_namespace() == Some(false) {
-        anyhow::bail!("this is not the initial pid namespace: run pyagent on the host, or its container with hostPID");
+        anyhow::bail!(
+            "this is not the initial pid namespace: run pyagent on the host, or its container with hostPID"
+        );
     }
     Ok(())
 }
@@ -101,21 +114,49 @@ async fn pass_queries(mut queries: mpsc::Receiver<Query>, asker: AgentAsker) {
 /// What a newcomer needs next, in at most 20 lines.
 fn print_start(args: &AgentArgs, address: std::net::SocketAddr, listing: &[ProcessListing]) {
     let mut by_version: BTreeMap<&str, usize> = BTreeMap::new();
-    for process in listing.iter().filter(|process| process.state == TrackState::Profiled) {
+    for process in listing
+        .iter()
+        .filter(|process| process.state == TrackState::Profiled)
+    {
         *by_version.entry(&process.version).or_default() += 1;
     }
     let n_profiled: usize = by_version.values().sum();
-    let versions: Vec<String> = by_version.iter().map(|(version, n)| format!("{n} x {version}")).collect();
-    let plural = if n_profiled == 1 { "process" } else { "processes" };
-    let what = if versions.is_empty() { String::new() } else { format!(" ({})", versions.join(", ")) };
+    let versions: Vec<String> = by_version
+        .iter()
+        .map(|(version, n)| format!("{n} x {version}"))
+        .collect();
+    let plural = if n_profiled == 1 {
+        "process"
+    } else {
+        "processes"
+    };
+    let what = if versions.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", versions.join(", "))
+    };
     let version = env!("CARGO_PKG_VERSION");
-    eprintln!("pyagent {version}: profiling {n_profiled} Python {plural}{what} at {} Hz", args.sampling.rate);
-    let refused: Vec<_> = listing.iter().filter(|process| process.state == TrackState::Refused).collect();
+    eprintln!(
+        "pyagent {version}: profiling {n_profiled} Python {plural}{what} at {} Hz",
+        args.sampling.rate
+    );
+    let refused: Vec<_> = listing
+        .iter()
+        .filter(|process| process.state == TrackState::Refused)
+        .collect();
     for process in refused.iter().take(MAX_REFUSED_SHOWN) {
-        eprintln!("  not {} ({}): {}", process.pid, escape(&process.comm), escape(&process.reason));
+        eprintln!(
+            "  not {} ({}): {}",
+            process.pid,
+            escape(&process.comm),
+            escape(&process.reason)
+        );
     }
     if refused.len() > MAX_REFUSED_SHOWN {
-        eprintln!("  and {} more; `pyagent doctor PID` says why", refused.len() - MAX_REFUSED_SHOWN);
+        eprintln!(
+            "  and {} more; `pyagent doctor PID` says why",
+            refused.len() - MAX_REFUSED_SHOWN
+        );
     }
     eprintln!("serving gRPC and HTTP on {address}; try:");
     eprintln!("  pyagent pull {address} --duration 10s -o flame.svg");
@@ -132,16 +173,31 @@ struct Reporter {
 impl Reporter {
     fn new(format: LogFormat) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && format == LogFormat::Text;
-        let next = if is_terminal { Instant::now() } else { Instant::now() + LOG_INTERVAL };
-        Self { is_terminal, next, is_shown: false }
+        let next = if is_terminal {
+            Instant::now()
+        } else {
+            Instant::now() + LOG_INTERVAL
+        };
+        Self {
+            is_terminal,
+            next,
+            is_shown: false,
+        }
     }
 
     async fn report(&mut self, asker: &AgentAsker) {
         if Instant::now() < self.next {
             return;
         }
-        self.next = Instant::now() + if self.is_terminal { STATUS_INTERVAL } else { LOG_INTERVAL };
-        let Some(status) = asker.status().await else { return };
+        self.next = Instant::now()
+            + if self.is_terminal {
+                STATUS_INTERVAL
+            } else {
+                LOG_INTERVAL
+            };
+        let Some(status) = asker.status().await else {
+            return;
+        };
         let line = status_line(&status);
         if self.is_terminal {
             eprint!("\r\x1b[K{line}");

@@ -10,8 +10,8 @@ use crate::format::escape;
 use crate::ids::Pid;
 use crate::kernel::btf::Btf;
 use crate::kernel::probe::{
-    CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, OLDEST_KERNEL, Rights, in_initial_pid_namespace, kernel_release,
-    kernel_version,
+    CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, OLDEST_KERNEL, Rights, in_initial_pid_namespace,
+    kernel_release, kernel_version,
 };
 use crate::process::facts::{Facts, tids};
 use crate::python::discover::{Discoverer, Discovery, DiscoveryStep};
@@ -56,30 +56,53 @@ fn host_checks() -> Vec<Check> {
         let result = if rights.has(capability) {
             Ok(format!("{}: {}", capability.name, capability.purpose))
         } else {
-            Err(format!("{} is missing (needed to {}): run with sudo", capability.name, capability.purpose))
+            Err(format!(
+                "{} is missing (needed to {}): run with sudo",
+                capability.name, capability.purpose
+            ))
         };
-        checks.push(Check { what: "right", result });
+        checks.push(Check {
+            what: "right",
+            result,
+        });
     }
     let (version, release) = (kernel_version(), kernel_release());
     let (major, minor) = OLDEST_KERNEL;
     let kernel = if version >= OLDEST_KERNEL {
         Ok(release)
     } else {
-        Err(format!("{release} is too old: {major}.{minor} or newer is needed (bpf_loop)"))
+        Err(format!(
+            "{release} is too old: {major}.{minor} or newer is needed (bpf_loop)"
+        ))
     };
-    checks.push(Check { what: "kernel", result: kernel });
-    let btf = Btf::of_running_kernel().and_then(|btf| btf.offset_of("task_struct", "thread.fsbase"));
+    checks.push(Check {
+        what: "kernel",
+        result: kernel,
+    });
+    let btf =
+        Btf::of_running_kernel().and_then(|btf| btf.offset_of("task_struct", "thread.fsbase"));
     checks.push(Check {
         what: "BTF",
-        result: btf.map(|_| "structure offsets are known".to_owned()).map_err(|error| error.to_string()),
+        result: btf
+            .map(|_| "structure offsets are known".to_owned())
+            .map_err(|error| error.to_string()),
     });
     let namespace = match in_initial_pid_namespace() {
         Some(true) => Ok("the initial one".to_owned()),
-        Some(false) => Err("not the initial one: run pyagent on the host, or the container with hostPID".to_owned()),
+        Some(false) => Err(
+            "not the initial one: run pyagent on the host, or the container with hostPID"
+                .to_owned(),
+        ),
         None => Err("/proc/self/ns/pid cannot be read".to_owned()),
     };
-    checks.push(Check { what: "pid namespace", result: namespace });
-    checks.push(Check { what: "CPython", result: Ok(format!("{SUPPORTED} (x86-64) can be unwound")) });
+    checks.push(Check {
+        what: "pid namespace",
+        result: namespace,
+    });
+    checks.push(Check {
+        what: "CPython",
+        result: Ok(format!("{SUPPORTED} (x86-64) can be unwound")),
+    });
     checks
 }
 
@@ -97,12 +120,19 @@ fn process(pid: Pid) -> bool {
         checks.push(Check { what, result });
     });
     let n_threads = tids(pid).map_or(0, |tids| tids.len());
-    let title = format!("process {pid} ({}), {n_threads} threads: {}", escape(&facts.comm), escape(&facts.program()));
+    let title = format!(
+        "process {pid} ({}), {n_threads} threads: {}",
+        escape(&facts.comm),
+        escape(&facts.program())
+    );
     show(&title, checks);
     println!();
     match discovery {
         Discovery::Python(interpreter) => {
-            println!("  CPython {}: it can be profiled: sudo pyagent record --pid {pid}", interpreter.version);
+            println!(
+                "  CPython {}: it can be profiled: sudo pyagent record --pid {pid}",
+                interpreter.version
+            );
             true
         }
         Discovery::NotPython { expected: false } => {

@@ -41,11 +41,18 @@ pub enum ExitError {
 }
 
 fn names(capabilities: &[Capability]) -> String {
-    capabilities.iter().map(|capability| capability.name).collect::<Vec<_>>().join(", ")
+    capabilities
+        .iter()
+        .map(|capability| capability.name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn purposes(capabilities: &[Capability]) -> String {
-    let purposes: Vec<_> = capabilities.iter().map(|capability| capability.purpose).collect();
+    let purposes: Vec<_> = capabilities
+        .iter()
+        .map(|capability| capability.purpose)
+        .collect();
     format!("needed to {}", purposes.join(", "))
 }
 
@@ -64,5 +71,9 @@ impl ExitError {
 /// The code of any error.
 #[must_use]
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
-    ExitCode::from(error.downcast_ref::<ExitError>().map_or(FAILED, ExitError::code))
+    ExitCode::from(
+        error
+            .downcast_ref::<ExitError>()
+            .map_or(FAILED, ExitError::code),
+    )
 }

@@ -35,11 +35,19 @@ impl Launch {
         let name = format!("/proc/{}/fd/{}", std::process::id(), wait.as_raw_fd());
         launcher.arg("__launch").arg("--go").arg(name);
         if let (false, Some((uid, gid))) = (as_root, sudo_ids()) {
-            launcher.arg("--uid").arg(uid.to_string()).arg("--gid").arg(gid.to_string());
+            launcher
+                .arg("--uid")
+                .arg(uid.to_string())
+                .arg("--gid")
+                .arg(gid.to_string());
         }
         launcher.arg("--").args(command);
         let child = launcher.spawn().context("cannot start a process")?;
-        Ok(Self { child, go, _wait: wait })
+        Ok(Self {
+            child,
+            go,
+            _wait: wait,
+        })
     }
 
     /// The process that becomes CMD.
@@ -50,7 +58,9 @@ impl Launch {
 
     /// Lets CMD begin.
     pub fn go(mut self) -> Result<Child> {
-        self.go.write_all(&[1]).context("the process that was to become CMD has gone")?;
+        self.go
+            .write_all(&[1])
+            .context("the process that was to become CMD has gone")?;
         Ok(self.child)
     }
 }
@@ -73,7 +83,10 @@ pub fn become_command(args: &LaunchArgs) -> ExitCode {
         return ExitCode::from(exit::LAUNCH_FAILED);
     }
     if let Err(error) = become_user(args) {
-        eprintln!("pyagent: cannot run the command as user {}: {error}", args.uid.unwrap_or_default());
+        eprintln!(
+            "pyagent: cannot run the command as user {}: {error}",
+            args.uid.unwrap_or_default()
+        );
         return ExitCode::from(exit::LAUNCH_FAILED);
     }
     let Some((program, arguments)) = args.command.split_first() else {
@@ -88,7 +101,9 @@ pub fn become_command(args: &LaunchArgs) -> ExitCode {
 }
 
 fn become_user(args: &LaunchArgs) -> nix::Result<()> {
-    let (Some(uid), Some(gid)) = (args.uid.map(Uid::from_raw), args.gid.map(Gid::from_raw)) else { return Ok(()) };
+    let (Some(uid), Some(gid)) = (args.uid.map(Uid::from_raw), args.gid.map(Gid::from_raw)) else {
+        return Ok(());
+    };
     match User::from_uid(uid)? {
         Some(user) => {
             let name = std::ffi::CString::new(user.name).map_err(|_| nix::errno::Errno::EINVAL)?;

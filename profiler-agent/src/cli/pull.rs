@@ -13,24 +13,35 @@ use crate::serve::client::{AgentAddress, PullFailure, pull};
 
 /// Runs the command; Ctrl-C ends it without a file.
 pub async fn run(args: PullArgs) -> Result<ExitCode> {
-    let address: AgentAddress =
-        args.address.parse().map_err(|error: PullFailure| ExitError::Usage(error.to_string()))?;
+    let address: AgentAddress = args
+        .address
+        .parse()
+        .map_err(|error: PullFailure| ExitError::Usage(error.to_string()))?;
     let format = Format::choose(args.output.format.as_deref(), args.output.output.as_deref())
         .map_err(|error| ExitError::Usage(error.to_string()))?;
     let target = match &args.output.output {
         Some(path) => Target::named(path.clone()),
         None => Target::default_name(None, SystemTime::now(), format),
     };
-    let target = if args.output.force { target.forced() } else { target };
+    let target = if args.output.force {
+        target.forced()
+    } else {
+        target
+    };
     target.check()?;
-    eprintln!("pulling {:.1} s from {address}", args.duration.as_secs_f64());
+    eprintln!(
+        "pulling {:.1} s from {address}",
+        args.duration.as_secs_f64()
+    );
     let filter = args.selection.filter();
     let pulled = tokio::select! {
         pulled = pull(&address, &filter, args.duration, format) => pulled,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted: nothing was written"),
     };
     let pulled = match pulled {
-        Err(error @ PullFailure::NoMatch { .. }) => return Err(ExitError::NothingMatched(error.to_string()).into()),
+        Err(error @ PullFailure::NoMatch { .. }) => {
+            return Err(ExitError::NothingMatched(error.to_string()).into());
+        }
         pulled => pulled?,
     };
     target.write_with(|out| out.write_all(&pulled.bytes))?;
@@ -38,7 +49,12 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
         eprintln!("  {comment}");
     }
     if let Target::Named(path) | Target::Default(path) = &target {
-        eprintln!("wrote {} ({}, {} samples)", path.display(), pulled.format, pulled.n_samples);
+        eprintln!(
+            "wrote {} ({}, {} samples)",
+            path.display(),
+            pulled.format,
+            pulled.n_samples
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -61,7 +61,10 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     };
     let config = config(&args, log, launch.as_ref());
     let (reply, profile) = oneshot::channel();
-    let recording = Recording { duration: args.duration, reply };
+    let recording = Recording {
+        duration: args.duration,
+        reply,
+    };
     let mut agent = Agent::start(&config, Some(recording), true)?;
     let listing = agent.scanned().await;
     let child = match launch {
@@ -88,11 +91,14 @@ fn check_choice(args: &RecordArgs) -> Result<(), ExitError> {
         return Err(ExitError::Usage(message.to_owned()));
     }
     if !args.command.is_empty() && !args.selection.is_empty() {
-        let message = "choose either a command (-- CMD) or running processes (--pid, --all-python, ...)";
+        let message =
+            "choose either a command (-- CMD) or running processes (--pid, --all-python, ...)";
         return Err(ExitError::Usage(message.to_owned()));
     }
     if let Some(pid) = args.selection.pid.iter().find(|pid| !is_alive(Pid(**pid))) {
-        return Err(ExitError::NothingMatched(format!("there is no process {pid}")));
+        return Err(ExitError::NothingMatched(format!(
+            "there is no process {pid}"
+        )));
     }
     Ok(())
 }
@@ -105,23 +111,42 @@ fn target(args: &RecordArgs, format: &Format, started: SystemTime) -> Target {
                 [pid] => comm(Pid(*pid)).ok().map(|comm| (comm, *pid)),
                 _ => None,
             };
-            Target::default_name(process.as_ref().map(|(comm, pid)| (comm.as_str(), *pid)), started, format)
+            Target::default_name(
+                process.as_ref().map(|(comm, pid)| (comm.as_str(), *pid)),
+                started,
+                format,
+            )
         }
     };
-    if args.output.force { target.forced() } else { target }
+    if args.output.force {
+        target.forced()
+    } else {
+        target
+    }
 }
 
 fn config(args: &RecordArgs, log: &LogArgs, launch: Option<&Launch>) -> SamplingConfig {
     let selection = match launch {
-        Some(launch) => Selection { only_pids: Some(vec![launch.pid()]), ..args.selection.selection() },
+        Some(launch) => Selection {
+            only_pids: Some(vec![launch.pid()]),
+            ..args.selection.selection()
+        },
         None => args.selection.selection(),
     };
-    args.sampling.config(selection, args.selection.subprocesses, args.max_samples_per_second, log)
+    args.sampling.config(
+        selection,
+        args.selection.subprocesses,
+        args.max_samples_per_second,
+        log,
+    )
 }
 
 /// Processes that were named must be there and run Python.
 fn check_found(args: &RecordArgs, listing: &[ProcessListing]) -> Result<(), ExitError> {
-    if listing.iter().any(|process| process.state != TrackState::Refused) {
+    if listing
+        .iter()
+        .any(|process| process.state != TrackState::Refused)
+    {
         return Ok(());
     }
     if let Some(refused) = listing.first() {
@@ -137,14 +162,19 @@ fn check_found(args: &RecordArgs, listing: &[ProcessListing]) -> Result<(), Exit
     match args.selection.pid.as_slice() {
         [] => Ok(()),
         [pid, ..] => {
-            let message = format!("process {pid} runs no CPython that can be found; `pyagent doctor {pid}` says more");
+            let message = format!(
+                "process {pid} runs no CPython that can be found; `pyagent doctor {pid}` says more"
+            );
             Err(ExitError::NothingMatched(message))
         }
     }
 }
 
 fn announce(args: &RecordArgs, listing: &[ProcessListing]) {
-    let n_profiled = listing.iter().filter(|process| process.state == TrackState::Profiled).count();
+    let n_profiled = listing
+        .iter()
+        .filter(|process| process.state == TrackState::Profiled)
+        .count();
     let what = match (args.command.first(), n_profiled) {
         (Some(command), _) => command.to_string_lossy().into_owned(),
         (None, 0) => "no Python process yet; new ones will be".to_owned(),
@@ -155,7 +185,11 @@ fn announce(args: &RecordArgs, listing: &[ProcessListing]) {
         Some(duration) => format!("for {:.1} s", duration.as_secs_f64()),
         None => "until Ctrl-C or the end".to_owned(),
     };
-    eprintln!("recording {} at {} Hz {until}", crate::format::escape(&what), args.sampling.rate);
+    eprintln!(
+        "recording {} at {} Hz {until}",
+        crate::format::escape(&what),
+        args.sampling.rate
+    );
 }
 
 /// Why the recording ended.
@@ -239,7 +273,8 @@ async fn wait_for_child(
 fn pass_on_interrupt(child: &Child) {
     let stdin = std::io::stdin();
     let is_foreground = stdin.is_terminal()
-        && rustix::termios::tcgetpgrp(&stdin).is_ok_and(|group| group == rustix::process::getpgrp());
+        && rustix::termios::tcgetpgrp(&stdin)
+            .is_ok_and(|group| group == rustix::process::getpgrp());
     if !is_foreground {
         pass_on(child, Signal::SIGINT);
     }
@@ -253,15 +288,22 @@ fn pass_on(child: &Child, signal: Signal) {
 
 /// Whether every process that was named has ended (and, with `--subprocesses`, all of theirs).
 async fn has_ended(config: &SamplingConfig, asker: &AgentAsker) -> bool {
-    let Some(pids) = &config.selection.only_pids else { return false };
+    let Some(pids) = &config.selection.only_pids else {
+        return false;
+    };
     if pids.iter().any(|pid| is_alive(*pid)) {
         return false;
     }
     if !config.subprocesses {
         return true;
     }
-    let Some(status) = asker.status().await else { return true };
-    status.processes.iter().all(|(_, n_processes)| *n_processes == 0)
+    let Some(status) = asker.status().await else {
+        return true;
+    };
+    status
+        .processes
+        .iter()
+        .all(|(_, n_processes)| *n_processes == 0)
 }
 
 fn is_alive(pid: Pid) -> bool {
@@ -270,17 +312,25 @@ fn is_alive(pid: Pid) -> bool {
 
 /// Stops the agent and gets the profile.
 async fn finish(agent: Agent, outcome: Outcome) -> Result<(Profile, Option<ExitStatus>)> {
-    tokio::task::spawn_blocking(|| agent.stop()).await.context("the agent did not stop")?;
+    tokio::task::spawn_blocking(|| agent.stop())
+        .await
+        .context("the agent did not stop")?;
     match outcome {
         Outcome::Profile(profile) => Ok((*profile, None)),
-        Outcome::Stop(profile, status) => Ok((profile.await.context("the agent ended without a profile")?, status)),
+        Outcome::Stop(profile, status) => Ok((
+            profile.await.context("the agent ended without a profile")?,
+            status,
+        )),
     }
 }
 
 /// As shells have it: 128 + n for a signal.
 fn code_of_status(status: ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt as _;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILED))
 }
 
@@ -295,7 +345,12 @@ struct Progress {
 impl Progress {
     fn new(duration: Option<Duration>) -> Self {
         let now = Instant::now();
-        Self { begun: now, duration, next: now + PROGRESS_INTERVAL, is_shown: false }
+        Self {
+            begun: now,
+            duration,
+            next: now + PROGRESS_INTERVAL,
+            is_shown: false,
+        }
     }
 
     async fn show(&mut self, asker: &AgentAsker) {
@@ -303,9 +358,17 @@ impl Progress {
             return;
         }
         self.next = Instant::now() + PROGRESS_INTERVAL;
-        let Some(status) = asker.status().await else { return };
-        let n_samples = status.counters.iter().find(|counter| counter.name == "samples_received");
-        let of = self.duration.map(|duration| format!(" of {:.0}", duration.as_secs_f64())).unwrap_or_default();
+        let Some(status) = asker.status().await else {
+            return;
+        };
+        let n_samples = status
+            .counters
+            .iter()
+            .find(|counter| counter.name == "samples_received");
+        let of = self
+            .duration
+            .map(|duration| format!(" of {:.0}", duration.as_secs_f64()))
+            .unwrap_or_default();
         let mut stderr = std::io::stderr();
         // A terminal that has gone is no reason to stop recording.
         let _ = write!(

@@ -35,11 +35,11 @@ const KIND_UNION: u32 = 5;
 fn extra_bytes(kind: u32, vlen: u32) -> Option<usize> {
     let vlen = vlen as usize;
     Some(match kind {
-        0 | 2 | 7..=12 | 16 | 18 => 0,  // void, ptr, fwd, typedef, volatile, const, restrict, func, float, type tag
-        1 | 14 | 17 => 4,               // int, var, decl tag
-        3 => 12,                        // array
-        4 | 5 | 15 | 19 => vlen * 12,   // struct, union, datasec, enum64
-        6 | 13 => vlen * 8,             // enum, func proto
+        0 | 2 | 7..=12 | 16 | 18 => 0, // void, ptr, fwd, typedef, volatile, const, restrict, func, float, type tag
+        1 | 14 | 17 => 4,              // int, var, decl tag
+        3 => 12,                       // array
+        4 | 5 | 15 | 19 => vlen * 12,  // struct, union, datasec, enum64
+        6 | 13 => vlen * 8,            // enum, func proto
         _ => return None,
     })
 }
@@ -61,29 +61,43 @@ impl Btf {
 
     /// Reads a BTF file.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| BtfError::Read { path: path.display().to_string(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| BtfError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
         Self::parse(bytes)
     }
 
     /// Parses raw BTF.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
-        let magic = bytes.get(..2).map(|magic| u16::from_le_bytes([magic[0], magic[1]]));
+        let magic = bytes
+            .get(..2)
+            .map(|magic| u16::from_le_bytes([magic[0], magic[1]]));
         if magic != Some(MAGIC) {
             return Err(BtfError::Damaged("no BTF magic"));
         }
-        let word = |at| u32_at(&bytes, at).map(|word| word as usize).ok_or(BtfError::Damaged("cut header"));
-        let (header_bytes, types_at, types_bytes, strings_at) = (word(4)?, word(8)?, word(12)?, word(16)?);
+        let word = |at| {
+            u32_at(&bytes, at)
+                .map(|word| word as usize)
+                .ok_or(BtfError::Damaged("cut header"))
+        };
+        let (header_bytes, types_at, types_bytes, strings_at) =
+            (word(4)?, word(8)?, word(12)?, word(16)?);
         let mut at = header_bytes + types_at;
         let end = (at + types_bytes).min(bytes.len());
         let mut types = vec![0];
         while at + 12 <= end {
             types.push(at as u32);
             let info = u32_at(&bytes, at + 4).ok_or(BtfError::Damaged("cut type"))?;
-            let extra = extra_bytes(info >> 24 & 0x1f, info & 0xffff).ok_or(BtfError::Damaged("unknown kind"))?;
+            let extra = extra_bytes(info >> 24 & 0x1f, info & 0xffff)
+                .ok_or(BtfError::Damaged("unknown kind"))?;
             at += 12 + extra;
         }
-        Ok(Self { strings_at: header_bytes + strings_at, bytes, types })
+        Ok(Self {
+            strings_at: header_bytes + strings_at,
+            bytes,
+            types,
+        })
     }
 
     /// Offset in bytes of `path` (members separated by dots) in the structure `name`; anonymous structures
@@ -101,7 +115,8 @@ impl Btf {
     }
 
     fn struct_named(&self, name: &str) -> Option<u32> {
-        (1..self.types.len() as u32).find(|&id| self.kind(id) == Some(KIND_STRUCT) && self.name(id) == name.as_bytes())
+        (1..self.types.len() as u32)
+            .find(|&id| self.kind(id) == Some(KIND_STRUCT) && self.name(id) == name.as_bytes())
     }
 
     /// Bit offset and type of a member; `depth` bounds the look through anonymous ones.
@@ -117,12 +132,17 @@ impl Btf {
             let name_at = u32_at(&self.bytes, member_at)?;
             let member_type = u32_at(&self.bytes, member_at + 4)?;
             let raw = u32_at(&self.bytes, member_at + 8)?;
-            let bits = if has_bitfields { raw & 0x00ff_ffff } else { raw };
+            let bits = if has_bitfields {
+                raw & 0x00ff_ffff
+            } else {
+                raw
+            };
             if self.string(name_at) == name.as_bytes() {
                 return Some((bits, member_type));
             }
             if name_at == 0
-                && let Some((inner, inner_type)) = self.member(self.resolved(member_type), name, depth + 1)
+                && let Some((inner, inner_type)) =
+                    self.member(self.resolved(member_type), name, depth + 1)
             {
                 return Some((bits + inner, inner_type));
             }
@@ -134,7 +154,12 @@ impl Btf {
     fn resolved(&self, mut id: u32) -> u32 {
         for _ in 0..32 {
             match self.kind(id) {
-                Some(8..=11 | 18) => id = self.at(id).and_then(|at| u32_at(&self.bytes, at + 8)).unwrap_or(0),
+                Some(8..=11 | 18) => {
+                    id = self
+                        .at(id)
+                        .and_then(|at| u32_at(&self.bytes, at + 8))
+                        .unwrap_or(0)
+                }
                 _ => break,
             }
         }
@@ -142,7 +167,10 @@ impl Btf {
     }
 
     fn at(&self, id: u32) -> Option<usize> {
-        self.types.get(id as usize).filter(|at| **at != 0).map(|at| *at as usize)
+        self.types
+            .get(id as usize)
+            .filter(|at| **at != 0)
+            .map(|at| *at as usize)
     }
 
     fn kind(&self, id: u32) -> Option<u32> {
@@ -150,11 +178,16 @@ impl Btf {
     }
 
     fn name(&self, id: u32) -> &[u8] {
-        self.at(id).and_then(|at| u32_at(&self.bytes, at)).map_or(&[], |name_at| self.string(name_at))
+        self.at(id)
+            .and_then(|at| u32_at(&self.bytes, at))
+            .map_or(&[], |name_at| self.string(name_at))
     }
 
     fn string(&self, at: u32) -> &[u8] {
-        let bytes = self.bytes.get(self.strings_at + at as usize..).unwrap_or(&[]);
+        let bytes = self
+            .bytes
+            .get(self.strings_at + at as usize..)
+            .unwrap_or(&[]);
         bytes.split(|byte| *byte == 0).next().unwrap_or(&[])
     }
 }
@@ -179,8 +212,14 @@ mod tests {
         let fsbase = btf.offset_of("task_struct", "thread.fsbase").unwrap();
         assert!(fsbase > thread && thread > 0);
         assert!(btf.offset_of("signal_struct", "live").unwrap() > 0);
-        assert!(matches!(btf.offset_of("task_struct", "no_such_member"), Err(BtfError::Missing(_))));
-        assert!(matches!(btf.offset_of("no_such_struct", "x"), Err(BtfError::Missing(_))));
+        assert!(matches!(
+            btf.offset_of("task_struct", "no_such_member"),
+            Err(BtfError::Missing(_))
+        ));
+        assert!(matches!(
+            btf.offset_of("no_such_struct", "x"),
+            Err(BtfError::Missing(_))
+        ));
     }
 
     proptest::proptest! {

@@ -14,17 +14,32 @@ pub struct Capability {
 }
 
 /// Loads the kernel programs (5.8+; before: CAP_SYS_ADMIN).
-pub const CAP_BPF: Capability = Capability { name: "CAP_BPF", bit: 39, purpose: "load the kernel programs" };
+pub const CAP_BPF: Capability = Capability {
+    name: "CAP_BPF",
+    bit: 39,
+    purpose: "load the kernel programs",
+};
 
 /// Opens the sampling events (5.8+; before: CAP_SYS_ADMIN).
-pub const CAP_PERFMON: Capability = Capability { name: "CAP_PERFMON", bit: 38, purpose: "open the sampling events" };
+pub const CAP_PERFMON: Capability = Capability {
+    name: "CAP_PERFMON",
+    bit: 38,
+    purpose: "open the sampling events",
+};
 
 /// Reads memory and files of other users' processes.
-pub const CAP_SYS_PTRACE: Capability =
-    Capability { name: "CAP_SYS_PTRACE", bit: 19, purpose: "read the memory of processes" };
+pub const CAP_SYS_PTRACE: Capability = Capability {
+    name: "CAP_SYS_PTRACE",
+    bit: 19,
+    purpose: "read the memory of processes",
+};
 
 /// Stands for CAP_BPF and CAP_PERFMON too, and opens files of deleted binaries.
-const CAP_SYS_ADMIN: Capability = Capability { name: "CAP_SYS_ADMIN", bit: 21, purpose: "" };
+const CAP_SYS_ADMIN: Capability = Capability {
+    name: "CAP_SYS_ADMIN",
+    bit: 21,
+    purpose: "",
+};
 
 /// Inode of the initial pid namespace (`PROC_PID_INIT_INO` in the kernel).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -51,14 +66,18 @@ impl Rights {
     /// Whether it has this capability.
     #[must_use]
     pub const fn has(&self, capability: Capability) -> bool {
-        let admin = matches!(capability.bit, 38 | 39) && self.effective >> CAP_SYS_ADMIN.bit & 1 == 1;
+        let admin =
+            matches!(capability.bit, 38 | 39) && self.effective >> CAP_SYS_ADMIN.bit & 1 == 1;
         self.effective >> capability.bit & 1 == 1 || admin
     }
 
     /// What is missing for sampling in the kernel.
     #[must_use]
     pub fn missing(&self) -> Vec<Capability> {
-        [CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE].into_iter().filter(|capability| !self.has(*capability)).collect()
+        [CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE]
+            .into_iter()
+            .filter(|capability| !self.has(*capability))
+            .collect()
     }
 }
 
@@ -72,14 +91,19 @@ pub fn in_initial_pid_namespace() -> Option<bool> {
 /// Release and version of the running kernel.
 #[must_use]
 pub fn kernel_release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Major and minor number of the running kernel; (0, 0) when they cannot be told.
 #[must_use]
 pub fn kernel_version() -> (u32, u32) {
     let release = kernel_release();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -95,7 +119,13 @@ mod tests {
         let rights = Rights { effective: 1 << 21 };
         assert_eq!(rights.missing(), vec![CAP_SYS_PTRACE]);
         assert_eq!(Rights { effective: 0 }.missing().len(), 3);
-        assert!(Rights { effective: 1 << 38 | 1 << 39 | 1 << 19 }.missing().is_empty());
+        assert!(
+            Rights {
+                effective: 1 << 38 | 1 << 39 | 1 << 19
+            }
+            .missing()
+            .is_empty()
+        );
     }
 
     #[test]

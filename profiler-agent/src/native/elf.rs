@@ -8,7 +8,9 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
 use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
-use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, ReadCache, ReadRef as _, elf};
+use object::{
+    Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, ReadCache, ReadRef as _, elf,
+};
 
 /// Most bytes that are read of one file.
 const MAX_READ_BYTES: u64 = 256 << 20;
@@ -94,12 +96,20 @@ impl ElfReader {
     /// Takes the file; nothing is read yet.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self { cache: ReadCache::new(Bounded { file, left: Cell::new(MAX_READ_BYTES) }) }
+        Self {
+            cache: ReadCache::new(Bounded {
+                file,
+                left: Cell::new(MAX_READ_BYTES),
+            }),
+        }
     }
 
     /// Parses the headers.
     pub fn parse(&self) -> Result<Elf<'_>, ElfError> {
-        Ok(Elf { file: ElfFile64::parse(&self.cache)?, cache: &self.cache })
+        Ok(Elf {
+            file: ElfFile64::parse(&self.cache)?,
+            cache: &self.cache,
+        })
     }
 }
 
@@ -108,7 +118,11 @@ impl Elf<'_> {
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
         let endian = self.file.endian();
-        let headers = self.file.elf_header().program_headers(endian, self.cache).unwrap_or(&[]);
+        let headers = self
+            .file
+            .elf_header()
+            .program_headers(endian, self.cache)
+            .unwrap_or(&[]);
         headers
             .iter()
             .filter(|header| header.p_type(endian) == elf::PT_LOAD)
@@ -125,7 +139,10 @@ impl Elf<'_> {
     pub fn section(&self, name: &str) -> Option<AddressRange> {
         let section = self.file.section_by_name(name)?;
         let start = section.address();
-        Some(AddressRange { start, end: start.checked_add(section.size())? })
+        Some(AddressRange {
+            start,
+            end: start.checked_add(section.size())?,
+        })
     }
 
     /// Contents of a section, if it is at most `max_bytes` long.
@@ -156,12 +173,16 @@ impl Elf<'_> {
             if symbol.is_undefined() || symbol.address() == 0 {
                 continue;
             }
-            let Ok(symbol_name) = symbol.name_bytes() else { continue };
+            let Ok(symbol_name) = symbol.name_bytes() else {
+                continue;
+            };
             if let Some(idx) = names.iter().position(|name| name.as_bytes() == symbol_name)
                 && found[idx].is_none()
             {
                 let start = symbol.address();
-                found[idx] = start.checked_add(symbol.size()).map(|end| AddressRange { start, end });
+                found[idx] = start
+                    .checked_add(symbol.size())
+                    .map(|end| AddressRange { start, end });
                 if found.iter().all(Option::is_some) {
                     break;
                 }
@@ -174,9 +195,13 @@ impl Elf<'_> {
     #[must_use]
     pub fn bytes_at(&self, address: u64, n_bytes: u64) -> Option<&[u8]> {
         let segment = self.segments().into_iter().find(|segment| {
-            address >= segment.address && address.saturating_add(n_bytes) <= segment.address.saturating_add(segment.file_bytes)
+            address >= segment.address
+                && address.saturating_add(n_bytes)
+                    <= segment.address.saturating_add(segment.file_bytes)
         })?;
-        self.cache.read_bytes_at(segment.file_offset + (address - segment.address), n_bytes).ok()
+        self.cache
+            .read_bytes_at(segment.file_offset + (address - segment.address), n_bytes)
+            .ok()
     }
 }
 
@@ -185,13 +210,21 @@ impl Elf<'_> {
 /// Computed from the segment that holds the mapping's file offset: the lowest mapping of a file can be a stale
 /// reservation.
 #[must_use]
-pub fn load_bias(segments: &[Segment], mapping_start: u64, mapping_file_offset: u64) -> Option<u64> {
+pub fn load_bias(
+    segments: &[Segment],
+    mapping_start: u64,
+    mapping_file_offset: u64,
+) -> Option<u64> {
     const PAGE_MASK: u64 = 4095;
     let segment = segments.iter().find(|segment| {
         let first = segment.file_offset & !PAGE_MASK;
-        mapping_file_offset >= first && mapping_file_offset < segment.file_offset.saturating_add(segment.file_bytes)
+        mapping_file_offset >= first
+            && mapping_file_offset < segment.file_offset.saturating_add(segment.file_bytes)
     })?;
-    let address = segment.address.wrapping_sub(segment.file_offset).wrapping_add(mapping_file_offset);
+    let address = segment
+        .address
+        .wrapping_sub(segment.file_offset)
+        .wrapping_add(mapping_file_offset);
     Some(mapping_start.wrapping_sub(address))
 }
 
@@ -202,8 +235,16 @@ mod tests {
     #[test]
     fn the_bias_is_taken_from_the_segment_that_holds_the_mapping() {
         let segments = [
-            Segment { file_offset: 0, file_bytes: 0x800, address: 0 },
-            Segment { file_offset: 0x1234, file_bytes: 0x4000, address: 0x3234 },
+            Segment {
+                file_offset: 0,
+                file_bytes: 0x800,
+                address: 0,
+            },
+            Segment {
+                file_offset: 0x1234,
+                file_bytes: 0x4000,
+                address: 0x3234,
+            },
         ];
         assert_eq!(load_bias(&segments, 0x7000_0000, 0), Some(0x7000_0000));
         // 0x1234 lies on the page 0x1000, which is linked to be at 0x3000.

@@ -32,9 +32,19 @@ impl Facts {
     pub fn read(pid: Pid) -> std::io::Result<Self> {
         let stat = Stat::read(&format!("/proc/{pid}/stat"))?;
         let executable = fs::read_link(format!("/proc/{pid}/exe"))
-            .map(|path| path.to_string_lossy().trim_end_matches(" (deleted)").to_owned())
+            .map(|path| {
+                path.to_string_lossy()
+                    .trim_end_matches(" (deleted)")
+                    .to_owned()
+            })
             .unwrap_or_default();
-        Ok(Self { pid, comm: comm(pid)?, arguments: arguments(pid)?, started: wall_time(stat.start_ticks), executable })
+        Ok(Self {
+            pid,
+            comm: comm(pid)?,
+            arguments: arguments(pid)?,
+            started: wall_time(stat.start_ticks),
+            executable,
+        })
     }
 
     /// The program with its script (`python app.py`) or module (`python -m http.server`), without the rest.
@@ -87,12 +97,17 @@ pub fn thread_comm(pid: Pid, tid: Tid) -> std::io::Result<String> {
 
 fn arguments(pid: Pid) -> std::io::Result<Vec<String>> {
     let mut bytes = Vec::new();
-    fs::File::open(format!("/proc/{pid}/cmdline"))?.take(MAX_CMDLINE_BYTES).read_to_end(&mut bytes)?;
+    fs::File::open(format!("/proc/{pid}/cmdline"))?
+        .take(MAX_CMDLINE_BYTES)
+        .read_to_end(&mut bytes)?;
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(bytes.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
+    Ok(bytes
+        .split(|byte| *byte == 0)
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .collect())
 }
 
 /// Every process of this /proc.
@@ -124,7 +139,8 @@ impl Stat {
     /// Reads the `stat` file of a process or thread.
     pub fn read(path: &str) -> std::io::Result<Self> {
         let bytes = fs::read(path)?;
-        Self::parse(&bytes).ok_or_else(|| std::io::Error::other(format!("{path}: unexpected format")))
+        Self::parse(&bytes)
+            .ok_or_else(|| std::io::Error::other(format!("{path}: unexpected format")))
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -136,7 +152,11 @@ impl Stat {
         let parent = Pid(fields.next()?.parse().ok()?);
         // state is field 3, starttime field 22.
         let start_ticks = fields.nth(17)?.parse().ok()?;
-        Some(Self { state, parent, start_ticks })
+        Some(Self {
+            state,
+            parent,
+            start_ticks,
+        })
     }
 }
 
@@ -166,7 +186,10 @@ mod tests {
         let facts = Facts {
             pid: Pid(1),
             comm: "x".into(),
-            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            arguments: arguments
+                .iter()
+                .map(|argument| (*argument).to_owned())
+                .collect(),
             started: SystemTime::UNIX_EPOCH,
             executable: String::new(),
         };
@@ -175,8 +198,14 @@ mod tests {
 
     #[test]
     fn only_program_and_script_or_module_are_shown() {
-        assert_eq!(shown(&["python3", "app.py", "--password", "secret"]), "python3 app.py");
-        assert_eq!(shown(&["python3", "-u", "-X", "dev", "-m", "http.server", "8000"]), "python3 -m http.server");
+        assert_eq!(
+            shown(&["python3", "app.py", "--password", "secret"]),
+            "python3 app.py"
+        );
+        assert_eq!(
+            shown(&["python3", "-u", "-X", "dev", "-m", "http.server", "8000"]),
+            "python3 -m http.server"
+        );
         assert_eq!(shown(&["python3", "-c", "token = 'secret'"]), "python3 -c");
         assert_eq!(shown(&["gunicorn: master"]), "gunicorn: master");
         assert_eq!(shown(&[]), "x");
@@ -185,7 +214,14 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_confuse_stat() {
         let line = b"12 (a) b (c) S 7 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
-        assert_eq!(Stat::parse(line), Some(Stat { state: 'S', parent: Pid(7), start_ticks: 4242 }));
+        assert_eq!(
+            Stat::parse(line),
+            Some(Stat {
+                state: 'S',
+                parent: Pid(7),
+                start_ticks: 4242
+            })
+        );
     }
 
     #[test]

@@ -45,10 +45,17 @@ pub enum FileError {
 
 /// Opens the file behind a mapping.
 pub fn open_mapped(pid: Pid, mapping: &Mapping) -> Result<(File, FileKey), FileError> {
-    let link = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start.0, mapping.end.0);
+    let link = format!(
+        "/proc/{pid}/map_files/{:x}-{:x}",
+        mapping.start.0, mapping.end.0
+    );
     // The kernel's own link to the mapped inode; it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
-    if let Ok(file) = openat(CWD, link.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        && let Ok(opened) = reopen_regular(&File::from(file), &mapping.path)
+    if let Ok(file) = openat(
+        CWD,
+        link.as_str(),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) && let Ok(opened) = reopen_regular(&File::from(file), &mapping.path)
     {
         return Ok(opened);
     }
@@ -66,10 +73,22 @@ pub fn open_in_root(pid: Pid, path: &Path) -> Result<(File, FileKey), FileError>
         source: source.into(),
     };
     let root = format!("/proc/{pid}/root");
-    let root = openat(CWD, root.as_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(open_error)?;
+    let root = openat(
+        CWD,
+        root.as_str(),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(open_error)?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let found = openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(open_error)?;
+    let found = openat2(
+        &root,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+    .map_err(open_error)?;
     reopen_regular(&File::from(found), path)
 }
 
@@ -77,16 +96,25 @@ pub fn open_in_root(pid: Pid, path: &Path) -> Result<(File, FileKey), FileError>
 fn reopen_regular(handle: &File, path: &Path) -> Result<(File, FileKey), FileError> {
     use std::os::fd::AsRawFd as _;
     let shown = || path.display().to_string();
-    let metadata = handle.metadata().map_err(|source| FileError::Open { path: shown(), source })?;
+    let metadata = handle.metadata().map_err(|source| FileError::Open {
+        path: shown(),
+        source,
+    })?;
     if !metadata.is_file() {
         return Err(FileError::NotRegular(shown()));
     }
     let own = format!("/proc/self/fd/{}", handle.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = openat(CWD, own.as_str(), flags, Mode::empty())
-        .map_err(|source| FileError::Open { path: shown(), source: source.into() })?;
+    let file =
+        openat(CWD, own.as_str(), flags, Mode::empty()).map_err(|source| FileError::Open {
+            path: shown(),
+            source: source.into(),
+        })?;
     let key = FileKey {
-        file: FileId { device: metadata.dev(), inode: metadata.ino() },
+        file: FileId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        },
         size_bytes: metadata.size(),
         modified: metadata.modified().ok(),
     };

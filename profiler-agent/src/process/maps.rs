@@ -77,7 +77,10 @@ fn parse(line: &[u8]) -> Option<Mapping> {
         end: Address(end),
         file_offset,
         executable: permissions.get(2) == Some(&b'x'),
-        file: FileId { device: rustix::fs::makedev(major as u32, minor as u32), inode },
+        file: FileId {
+            device: rustix::fs::makedev(major as u32, minor as u32),
+            inode,
+        },
         path: unescaped(path),
         deleted,
     })
@@ -110,21 +113,32 @@ mod tests {
 
     #[test]
     fn lines_are_parsed_with_odd_paths_and_deleted_files() {
-        let line = b"7f00-7fff r-xp 00001000 fe:01 4242                       /opt/a b\\012c (deleted)";
+        let line =
+            b"7f00-7fff r-xp 00001000 fe:01 4242                       /opt/a b\\012c (deleted)";
         let mapping = parse(line).unwrap();
-        assert_eq!((mapping.start, mapping.end), (Address(0x7f00), Address(0x7fff)));
+        assert_eq!(
+            (mapping.start, mapping.end),
+            (Address(0x7f00), Address(0x7fff))
+        );
         assert_eq!(mapping.file_offset, 0x1000);
         assert!(mapping.executable && mapping.deleted);
         assert_eq!(mapping.path, PathBuf::from("/opt/a b\nc"));
         assert_eq!(mapping.file.inode, 4242);
-        assert_eq!(parse(b"7f00-7fff rw-p 00000000 00:00 0                        [heap]"), None);
+        assert_eq!(
+            parse(b"7f00-7fff rw-p 00000000 00:00 0                        [heap]"),
+            None
+        );
     }
 
     #[test]
     fn own_mappings_contain_this_function() {
         let mappings = of_process(Pid(std::process::id())).unwrap();
         let here = own_mappings_contain_this_function as fn() as usize as u64;
-        assert!(mappings.iter().any(|m| m.executable && m.start.0 <= here && here < m.end.0));
+        assert!(
+            mappings
+                .iter()
+                .any(|m| m.executable && m.start.0 <= here && here < m.end.0)
+        );
     }
 
     proptest::proptest! {

@@ -60,7 +60,10 @@ impl ReadMemory for ProcessMemory {
     fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError> {
         let len = buffer.len();
         let pid = nix::unistd::Pid::from_raw(self.pid.0.cast_signed());
-        let remote = [RemoteIoVec { base: address.0 as usize, len }];
+        let remote = [RemoteIoVec {
+            base: address.0 as usize,
+            len,
+        }];
         match process_vm_readv(pid, &mut [IoSliceMut::new(buffer)], &remote) {
             Ok(n_read) if n_read == len => Ok(()),
             Ok(_) => Err(MemoryError::Unmapped(address)),
@@ -87,7 +90,10 @@ impl<M: ReadMemory> ReadUser for RemoteReader<'_, M> {
     }
 
     fn window(&mut self, address: u64, n_bytes: u64, window: &mut Window) -> Result<(), Fault> {
-        let words = window.words_mut().get_mut(..n_bytes as usize / 8).ok_or(Fault)?;
+        let words = window
+            .words_mut()
+            .get_mut(..n_bytes as usize / 8)
+            .ok_or(Fault)?;
         self.fill(address, words)
     }
 }
@@ -113,8 +119,14 @@ mod tests {
         let memory = ProcessMemory::new(Pid(std::process::id()));
         let value = 0x1122_3344_5566_7788_u64;
         assert_eq!(memory.read_u64(Address(&raw const value as u64)), Ok(value));
-        assert_eq!(memory.read_u64(Address(8)), Err(MemoryError::Unmapped(Address(8))));
+        assert_eq!(
+            memory.read_u64(Address(8)),
+            Err(MemoryError::Unmapped(Address(8)))
+        );
         let gone = ProcessMemory::new(Pid(u32::MAX >> 2));
-        assert_eq!(gone.read_u64(Address(&raw const value as u64)), Err(MemoryError::Gone));
+        assert_eq!(
+            gone.read_u64(Address(&raw const value as u64)),
+            Err(MemoryError::Gone)
+        );
     }
 }

@@ -55,12 +55,23 @@ pub enum Binary {
 pub fn inspect(file: File) -> Result<Binary, BinaryError> {
     let reader = ElfReader::new(file);
     let elf = reader.parse()?;
-    let section = elf.section(".PyRuntime").filter(|section| !section.is_empty());
+    let section = elf
+        .section(".PyRuntime")
+        .filter(|section| !section.is_empty());
     if section.is_none() && !elf.dynamic_strings_contain("_PyRuntime\0") {
         let loads_python = elf.dynamic_strings_contain("libpython3.");
-        return Ok(if loads_python { Binary::LoadsPython } else { Binary::Other });
+        return Ok(if loads_python {
+            Binary::LoadsPython
+        } else {
+            Binary::Other
+        });
     }
-    let names = ["_PyRuntime", "Py_Version", "_PyEval_EvalFrameDefault", "_PyEval_EvalFrameDefault.cold"];
+    let names = [
+        "_PyRuntime",
+        "Py_Version",
+        "_PyEval_EvalFrameDefault",
+        "_PyEval_EvalFrameDefault.cold",
+    ];
     let [runtime_symbol, version_symbol, eval, eval_cold] = elf.symbols(names);
     let (runtime, runtime_found_by) = match (section, runtime_symbol) {
         (Some(section), _) => (section.start, "section .PyRuntime"),
@@ -68,7 +79,8 @@ pub fn inspect(file: File) -> Result<Binary, BinaryError> {
         // Only a reference: an extension module.
         (None, None) => return Ok(Binary::Other),
     };
-    let (version, free_threaded) = version(&elf, runtime, version_symbol).ok_or(BinaryError::NoVersion)?;
+    let (version, free_threaded) =
+        version(&elf, runtime, version_symbol).ok_or(BinaryError::NoVersion)?;
     let text = elf.section(".text").unwrap_or_default();
     let exact = eval.filter(|eval| !eval.is_empty());
     Ok(Binary::Python(Arc::new(PythonBinary {
@@ -84,7 +96,11 @@ pub fn inspect(file: File) -> Result<Binary, BinaryError> {
 }
 
 /// The version by, in this order: the debug offsets (3.13+), `Py_Version` (3.11+), the version string.
-fn version(elf: &Elf<'_>, runtime: u64, version_symbol: Option<AddressRange>) -> Option<(Version, bool)> {
+fn version(
+    elf: &Elf<'_>,
+    runtime: u64,
+    version_symbol: Option<AddressRange>,
+) -> Option<(Version, bool)> {
     if let Some(table) = elf.bytes_at(runtime, debug_offsets::TABLE_BYTES as u64)
         && let Some(found) = debug_offsets::version(table)
     {
@@ -114,7 +130,11 @@ fn version_string(read_only: &[u8]) -> Option<Version> {
         let text = &read_only[at..];
         let end = text.iter().take(16).position(|byte| *byte == 0)?;
         let text = std::str::from_utf8(&text[..end]).ok()?;
-        if is_part_of_number { None } else { parse_version(text) }
+        if is_part_of_number {
+            None
+        } else {
+            parse_version(text)
+        }
     });
     Some(full.unwrap_or(Version::of_minor(3, minor)))
 }
@@ -124,9 +144,16 @@ fn library_minor(read_only: &[u8]) -> Option<u8> {
     const FOLDER: &[u8] = b"python3.";
     memchr::memmem::find_iter(read_only, FOLDER).find_map(|at| {
         let digits = &read_only[at + FOLDER.len()..];
-        let end = digits.iter().take(3).position(|byte| !byte.is_ascii_digit())?;
+        let end = digits
+            .iter()
+            .take(3)
+            .position(|byte| !byte.is_ascii_digit())?;
         let stands_alone = digits[end] == 0 && (at == 0 || matches!(read_only[at - 1], 0 | b'/'));
-        if stands_alone { std::str::from_utf8(&digits[..end]).ok()?.parse().ok() } else { None }
+        if stands_alone {
+            std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
+        } else {
+            None
+        }
     })
 }
 
@@ -135,7 +162,9 @@ fn parse_version(text: &str) -> Option<Version> {
     let mut parts = text.trim_end_matches('+').splitn(3, '.');
     let (major, minor) = (parts.next()?, parts.next()?);
     let micro = parts.next()?;
-    let digits = micro.find(|c: char| !c.is_ascii_digit()).unwrap_or(micro.len());
+    let digits = micro
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(micro.len());
     let (micro, rest) = micro.split_at(digits);
     if !matches!(rest.as_bytes().first(), None | Some(b'a' | b'b' | b'r')) {
         return None;
@@ -155,7 +184,10 @@ mod tests {
         let data = b"x\x003.40.1\x003.4.4\x00lib/python3.8\x0013.8.1\x00/opt/3.8.18\x00";
         assert_eq!(version_string(data), Some(Version::new(3, 8, 18)));
         assert_eq!(version_string(b"\x003.8.18\x00"), None);
-        assert_eq!(version_string(b"lib/python3.10\x00"), Some(Version::of_minor(3, 10)));
+        assert_eq!(
+            version_string(b"lib/python3.10\x00"),
+            Some(Version::of_minor(3, 10))
+        );
         assert_eq!(parse_version("3.10.0rc2"), Some(Version::new(3, 10, 0)));
         assert_eq!(parse_version("3.10.x"), None);
     }

@@ -84,22 +84,37 @@ pub fn read(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Resul
     result
 }
 
-fn check_identity(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Result<(), CodeError> {
+fn check_identity(
+    memory: &impl ReadMemory,
+    layout: &Layout,
+    frame: &PyFrame,
+) -> Result<(), CodeError> {
     match identity(&mut RemoteReader(memory), frame.code, &layout.walk) {
         Ok(identity) if identity == frame.identity => Ok(()),
         Ok(_) => Err(CodeError::Gone),
         // Find out why it cannot be read.
-        Err(_) => memory.read_u64(Address(frame.code)).map_err(CodeError::from).and(Err(CodeError::Gone)),
+        Err(_) => memory
+            .read_u64(Address(frame.code))
+            .map_err(CodeError::from)
+            .and(Err(CodeError::Gone)),
     }
 }
 
-fn read_unchecked(memory: &impl ReadMemory, layout: &CodeLayout, code: Address) -> Result<Code, CodeError> {
+fn read_unchecked(
+    memory: &impl ReadMemory,
+    layout: &CodeLayout,
+    code: Address,
+) -> Result<Code, CodeError> {
     if !is_code_object(memory, layout, code)? {
         return Ok(Code::Internal);
     }
     let pointer = |offset: u16| memory.read_u64(code.add(offset.into())).map(Address);
     let filename = read_str(memory, layout, pointer(layout.filename)?)?;
-    let name_at = if layout.qualname == ABSENT { layout.name } else { layout.qualname };
+    let name_at = if layout.qualname == ABSENT {
+        layout.name
+    } else {
+        layout.qualname
+    };
     let name = read_str(memory, layout, pointer(name_at)?)?;
     // _Py_InitCleanup (3.12+): a real code object of the interpreter, called like its file.
     if &*filename == "__init__" && &*name == "__init__" {
@@ -107,13 +122,24 @@ fn read_unchecked(memory: &impl ReadMemory, layout: &CodeLayout, code: Address) 
     }
     // A negative first line is no line.
     let first_line = memory.read_u32(code.add(layout.first_line.into()))?;
-    let first_line = if first_line > i32::MAX as u32 { 0 } else { first_line };
+    let first_line = if first_line > i32::MAX as u32 {
+        0
+    } else {
+        first_line
+    };
     let table = read_bytes(memory, layout, pointer(layout.line_table)?)?;
-    let first_instruction =
-        if layout.first_instruction == ABSENT { 0 } else { code.add(layout.first_instruction.into()).0 };
+    let first_instruction = if layout.first_instruction == ABSENT {
+        0
+    } else {
+        code.add(layout.first_instruction.into()).0
+    };
     // PyVarObject.ob_size counts code units of 2 bytes (3.11+).
     let n_units = memory.read_u64(code.add(layout.bytes_size.into()))?;
-    let code_bytes = if first_instruction == 0 { 0 } else { n_units.saturating_mul(2) };
+    let code_bytes = if first_instruction == 0 {
+        0
+    } else {
+        n_units.saturating_mul(2)
+    };
     Ok(Code::Function(Arc::new(CodeSymbol {
         function: Arc::new(ResolvedFunction::python(&name, &filename, first_line)),
         lines: LineTable::decode(layout.line_table_format, &table, first_line),
@@ -124,7 +150,11 @@ fn read_unchecked(memory: &impl ReadMemory, layout: &CodeLayout, code: Address) 
 }
 
 /// Whether the object's type is called `code`.
-fn is_code_object(memory: &impl ReadMemory, layout: &CodeLayout, code: Address) -> Result<bool, CodeError> {
+fn is_code_object(
+    memory: &impl ReadMemory,
+    layout: &CodeLayout,
+    code: Address,
+) -> Result<bool, CodeError> {
     let object_type = Address(memory.read_u64(code.add(layout.ob_type.into()))?);
     let name = Address(memory.read_u64(object_type.add(layout.type_name.into()))?);
     let mut bytes = [0; 5];
@@ -133,7 +163,11 @@ fn is_code_object(memory: &impl ReadMemory, layout: &CodeLayout, code: Address) 
 }
 
 /// Reads a str object.
-pub fn read_str(memory: &impl ReadMemory, layout: &CodeLayout, object: Address) -> Result<String, CodeError> {
+pub fn read_str(
+    memory: &impl ReadMemory,
+    layout: &CodeLayout,
+    object: Address,
+) -> Result<String, CodeError> {
     let mut header = [0; STR_HEADER_BYTES];
     // A short str at the end of a mapping: the header alone must be there.
     if memory.read(object, &mut header).is_err() {
@@ -145,7 +179,11 @@ pub fn read_str(memory: &impl ReadMemory, layout: &CodeLayout, object: Address) 
     Ok(header.decode(&bytes))
 }
 
-fn read_bytes(memory: &impl ReadMemory, layout: &CodeLayout, object: Address) -> Result<Vec<u8>, CodeError> {
+fn read_bytes(
+    memory: &impl ReadMemory,
+    layout: &CodeLayout,
+    object: Address,
+) -> Result<Vec<u8>, CodeError> {
     let size = memory.read_u64(object.add(layout.bytes_size.into()))?;
     if size > MAX_LINE_TABLE_BYTES {
         return Err(CodeError::Damaged);

@@ -117,20 +117,33 @@ impl Discoverer {
             Err(error) => {
                 step("mappings", Err(format!("/proc/{pid}/maps: {error}")));
                 let reason = format!("its mappings cannot be read: {error}");
-                return Discovery::Refused { version: None, reason };
+                return Discovery::Refused {
+                    version: None,
+                    reason,
+                };
             }
         };
-        let Candidates { found: candidates, problem, expected } = self.candidates(pid, mappings, &mut step);
+        let Candidates {
+            found: candidates,
+            problem,
+            expected,
+        } = self.candidates(pid, mappings, &mut step);
         let memory = ProcessMemory::new(pid);
         let mut not_yet = false;
-        let mut refused = problem.map(|reason| Discovery::Refused { version: None, reason });
+        let mut refused = problem.map(|reason| Discovery::Refused {
+            version: None,
+            reason,
+        });
         for candidate in candidates {
             match interpreter(&memory, candidate, &mut step) {
                 Ok(interpreter) => return Discovery::Python(Box::new(interpreter)),
                 Err((_, RuntimeError::NotInitialised)) => not_yet = true,
                 Err((_, RuntimeError::Memory(MemoryError::Gone))) => return Discovery::Gone,
                 Err((version, error)) => {
-                    refused = Some(Discovery::Refused { version: Some(version), reason: error.to_string() });
+                    refused = Some(Discovery::Refused {
+                        version: Some(version),
+                        reason: error.to_string(),
+                    });
                 }
             }
         }
@@ -148,8 +161,11 @@ impl Discoverer {
         mappings: Vec<Mapping>,
         step: &mut dyn FnMut(&'static str, Result<String, String>),
     ) -> Candidates {
-        let mut executable: Vec<Mapping> =
-            mappings.into_iter().filter(|mapping| mapping.executable).take(MAX_MAPPINGS).collect();
+        let mut executable: Vec<Mapping> = mappings
+            .into_iter()
+            .filter(|mapping| mapping.executable)
+            .take(MAX_MAPPINGS)
+            .collect();
         // The name decides nothing but the order.
         executable.sort_by_key(|mapping| !mapping.path.to_string_lossy().contains("python"));
         let n_executable = executable.len();
@@ -186,21 +202,40 @@ impl Discoverer {
                 }
                 Binary::Other => continue,
             };
-            let Some(bias) = load_bias(&binary.segments, mapping.start.0, mapping.file_offset) else { continue };
+            let Some(bias) = load_bias(&binary.segments, mapping.start.0, mapping.file_offset)
+            else {
+                continue;
+            };
             step(
                 "binary",
-                Ok(format!("{}: CPython {} by {}", mapping.path.display(), binary.version, binary.runtime_found_by)),
+                Ok(format!(
+                    "{}: CPython {} by {}",
+                    mapping.path.display(),
+                    binary.version,
+                    binary.runtime_found_by
+                )),
             );
             let known = |candidate: &Candidate| candidate.key == key && candidate.bias == bias;
             if !candidates.iter().any(known) {
-                candidates.push(Candidate { mapping, key, binary, bias });
+                candidates.push(Candidate {
+                    mapping,
+                    key,
+                    binary,
+                    bias,
+                });
             }
         }
         if candidates.is_empty() {
-            let reason = format!("none of its {n_executable} mapped binaries holds a CPython runtime (_PyRuntime)");
+            let reason = format!(
+                "none of its {n_executable} mapped binaries holds a CPython runtime (_PyRuntime)"
+            );
             step("binary", Err(reason));
         }
-        Candidates { found: candidates, problem, expected }
+        Candidates {
+            found: candidates,
+            problem,
+            expected,
+        }
     }
 
     fn remember(&mut self, key: FileKey, binary: Binary) -> Binary {
@@ -218,22 +253,46 @@ fn interpreter(
     candidate: Candidate,
     step: &mut dyn FnMut(&'static str, Result<String, String>),
 ) -> Result<Interpreter, (Version, RuntimeError)> {
-    let Candidate { mapping, key, binary, bias } = candidate;
+    let Candidate {
+        mapping,
+        key,
+        binary,
+        bias,
+    } = candidate;
     let version = binary.version;
     let runtime = Address(binary.runtime.wrapping_add(bias));
     let mut named = |what, result: Result<String, RuntimeError>| {
-        step(what, result.as_ref().map(Clone::clone).map_err(ToString::to_string));
+        step(
+            what,
+            result
+                .as_ref()
+                .map(Clone::clone)
+                .map_err(ToString::to_string),
+        );
         result.map(|_| ()).map_err(|error| (version, error))
     };
     let layout = runtime::layout(memory, version, runtime);
-    named("layout", layout.clone().map(|layout| format!("offsets of CPython {}", Version(layout.walk.version_hex))))?;
+    named(
+        "layout",
+        layout
+            .clone()
+            .map(|layout| format!("offsets of CPython {}", Version(layout.walk.version_hex))),
+    )?;
     let layout = layout.map_err(|error| (version, error))?;
     let first = runtime::first_interpreter(memory, &layout, runtime);
-    named("runtime", first.clone().map(|first| format!("_PyRuntime at {runtime}, first interpreter at {first}")))?;
+    named(
+        "runtime",
+        first
+            .clone()
+            .map(|first| format!("_PyRuntime at {runtime}, first interpreter at {first}")),
+    )?;
     let first = first.map_err(|error| (version, error))?;
     let thread_slot = runtime::calibrate_thread_slot(memory, &layout, first);
     let found = match thread_slot {
-        Some(slot) => format!("threads keep their state at {:#x} behind the thread pointer", slot.offset),
+        Some(slot) => format!(
+            "threads keep their state at {:#x} behind the thread pointer",
+            slot.offset
+        ),
         None => "no slot found; threads are looked up in the interpreter's list".to_owned(),
     };
     named("thread state", Ok(found))?;
@@ -242,8 +301,15 @@ fn interpreter(
         end: range.end.wrapping_add(bias),
     };
     let eval = loaded(binary.eval);
-    let exact = if binary.eval_is_exact { "by symbol" } else { "no symbol: the whole text" };
-    named("eval loop", Ok(format!("{:#x} to {:#x} ({exact})", eval.start, eval.end)))?;
+    let exact = if binary.eval_is_exact {
+        "by symbol"
+    } else {
+        "no symbol: the whole text"
+    };
+    named(
+        "eval loop",
+        Ok(format!("{:#x} to {:#x} ({exact})", eval.start, eval.end)),
+    )?;
     Ok(Interpreter {
         version: Version(layout.walk.version_hex),
         layout,
@@ -252,7 +318,11 @@ fn interpreter(
         binary_path: mapping.path,
         binary_key: key,
         eval,
-        eval_cold: if binary.eval_cold.is_empty() { AddressRange::default() } else { loaded(binary.eval_cold) },
+        eval_cold: if binary.eval_cold.is_empty() {
+            AddressRange::default()
+        } else {
+            loaded(binary.eval_cold)
+        },
         binary,
         thread_slot,
     })

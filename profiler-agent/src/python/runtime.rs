@@ -40,7 +40,11 @@ pub enum RuntimeError {
 }
 
 /// The offsets for the runtime at `runtime`.
-pub fn layout(memory: &impl ReadMemory, version: Version, runtime: Address) -> Result<Layout, RuntimeError> {
+pub fn layout(
+    memory: &impl ReadMemory,
+    version: Version,
+    runtime: Address,
+) -> Result<Layout, RuntimeError> {
     match row(version).map(|row| row.offsets) {
         Some(Offsets::Table(mut layout)) => {
             layout.walk.version_hex = version.0;
@@ -56,25 +60,41 @@ pub fn layout(memory: &impl ReadMemory, version: Version, runtime: Address) -> R
 }
 
 /// The first interpreter of an initialised runtime: its list of threads is there and leads back to it.
-pub fn first_interpreter(memory: &impl ReadMemory, layout: &Layout, runtime: Address) -> Result<Address, RuntimeError> {
+pub fn first_interpreter(
+    memory: &impl ReadMemory,
+    layout: &Layout,
+    runtime: Address,
+) -> Result<Address, RuntimeError> {
     let walk = &layout.walk;
     let interp = memory.read_u64(runtime.add(walk.runtime_interpreters_head.into()))?;
     if interp == 0 {
         return Err(RuntimeError::NotInitialised);
     }
     let inconsistent = |_| RuntimeError::Inconsistent(Version(walk.version_hex));
-    let state = memory.read_u64(Address(interp).add(walk.interp_threads_head.into())).map_err(inconsistent)?;
+    let state = memory
+        .read_u64(Address(interp).add(walk.interp_threads_head.into()))
+        .map_err(inconsistent)?;
     if state == 0 {
         return Err(RuntimeError::NotInitialised);
     }
-    let back = memory.read_u64(Address(state).add(walk.tstate_interp.into())).map_err(inconsistent)?;
-    if back == interp { Ok(Address(interp)) } else { Err(RuntimeError::Inconsistent(Version(walk.version_hex))) }
+    let back = memory
+        .read_u64(Address(state).add(walk.tstate_interp.into()))
+        .map_err(inconsistent)?;
+    if back == interp {
+        Ok(Address(interp))
+    } else {
+        Err(RuntimeError::Inconsistent(Version(walk.version_hex)))
+    }
 }
 
 /// Finds where the process's threads keep their `PyThreadState` (the slot of `autoTSSkey`), by looking for it
 /// in the storage of threads whose state is known. `None` when it cannot be told.
 #[must_use]
-pub fn calibrate_thread_slot(memory: &impl ReadMemory, layout: &Layout, interp: Address) -> Option<ThreadSlot> {
+pub fn calibrate_thread_slot(
+    memory: &impl ReadMemory,
+    layout: &Layout,
+    interp: Address,
+) -> Option<ThreadSlot> {
     let threads = listed_threads(memory, layout, interp);
     let mut votes: Vec<(ThreadSlot, usize)> = Vec::new();
     for (thread_pointer, state) in threads {
@@ -85,36 +105,61 @@ pub fn calibrate_thread_slot(memory: &impl ReadMemory, layout: &Layout, interp: 
             }
         }
     }
-    votes.into_iter().max_by_key(|(_, n_votes)| *n_votes).map(|(slot, _)| slot)
+    votes
+        .into_iter()
+        .max_by_key(|(_, n_votes)| *n_votes)
+        .map(|(slot, _)| slot)
 }
 
 /// Whether a slot is (still) right for this process.
 #[must_use]
-pub fn slot_holds(memory: &impl ReadMemory, layout: &Layout, interp: Address, slot: ThreadSlot) -> bool {
-    listed_threads(memory, layout, interp).into_iter().any(|(thread_pointer, state)| {
-        let address = thread_pointer.0.wrapping_add_signed(slot.offset.into());
-        let found = memory.read_u64(Address(address));
-        let found = match found {
-            Ok(found) if slot.indirect >= 0 => memory.read_u64(Address(found.wrapping_add_signed(slot.indirect.into()))),
-            found => found,
-        };
-        found == Ok(state)
-    })
+pub fn slot_holds(
+    memory: &impl ReadMemory,
+    layout: &Layout,
+    interp: Address,
+    slot: ThreadSlot,
+) -> bool {
+    listed_threads(memory, layout, interp)
+        .into_iter()
+        .any(|(thread_pointer, state)| {
+            let address = thread_pointer.0.wrapping_add_signed(slot.offset.into());
+            let found = memory.read_u64(Address(address));
+            let found = match found {
+                Ok(found) if slot.indirect >= 0 => {
+                    memory.read_u64(Address(found.wrapping_add_signed(slot.indirect.into())))
+                }
+                found => found,
+            };
+            found == Ok(state)
+        })
 }
 
 /// Thread pointer and state of some threads. States that share a thread pointer are left out but for the
 /// first with a frame: a thread that is about to start carries its parent's (3.8 to 3.11).
-fn listed_threads(memory: &impl ReadMemory, layout: &Layout, interp: Address) -> Vec<(Address, u64)> {
+fn listed_threads(
+    memory: &impl ReadMemory,
+    layout: &Layout,
+    interp: Address,
+) -> Vec<(Address, u64)> {
     let walk = &layout.walk;
     let mut threads: Vec<(Address, u64)> = Vec::new();
-    let mut state = memory.read_u64(interp.add(walk.interp_threads_head.into())).unwrap_or(0);
+    let mut state = memory
+        .read_u64(interp.add(walk.interp_threads_head.into()))
+        .unwrap_or(0);
     for _ in 0..MAX_CALIBRATED * 4 {
         if state == 0 || threads.len() == MAX_CALIBRATED {
             break;
         }
-        let word = |offset: u16| memory.read_u64(Address(state).add(offset.into())).unwrap_or(0);
+        let word = |offset: u16| {
+            memory
+                .read_u64(Address(state).add(offset.into()))
+                .unwrap_or(0)
+        };
         let thread_pointer = word(walk.tstate_thread_id);
-        if thread_pointer != 0 && word(walk.tstate_frame) != 0 && !threads.iter().any(|(tp, _)| tp.0 == thread_pointer) {
+        if thread_pointer != 0
+            && word(walk.tstate_frame) != 0
+            && !threads.iter().any(|(tp, _)| tp.0 == thread_pointer)
+        {
             threads.push((Address(thread_pointer), state));
         }
         state = word(walk.tstate_next);
@@ -124,19 +169,40 @@ fn listed_threads(memory: &impl ReadMemory, layout: &Layout, interp: Address) ->
 
 fn find_slot(memory: &impl ReadMemory, thread_pointer: Address, state: u64) -> Option<ThreadSlot> {
     let words = read_words(memory, thread_pointer, THREAD_BYTES)?;
-    let direct = words.iter().enumerate().skip(FIRST_SLOT / 8).find(|(_, word)| **word == state);
+    let direct = words
+        .iter()
+        .enumerate()
+        .skip(FIRST_SLOT / 8)
+        .find(|(_, word)| **word == state);
     if let Some((idx, _)) = direct {
-        return Some(ThreadSlot { offset: idx as i32 * 8, indirect: -1, known: 1, reserved: 0 });
+        return Some(ThreadSlot {
+            offset: idx as i32 * 8,
+            indirect: -1,
+            known: 1,
+            reserved: 0,
+        });
     }
     for range in SECOND_LEVEL {
-        for (idx, pointer) in words.iter().enumerate().take(range.end / 8).skip(range.start / 8) {
+        for (idx, pointer) in words
+            .iter()
+            .enumerate()
+            .take(range.end / 8)
+            .skip(range.start / 8)
+        {
             if *pointer == 0 || *pointer == thread_pointer.0 {
                 continue;
             }
             let second = read_words(memory, Address(*pointer), SECOND_LEVEL_BYTES)
                 .or_else(|| read_words(memory, Address(*pointer), SECOND_LEVEL_BYTES / 2));
-            if let Some(inner) = second.and_then(|second| second.iter().position(|word| *word == state)) {
-                return Some(ThreadSlot { offset: idx as i32 * 8, indirect: inner as i32 * 8, known: 1, reserved: 0 });
+            if let Some(inner) =
+                second.and_then(|second| second.iter().position(|word| *word == state))
+            {
+                return Some(ThreadSlot {
+                    offset: idx as i32 * 8,
+                    indirect: inner as i32 * 8,
+                    known: 1,
+                    reserved: 0,
+                });
             }
         }
     }
@@ -146,5 +212,12 @@ fn find_slot(memory: &impl ReadMemory, thread_pointer: Address, state: u64) -> O
 fn read_words(memory: &impl ReadMemory, address: Address, n_bytes: usize) -> Option<Vec<u64>> {
     let mut bytes = vec![0; n_bytes];
     memory.read(address, &mut bytes).ok()?;
-    Some(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect())
+    Some(
+        bytes
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|word| u64::from_le_bytes(*word))
+            .collect(),
+    )
 }

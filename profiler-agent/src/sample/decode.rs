@@ -1,8 +1,8 @@
 //! From the bytes of a record to a sample or a lifecycle event. Total: any bytes give a value or an error.
 
 use profiler_common::event::{
-    KernelStatus, LifecycleRecord, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, N_GENERAL_REGISTERS, PyFrame, PythonStatus,
-    RECORD_VERSION, RecordKind, SampleRecord, UserRegisters, sample_flags,
+    KernelStatus, LifecycleRecord, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, N_GENERAL_REGISTERS,
+    PyFrame, PythonStatus, RECORD_VERSION, RecordKind, SampleRecord, UserRegisters, sample_flags,
 };
 
 use crate::ids::{Address, Generation, Pid, Tid};
@@ -155,7 +155,9 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     let _size_bytes = reader.u32()?;
     let time_ns = reader.u64()?;
     match RecordKind::from_u16(kind) {
-        Some(RecordKind::Sample) => sample(&mut reader, time_ns).map(|sample| Record::Sample(Box::new(sample))),
+        Some(RecordKind::Sample) => {
+            sample(&mut reader, time_ns).map(|sample| Record::Sample(Box::new(sample)))
+        }
         Some(kind @ (RecordKind::Fork | RecordKind::Exec | RecordKind::Exit)) => {
             lifecycle(&mut reader, kind).map(Record::Lifecycle)
         }
@@ -172,7 +174,8 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
     let period = reader.u64()?;
     let (pid, tid) = (Pid(reader.u32()?), Tid(reader.u32()?));
     let (cpu, flags) = (reader.u32()?, reader.u32()?);
-    let (python_status, kernel_status, source, _) = (reader.u8()?, reader.u8()?, reader.u8()?, reader.u8()?);
+    let (python_status, kernel_status, source, _) =
+        (reader.u8()?, reader.u8()?, reader.u8()?, reader.u8()?);
     let (n_kernel, n_python) = (usize::from(reader.u16()?), usize::from(reader.u16()?));
     let comm = reader.take()?;
     let registers = registers(reader)?;
@@ -182,9 +185,16 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
     let mut python = Vec::with_capacity(n_python);
     for _ in 0..n_python {
         let (code, instr) = (reader.u64()?, reader.u64()?);
-        python.push(PyFrame { code, instr, identity: reader.u32()?, flags: reader.u32()? });
+        python.push(PyFrame {
+            code,
+            instr,
+            identity: reader.u32()?,
+            flags: reader.u32()?,
+        });
     }
-    let kernel = (0..n_kernel).map(|_| reader.u64()).collect::<Result<_, _>>()?;
+    let kernel = (0..n_kernel)
+        .map(|_| reader.u64())
+        .collect::<Result<_, _>>()?;
     Ok(RawSample {
         time_ns,
         generation,
@@ -211,7 +221,10 @@ fn registers(reader: &mut Reader<'_>) -> Result<UserRegisters, DecodeError> {
     for register in &mut general {
         *register = reader.u64()?;
     }
-    Ok(UserRegisters { general, sp: reader.u64()? })
+    Ok(UserRegisters {
+        general,
+        sp: reader.u64()?,
+    })
 }
 
 /// The fields in the order of [`LifecycleRecord`].
@@ -222,9 +235,18 @@ fn lifecycle(reader: &mut Reader<'_>, kind: RecordKind) -> Result<Lifecycle, Dec
     let parent = Pid(reader.u32()?);
     let comm = reader.take()?;
     let change = match kind {
-        RecordKind::Fork => Change::Fork { parent, parent_generation: previous, generation },
-        RecordKind::Exit => Change::Exit { generation: previous },
-        RecordKind::Exec | RecordKind::Sample => Change::Exec { previous, generation },
+        RecordKind::Fork => Change::Fork {
+            parent,
+            parent_generation: previous,
+            generation,
+        },
+        RecordKind::Exit => Change::Exit {
+            generation: previous,
+        },
+        RecordKind::Exec | RecordKind::Sample => Change::Exec {
+            previous,
+            generation,
+        },
     };
     Ok(Lifecycle { change, pid, comm })
 }
@@ -232,7 +254,10 @@ fn lifecycle(reader: &mut Reader<'_>, kind: RecordKind) -> Result<Lifecycle, Dec
 /// A NUL-padded name as text.
 #[must_use]
 pub fn comm_text(comm: &[u8; 16]) -> String {
-    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    let end = comm
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(comm.len());
     String::from_utf8_lossy(&comm[..end]).into_owned()
 }
 
@@ -262,11 +287,20 @@ mod tests {
         for word in [header.pid, header.tid, header.cpu, header.flags] {
             bytes.extend(word.to_le_bytes());
         }
-        bytes.extend([header.python_status, header.kernel_status, header.source, header.reserved]);
+        bytes.extend([
+            header.python_status,
+            header.kernel_status,
+            header.source,
+            header.reserved,
+        ]);
         bytes.extend(header.n_kernel.to_le_bytes());
         bytes.extend(header.n_python.to_le_bytes());
         bytes.extend(header.comm);
-        assert_eq!(bytes.len(), size_of::<SampleHeader>(), "the header has no padding");
+        assert_eq!(
+            bytes.len(),
+            size_of::<SampleHeader>(),
+            "the header has no padding"
+        );
         bytes.extend([7; 128]);
         for frame in frames {
             bytes.extend(frame.code.to_le_bytes());
@@ -281,7 +315,12 @@ mod tests {
     #[test]
     fn a_sample_comes_back_as_it_was_sent() {
         let header = SampleHeader {
-            head: RecordHead { version: RECORD_VERSION, kind: RecordKind::Sample as u16, size_bytes: 0, time_ns: 5 },
+            head: RecordHead {
+                version: RECORD_VERSION,
+                kind: RecordKind::Sample as u16,
+                size_bytes: 0,
+                time_ns: 5,
+            },
             generation: 6,
             pid: 7,
             tid: 8,
@@ -291,11 +330,24 @@ mod tests {
             n_kernel: 2,
             ..SampleHeader::default()
         };
-        let frame = PyFrame { code: 1, instr: 2, identity: 3, flags: 4 };
-        let Ok(Record::Sample(sample)) = decode(&bytes_of(&header, &[frame], &[9, 10])) else { panic!("no sample") };
-        assert_eq!((sample.pid, sample.tid, sample.generation), (Pid(7), Tid(8), Generation(6)));
+        let frame = PyFrame {
+            code: 1,
+            instr: 2,
+            identity: 3,
+            flags: 4,
+        };
+        let Ok(Record::Sample(sample)) = decode(&bytes_of(&header, &[frame], &[9, 10])) else {
+            panic!("no sample")
+        };
+        assert_eq!(
+            (sample.pid, sample.tid, sample.generation),
+            (Pid(7), Tid(8), Generation(6))
+        );
         assert_eq!((sample.python, sample.kernel), (vec![frame], vec![9, 10]));
-        assert_eq!(sample.registers.map(|registers| registers.sp), Some(0x0707_0707_0707_0707));
+        assert_eq!(
+            sample.registers.map(|registers| registers.sp),
+            Some(0x0707_0707_0707_0707)
+        );
     }
 
     proptest::proptest! {

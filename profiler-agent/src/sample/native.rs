@@ -1,22 +1,292 @@
 //! Native leaf frames and kernel frames of samples.
+//!
+//! The leaf's native function is shown when the PC is outside of the interpreter's loop: C extensions,
+//! libraries, the interpreter's own helpers. An address without a symbol is shown as module+offset.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::ids::{Address, Generation};
-use crate::profile::aggregate::ResolvedFrame;
+use foldhash::fast::RandomState;
+
+use crate::ids::{Address, Generation, Pid};
+use crate::kernel::kallsyms::Kallsyms;
+use crate::native::build_id::BuildId;
+use crate::native::elf::{ElfReader, Segment, load_bias};
+use crate::native::symbols::SymbolTables;
+use crate::process::file::{self, FileKey};
+use crate::process::maps::{self, Mapping};
+use crate::profile::aggregate::{KERNEL_MAPPING, ResolvedFrame, ResolvedFunction};
+use crate::profile::model::FrameKind;
 use crate::track::process::TrackedProcess;
+
+/// Mappings are read again for an address that lies in none, but not more often than this.
+const MAPPINGS_MIN_AGE: Duration = Duration::from_secs(1);
+
+/// Functions that are remembered by address; a table that is full starts over.
+const MAX_FUNCTIONS: usize = 32_768;
+
+/// Files whose facts are remembered.
+const MAX_FILES: usize = 1_024;
+
+/// Frame of code that no file backs: the vdso, or generated code.
+const ANONYMOUS: &str = "anonymous code";
+
+/// What is known of a mapped file.
+#[derive(Debug)]
+struct FileInfo {
+    /// Its name without folders.
+    name: Box<str>,
+    path: Box<str>,
+    build_id: Box<str>,
+    segments: Vec<Segment>,
+}
+
+/// The executable mappings of a program.
+#[derive(Debug)]
+struct Mapped {
+    read: Instant,
+    mappings: Vec<Mapping>,
+    /// The files behind them, opened at first use; `None` when that failed.
+    files: HashMap<usize, Option<FileKey>>,
+}
 
 /// Names native and kernel addresses; owns what it has read of files.
 #[derive(Debug, Default)]
-pub struct NativeSymbolizer {}
+pub struct NativeSymbolizer {
+    /// `None`: not read yet; the inner one: they cannot be read.
+    kallsyms: Option<Option<Kallsyms>>,
+    kernel_functions: HashMap<u64, Arc<ResolvedFunction>, RandomState>,
+    programs: HashMap<Generation, Mapped>,
+    files: HashMap<FileKey, Arc<FileInfo>>,
+    tables: SymbolTables<FileKey>,
+    /// By file and address as linked; `None`: nothing to show.
+    functions: HashMap<(FileKey, u64), Option<Arc<ResolvedFunction>>, RandomState>,
+    anonymous: Option<Arc<ResolvedFunction>>,
+}
 
 impl NativeSymbolizer {
     /// Appends the kernel frames, leaf first.
-    pub fn kernel_frames(&mut self, _addresses: &[u64], _frames: &mut Vec<ResolvedFrame>) {}
+    pub fn kernel_frames(&mut self, addresses: &[u64], frames: &mut Vec<ResolvedFrame>) {
+        for (idx, address) in addresses.iter().enumerate() {
+            // Above the leaf these are return addresses: the call lies before.
+            let looked_up = if idx == 0 {
+                *address
+            } else {
+                address.wrapping_sub(1)
+            };
+            let function = self.kernel_function(looked_up);
+            frames.push(ResolvedFrame {
+                function,
+                line: 0,
+                address: *address,
+            });
+        }
+    }
 
-    /// Appends the native leaf: the function that runs outside of the eval loop.
-    pub fn leaf_frame(&mut self, _process: &Arc<TrackedProcess>, _ip: Address, _frames: &mut Vec<ResolvedFrame>) {}
+    fn kernel_function(&mut self, address: u64) -> Arc<ResolvedFunction> {
+        if let Some(function) = self.kernel_functions.get(&address) {
+            return function.clone();
+        }
+        let kallsyms = self.kallsyms.get_or_insert_with(|| match Kallsyms::read() {
+            Ok(kallsyms) => Some(kallsyms),
+            Err(error) => {
+                tracing::warn!("kernel functions have no names: {error}");
+                None
+            }
+        });
+        let symbol = kallsyms
+            .as_ref()
+            .and_then(|kallsyms| kallsyms.lookup(address));
+        let (name, module) = match symbol {
+            Some(symbol) => (symbol.name, symbol.module.unwrap_or_default()),
+            None => (format!("kernel+{address:#x}").into(), Box::default()),
+        };
+        let function = Arc::new(ResolvedFunction {
+            kind: FrameKind::Kernel,
+            name,
+            filename: module,
+            start_line: 0,
+            mapping: KERNEL_MAPPING.into(),
+            build_id: Box::default(),
+        });
+        if self.kernel_functions.len() >= MAX_FUNCTIONS {
+            self.kernel_functions.clear();
+        }
+        self.kernel_functions.insert(address, function.clone());
+        function
+    }
+
+    /// Appends the native leaf, if there is something to show.
+    pub fn leaf_frame(
+        &mut self,
+        process: &TrackedProcess,
+        ip: Address,
+        frames: &mut Vec<ResolvedFrame>,
+    ) {
+        let function = match self.locate(process, ip) {
+            Some((key, info, address)) => self.function(process, key, &info, address),
+            None => Some(self.anonymous()),
+        };
+        if let Some(function) = function {
+            frames.push(ResolvedFrame {
+                function,
+                line: 0,
+                address: ip.0,
+            });
+        }
+    }
 
     /// Forgets a program.
-    pub fn remove(&mut self, _generation: Generation) {}
+    pub fn remove(&mut self, generation: Generation) {
+        self.programs.remove(&generation);
+    }
+
+    fn anonymous(&mut self) -> Arc<ResolvedFunction> {
+        self.anonymous
+            .get_or_insert_with(|| {
+                Arc::new(ResolvedFunction {
+                    kind: FrameKind::Native,
+                    name: ANONYMOUS.into(),
+                    filename: Box::default(),
+                    start_line: 0,
+                    mapping: Box::default(),
+                    build_id: Box::default(),
+                })
+            })
+            .clone()
+    }
+
+    /// File and linked address behind an address of a process.
+    fn locate(
+        &mut self,
+        process: &TrackedProcess,
+        ip: Address,
+    ) -> Option<(FileKey, Arc<FileInfo>, u64)> {
+        let (pid, generation) = (process.pid, process.generation);
+        let is_stale = |mapped: &Mapped| {
+            find(&mapped.mappings, ip).is_none() && mapped.read.elapsed() > MAPPINGS_MIN_AGE
+        };
+        if self.programs.get(&generation).is_none_or(is_stale) {
+            self.programs.insert(generation, read_mappings(pid));
+        }
+        let mapped = self.programs.get_mut(&generation)?;
+        let idx = find(&mapped.mappings, ip)?;
+        let mapping = &mapped.mappings[idx];
+        let files = &mut self.files;
+        let key = (*mapped
+            .files
+            .entry(idx)
+            .or_insert_with(|| remember_file(files, pid, mapping)))?;
+        let info = files.get(&key)?.clone();
+        let bias = load_bias(&info.segments, mapping.start.0, mapping.file_offset)?;
+        Some((key, info, ip.0.wrapping_sub(bias)))
+    }
+
+    /// The function at a linked address. `None`: the interpreter's own code in a binary without symbols, where
+    /// nothing tells its loop from the rest.
+    fn function(
+        &mut self,
+        process: &TrackedProcess,
+        key: FileKey,
+        info: &FileInfo,
+        address: u64,
+    ) -> Option<Arc<ResolvedFunction>> {
+        if let Some(function) = self.functions.get(&(key, address)) {
+            return function.clone();
+        }
+        // The open file is needed at the first look into its table only.
+        let open = || reopen(process, info, key).ok_or(());
+        let symbol = self
+            .tables
+            .table(&key, open)
+            .and_then(|table| table.lookup(address));
+        let is_interpreter = key == process.interpreter.binary_key;
+        let (name, filename) = match symbol {
+            Some(symbol) => (symbol.name, info.name.clone()),
+            None => (format!("{}+{address:#x}", info.name).into(), Box::default()),
+        };
+        let is_shown = !(is_interpreter && filename.is_empty());
+        let function = is_shown.then(|| {
+            Arc::new(ResolvedFunction {
+                kind: FrameKind::Native,
+                name,
+                filename,
+                start_line: 0,
+                mapping: info.path.clone(),
+                build_id: info.build_id.clone(),
+            })
+        });
+        if self.functions.len() >= MAX_FUNCTIONS {
+            self.functions.clear();
+        }
+        self.functions.insert((key, address), function.clone());
+        function
+    }
+}
+
+fn read_mappings(pid: Pid) -> Mapped {
+    // A process that has gone has no mappings.
+    let mut mappings = maps::of_process(pid).unwrap_or_default();
+    mappings.retain(|mapping| mapping.executable);
+    Mapped {
+        read: Instant::now(),
+        mappings,
+        files: HashMap::new(),
+    }
+}
+
+/// Index of the mapping that holds an address; they are in the order of their addresses.
+fn find(mappings: &[Mapping], ip: Address) -> Option<usize> {
+    let after = mappings.partition_point(|mapping| mapping.start <= ip);
+    let idx = after.checked_sub(1)?;
+    (ip < mappings[idx].end).then_some(idx)
+}
+
+fn remember_file(
+    files: &mut HashMap<FileKey, Arc<FileInfo>>,
+    pid: Pid,
+    mapping: &Mapping,
+) -> Option<FileKey> {
+    let (opened, key) = file::open_mapped(pid, mapping).ok()?;
+    if files.contains_key(&key) {
+        return Some(key);
+    }
+    if files.len() >= MAX_FILES {
+        files.clear();
+    }
+    let build_id = BuildId::of_file(&opened)
+        .ok()
+        .flatten()
+        .map(|build_id| build_id.to_string())
+        .unwrap_or_default();
+    let segments = ElfReader::new(opened).parse().ok()?.segments();
+    let name = mapping
+        .path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let info = FileInfo {
+        name: name.into(),
+        path: mapping.path.to_string_lossy().into_owned().into(),
+        build_id: build_id.into(),
+        segments,
+    };
+    files.insert(key, Arc::new(info));
+    Some(key)
+}
+
+/// Opens a file once more, through whatever mapping of the process still has it.
+fn reopen(process: &TrackedProcess, info: &FileInfo, key: FileKey) -> Option<std::fs::File> {
+    maps::of_process(process.pid)
+        .ok()?
+        .iter()
+        .filter(|mapping| mapping.executable && *mapping.path.to_string_lossy() == *info.path)
+        .find_map(|mapping| {
+            file::open_mapped(process.pid, mapping)
+                .ok()
+                .filter(|(_, opened)| *opened == key)
+        })
+        .map(|(file, _)| file)
 }

@@ -87,16 +87,24 @@ impl Symbolizer {
             program.process = process;
             return;
         }
-        self.programs.insert(generation, Program::new(process, Vec::new()));
+        self.programs
+            .insert(generation, Program::new(process, Vec::new()));
     }
 
     /// A process was forked: the child knows what the parent knew. Called in the order of the kernel's
     /// events, so nothing that the parent learned later gets in.
     pub fn fork(&mut self, parent: Generation, child: Generation, pid: crate::ids::Pid) {
-        let Some(parent) = self.programs.get_mut(&parent) else { return };
-        let process = TrackedProcess { pid, generation: child, ..TrackedProcess::clone(&parent.process) };
+        let Some(parent) = self.programs.get_mut(&parent) else {
+            return;
+        };
+        let process = TrackedProcess {
+            pid,
+            generation: child,
+            ..TrackedProcess::clone(&parent.process)
+        };
         let inherited = parent.share_codes();
-        self.programs.insert(child, Program::new(Arc::new(process), inherited));
+        self.programs
+            .insert(child, Program::new(Arc::new(process), inherited));
     }
 
     /// A program has ended; nothing of it comes any more.
@@ -114,7 +122,9 @@ impl Symbolizer {
     /// The process of a generation.
     #[must_use]
     pub fn process(&self, generation: Generation) -> Option<&Arc<TrackedProcess>> {
-        self.programs.get(&generation).map(|program| &program.process)
+        self.programs
+            .get(&generation)
+            .map(|program| &program.process)
     }
 
     /// Every process that is known.
@@ -131,7 +141,10 @@ impl Symbolizer {
     /// Code objects that are remembered, for the status.
     #[must_use]
     pub fn n_codes(&self) -> usize {
-        self.programs.values().map(|program| program.codes.len()).sum()
+        self.programs
+            .values()
+            .map(|program| program.codes.len())
+            .sum()
     }
 
     /// Names everything in a sample. `None`: its program is not known (yet).
@@ -141,10 +154,12 @@ impl Symbolizer {
         let process = program.process.clone();
         let interpreter = &process.interpreter;
         let mut frames = Vec::with_capacity(sample.kernel.len() + sample.python.len() + 2);
-        let in_eval = interpreter.eval.contains(sample.user_ip.0) || interpreter.eval_cold.contains(sample.user_ip.0);
+        let in_eval = interpreter.eval.contains(sample.user_ip.0)
+            || interpreter.eval_cold.contains(sample.user_ip.0);
         self.native.kernel_frames(&sample.kernel, &mut frames);
         if !in_eval && !sample.user_ip.is_null() {
-            self.native.leaf_frame(&process, sample.user_ip, &mut frames);
+            self.native
+                .leaf_frame(&process, sample.user_ip, &mut frames);
         }
         let unit = interpreter.layout.walk.instruction_unit;
         for (idx, frame) in sample.python.iter().enumerate() {
@@ -171,13 +186,21 @@ impl Symbolizer {
                 instr = true_instr;
             }
             let line = symbol.line(instr, unit);
-            frames.push(ResolvedFrame { function: symbol.function.clone(), line, address: 0 });
+            frames.push(ResolvedFrame {
+                function: symbol.function.clone(),
+                line,
+                address: 0,
+            });
         }
         if let Some(reason) = status_reason(sample.python_status) {
             frames.push(reason_frame(&mut self.reasons, reason));
         }
         let labels = program.labels(sample);
-        Some(ResolvedSample { frames, labels, values: [1, i64::try_from(sample.period).unwrap_or(i64::MAX)] })
+        Some(ResolvedSample {
+            frames,
+            labels,
+            values: [1, i64::try_from(sample.period).unwrap_or(i64::MAX)],
+        })
     }
 }
 
@@ -197,7 +220,8 @@ impl Program {
     /// Freezes what is known into a shared layer.
     fn share_codes(&mut self) -> Vec<Arc<Codes>> {
         if !self.codes.is_empty() {
-            self.inherited.push(Arc::new(std::mem::take(&mut self.codes)));
+            self.inherited
+                .push(Arc::new(std::mem::take(&mut self.codes)));
         }
         if self.inherited.len() > MAX_LAYERS {
             let mut merged = Codes::default();
@@ -209,9 +233,18 @@ impl Program {
         self.inherited.clone()
     }
 
-    fn code(&mut self, frame: &PyFrame, counters: &mut SymbolizeCounters) -> Result<Code, CodeError> {
+    fn code(
+        &mut self,
+        frame: &PyFrame,
+        counters: &mut SymbolizeCounters,
+    ) -> Result<Code, CodeError> {
         let key = (frame.code, frame.identity);
-        let known = self.codes.get(&key).or_else(|| self.inherited.iter().rev().find_map(|layer| layer.get(&key)));
+        let known = self.codes.get(&key).or_else(|| {
+            self.inherited
+                .iter()
+                .rev()
+                .find_map(|layer| layer.get(&key))
+        });
         let code = match known {
             Some(code) => code.clone(),
             None => {
@@ -242,7 +275,9 @@ impl Program {
             return labels.clone();
         }
         let ident = self.ident(sample);
-        let may_read = self.names_read.is_none_or(|read| read.elapsed() > NAMES_MIN_AGE);
+        let may_read = self
+            .names_read
+            .is_none_or(|read| read.elapsed() > NAMES_MIN_AGE);
         if ident.is_some_and(|ident| !self.names.contains_key(&ident)) && may_read {
             self.read_names();
         }
@@ -254,7 +289,12 @@ impl Program {
             tid: sample.tid.0,
             thread_name: name.unwrap_or_else(|| comm_text(&sample.comm).into_boxed_str()),
             comm: facts.comm.as_str().into(),
-            python_version: self.process.interpreter.version.to_string().into_boxed_str(),
+            python_version: self
+                .process
+                .interpreter
+                .version
+                .to_string()
+                .into_boxed_str(),
         });
         // A name that was not there yet is looked for again.
         if has_final_name {
@@ -272,7 +312,9 @@ impl Program {
             return None;
         }
         let offset = self.process.interpreter.layout.walk.tstate_thread_id;
-        self.memory.read_u64(sample.thread_state.add(offset.into())).ok()
+        self.memory
+            .read_u64(sample.thread_state.add(offset.into()))
+            .ok()
     }
 
     fn read_names(&mut self) {
@@ -337,34 +379,28 @@ fn pending_instruction(
 
 fn code_reason(error: CodeError) -> &'static str {
     match error {
-        CodeError::Gone => "[code object gone]",
-        CodeError::ProcessGone => "[process gone before it was read]",
-        CodeError::Denied => "[memory not readable]",
-        CodeError::Damaged => "[damaged code object]",
+        CodeError::Gone => "code object gone",
+        CodeError::ProcessGone => "process gone before it was read",
+        CodeError::Denied => "memory not readable",
+        CodeError::Damaged => "damaged code object",
     }
 }
 
 /// The remark at the root of a stack that is not complete.
 fn status_reason(status: PythonStatus) -> Option<&'static str> {
-    Some(match status {
-        PythonStatus::Complete => return None,
-        PythonStatus::None => "[not unwound]",
-        PythonStatus::Truncated => "[truncated]",
-        PythonStatus::FrameSwitch => "[incomplete: frame switch]",
-        PythonStatus::FrameFault => "[incomplete: frame unreadable]",
-        PythonStatus::NoThreadState => "[native thread]",
-        PythonStatus::ThreadStateFault => "[thread state unreadable]",
-        PythonStatus::ThreadListTruncated => "[too many threads to find this one]",
-        PythonStatus::Ambiguous => "[ambiguous thread state]",
-        PythonStatus::NoFrame => "[no Python frame]",
-        PythonStatus::NoInterpreter => "[interpreter not initialised]",
-        PythonStatus::Pending => "[not yet discovered]",
-        PythonStatus::FrameLoop => "[incomplete: frame loop]",
-        PythonStatus::NoThreadPointer => "[thread pointer unreadable]",
-    })
+    (status != PythonStatus::Complete).then(|| status.reason())
 }
 
-fn reason_frame(reasons: &mut HashMap<&'static str, Arc<ResolvedFunction>>, reason: &'static str) -> ResolvedFrame {
-    let function = reasons.entry(reason).or_insert_with(|| Arc::new(ResolvedFunction::reason(reason)));
-    ResolvedFrame { function: function.clone(), line: 0, address: 0 }
+fn reason_frame(
+    reasons: &mut HashMap<&'static str, Arc<ResolvedFunction>>,
+    reason: &'static str,
+) -> ResolvedFrame {
+    let function = reasons
+        .entry(reason)
+        .or_insert_with(|| Arc::new(ResolvedFunction::reason(reason)));
+    ResolvedFrame {
+        function: function.clone(),
+        line: 0,
+        address: 0,
+    }
 }

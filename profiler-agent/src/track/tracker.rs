@@ -28,7 +28,9 @@ const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
 const RESCAN_SHARE: u32 = 200;
 
 /// Waits between attempts on a process that is about to load or to initialise Python.
-const EXPECTED_DELAYS_MS: &[u64] = &[1, 1, 2, 3, 5, 8, 13, 20, 30, 50, 100, 200, 400, 800, 1600, 3200];
+const EXPECTED_DELAYS_MS: &[u64] = &[
+    1, 1, 2, 3, 5, 8, 13, 20, 30, 50, 100, 200, 400, 800, 1600, 3200,
+];
 
 /// Waits between attempts on a fresh process that shows no sign of Python: a launcher can load it later.
 const OTHER_DELAYS_MS: &[u64] = &[50, 500];
@@ -41,7 +43,12 @@ pub trait KernelTable: Send {
     /// Adds a process that has no entry yet; false when there is one.
     fn add(&mut self, pid: Pid, entry: &ProcessEntry) -> Result<bool, String>;
     /// Replaces the entry of a process that is still of this generation; false when it is not.
-    fn update(&mut self, pid: Pid, generation: Generation, entry: &ProcessEntry) -> Result<bool, String>;
+    fn update(
+        &mut self,
+        pid: Pid,
+        generation: Generation,
+        entry: &ProcessEntry,
+    ) -> Result<bool, String>;
     /// Removes the entry of a process if it is still of this generation.
     fn remove(&mut self, pid: Pid, generation: Generation);
     /// The row of a layout.
@@ -146,9 +153,16 @@ impl<K: KernelTable> Tracker<K> {
             if pid == self.own_pid || self.processes.contains_key(&pid) {
                 continue;
             }
-            let Ok(n_pages) = facts::n_mapped_pages(pid) else { continue };
+            let Ok(n_pages) = facts::n_mapped_pages(pid) else {
+                continue;
+            };
             // A kernel thread maps nothing.
-            if n_pages == 0 || self.others.get(&pid).is_some_and(|other| other.n_pages == n_pages) {
+            if n_pages == 0
+                || self
+                    .others
+                    .get(&pid)
+                    .is_some_and(|other| other.n_pages == n_pages)
+            {
                 continue;
             }
             let generation = self.others.remove(&pid).and_then(|other| other.generation);
@@ -160,15 +174,23 @@ impl<K: KernelTable> Tracker<K> {
 
     /// Drops what has ended without an event having reached us.
     fn forget_gone(&mut self) {
-        self.others.retain(|pid, _| std::path::Path::new(&format!("/proc/{pid}")).exists());
-        let gone: Vec<Pid> = self.processes.keys().copied().filter(|pid| !is_alive(*pid)).collect();
+        self.others
+            .retain(|pid, _| std::path::Path::new(&format!("/proc/{pid}")).exists());
+        let gone: Vec<Pid> = self
+            .processes
+            .keys()
+            .copied()
+            .filter(|pid| !is_alive(*pid))
+            .collect();
         for pid in gone {
             self.forget(pid);
         }
     }
 
     fn forget(&mut self, pid: Pid) {
-        let Some(tracked) = self.processes.remove(&pid) else { return };
+        let Some(tracked) = self.processes.remove(&pid) else {
+            return;
+        };
         let generation = match tracked.status {
             Status::Pending { generation, .. } => generation,
             Status::Profiled(process) => Some(process.generation),
@@ -183,7 +205,11 @@ impl<K: KernelTable> Tracker<K> {
     /// Follows an event of the kernel.
     pub fn on_lifecycle(&mut self, event: &Lifecycle) {
         match event.change {
-            Change::Fork { parent, parent_generation, generation } => {
+            Change::Fork {
+                parent,
+                parent_generation,
+                generation,
+            } => {
                 self.on_fork(event.pid, generation, parent, parent_generation);
             }
             Change::Exec { generation, .. } => {
@@ -199,19 +225,37 @@ impl<K: KernelTable> Tracker<K> {
         }
     }
 
-    fn on_fork(&mut self, pid: Pid, generation: Generation, parent: Pid, parent_generation: Generation) {
+    fn on_fork(
+        &mut self,
+        pid: Pid,
+        generation: Generation,
+        parent: Pid,
+        parent_generation: Generation,
+    ) {
         let profiled = match self.processes.get(&parent).map(|tracked| &tracked.status) {
-            Some(Status::Profiled(process)) if process.generation == parent_generation => Some(process.clone()),
+            Some(Status::Profiled(process)) if process.generation == parent_generation => {
+                Some(process.clone())
+            }
             _ => None,
         };
         let Some(process) = profiled else {
             self.begin(pid, Some(generation));
             return;
         };
-        let facts = Facts { pid, started: SystemTime::now(), ..process.facts.clone() };
-        let child = TrackedProcess { pid, generation, facts, interpreter: process.interpreter.clone() };
+        let facts = Facts {
+            pid,
+            started: SystemTime::now(),
+            ..process.facts.clone()
+        };
+        let child = TrackedProcess {
+            pid,
+            generation,
+            facts,
+            interpreter: process.interpreter.clone(),
+        };
         self.profiled(child);
-        self.revalidate.push((Instant::now() + REVALIDATE_AFTER, pid, generation));
+        self.revalidate
+            .push((Instant::now() + REVALIDATE_AFTER, pid, generation));
     }
 
     /// Does what is due, and says when to call again at the latest.
@@ -226,7 +270,9 @@ impl<K: KernelTable> Tracker<K> {
         for pid in due {
             self.retry(pid);
         }
-        let (ready, later) = std::mem::take(&mut self.revalidate).into_iter().partition(|(due, ..)| *due <= now);
+        let (ready, later) = std::mem::take(&mut self.revalidate)
+            .into_iter()
+            .partition(|(due, ..)| *due <= now);
         self.revalidate = later;
         let ready: Vec<(Instant, Pid, Generation)> = ready;
         for (_, pid, generation) in ready {
@@ -239,11 +285,18 @@ impl<K: KernelTable> Tracker<K> {
     }
 
     fn next_due(&self) -> Instant {
-        let pending = self.processes.values().filter_map(|tracked| match &tracked.status {
-            Status::Pending { due, .. } => Some(*due),
-            Status::Profiled(_) | Status::Refused { .. } => None,
-        });
-        pending.chain(self.revalidate.iter().map(|(due, ..)| *due)).chain([self.next_rescan]).min().unwrap_or(self.next_rescan)
+        let pending = self
+            .processes
+            .values()
+            .filter_map(|tracked| match &tracked.status {
+                Status::Pending { due, .. } => Some(*due),
+                Status::Profiled(_) | Status::Refused { .. } => None,
+            });
+        pending
+            .chain(self.revalidate.iter().map(|(due, ..)| *due))
+            .chain([self.next_rescan])
+            .min()
+            .unwrap_or(self.next_rescan)
     }
 
     /// First look at a process.
@@ -257,16 +310,32 @@ impl<K: KernelTable> Tracker<K> {
     }
 
     fn retry(&mut self, pid: Pid) {
-        let Some(Tracked { status: Status::Pending { generation, n_attempts, facts, .. } }) = self.processes.remove(&pid)
+        let Some(Tracked {
+            status:
+                Status::Pending {
+                    generation,
+                    n_attempts,
+                    facts,
+                    ..
+                },
+        }) = self.processes.remove(&pid)
         else {
             return;
         };
         self.attempt(pid, generation, n_attempts, facts);
     }
 
-    fn attempt(&mut self, pid: Pid, generation: Option<Generation>, n_attempts: usize, facts: Box<Facts>) {
+    fn attempt(
+        &mut self,
+        pid: Pid,
+        generation: Option<Generation>,
+        n_attempts: usize,
+        facts: Box<Facts>,
+    ) {
         let delays = match self.discoverer.discover(pid, &mut |_| {}) {
-            Discovery::Python(interpreter) => return self.found(pid, generation, *facts, *interpreter),
+            Discovery::Python(interpreter) => {
+                return self.found(pid, generation, *facts, *interpreter);
+            }
             Discovery::Gone => return,
             Discovery::NotYet | Discovery::NotPython { expected: true } => EXPECTED_DELAYS_MS,
             Discovery::NotPython { expected: false } => OTHER_DELAYS_MS,
@@ -276,7 +345,16 @@ impl<K: KernelTable> Tracker<K> {
                     self.kernel.remove(pid, generation);
                     self.updates.push(Update::Dropped(generation));
                 }
-                self.processes.insert(pid, Tracked { status: Status::Refused { facts, version, reason } });
+                self.processes.insert(
+                    pid,
+                    Tracked {
+                        status: Status::Refused {
+                            facts,
+                            version,
+                            reason,
+                        },
+                    },
+                );
                 return;
             }
             Discovery::Refused { .. } => EXPECTED_DELAYS_MS,
@@ -286,7 +364,12 @@ impl<K: KernelTable> Tracker<K> {
         match delays.get(n_attempts).filter(|_| !is_old) {
             Some(delay) => {
                 let due = Instant::now() + Duration::from_millis(*delay);
-                let status = Status::Pending { generation, n_attempts: n_attempts + 1, due, facts };
+                let status = Status::Pending {
+                    generation,
+                    n_attempts: n_attempts + 1,
+                    due,
+                    facts,
+                };
                 self.processes.insert(pid, Tracked { status });
             }
             None => self.set_aside(pid, generation),
@@ -295,8 +378,14 @@ impl<K: KernelTable> Tracker<K> {
 
     /// Not to be profiled, as far as can be told now.
     fn set_aside(&mut self, pid: Pid, generation: Option<Generation>) {
-        let Ok(n_pages) = facts::n_mapped_pages(pid) else { return };
-        let is_named = self.selection.only_pids.as_ref().is_some_and(|pids| pids.contains(&pid));
+        let Ok(n_pages) = facts::n_mapped_pages(pid) else {
+            return;
+        };
+        let is_named = self
+            .selection
+            .only_pids
+            .as_ref()
+            .is_some_and(|pids| pids.contains(&pid));
         let generation = if is_named {
             // Its exec is an event only while it has an entry.
             generation.or_else(|| self.add_pending(pid))
@@ -307,12 +396,22 @@ impl<K: KernelTable> Tracker<K> {
             }
             None
         };
-        self.others.insert(pid, Other { n_pages, generation });
+        self.others.insert(
+            pid,
+            Other {
+                n_pages,
+                generation,
+            },
+        );
     }
 
     fn add_pending(&mut self, pid: Pid) -> Option<Generation> {
         let generation = self.new_generation();
-        let entry = ProcessEntry { generation: generation.0, layout: NO_LAYOUT, ..ProcessEntry::default() };
+        let entry = ProcessEntry {
+            generation: generation.0,
+            layout: NO_LAYOUT,
+            ..ProcessEntry::default()
+        };
         matches!(self.kernel.add(pid, &entry), Ok(true)).then_some(generation)
     }
 
@@ -328,25 +427,45 @@ impl<K: KernelTable> Tracker<K> {
             return true;
         }
         let cmdline = facts.arguments.join(" ");
-        self.selection.filter.matches(&ProcessFacts { pid: facts.pid.0, comm: &facts.comm, cmdline: &cmdline })
+        self.selection.filter.matches(&ProcessFacts {
+            pid: facts.pid.0,
+            comm: &facts.comm,
+            cmdline: &cmdline,
+        })
     }
 
     /// An interpreter was found: tell the kernel, then the agent.
-    fn found(&mut self, pid: Pid, generation: Option<Generation>, facts: Facts, interpreter: Interpreter) {
+    fn found(
+        &mut self,
+        pid: Pid,
+        generation: Option<Generation>,
+        facts: Facts,
+        interpreter: Interpreter,
+    ) {
         let is_new = generation.is_none();
         let generation = generation.unwrap_or_else(|| self.new_generation());
-        let process = TrackedProcess { pid, generation, facts, interpreter };
+        let process = TrackedProcess {
+            pid,
+            generation,
+            facts,
+            interpreter,
+        };
         let entry = match self.entry(&process) {
             Ok(entry) => entry,
             Err(reason) => return self.refuse(process, reason),
         };
-        let told = if is_new { self.kernel.add(pid, &entry) } else { self.kernel.update(pid, generation, &entry) };
+        let told = if is_new {
+            self.kernel.add(pid, &entry)
+        } else {
+            self.kernel.update(pid, generation, &entry)
+        };
         match told {
             // Between the look and the insertion it can have ended, and its entry would stay.
             Ok(true) if is_new && !is_alive(pid) => self.kernel.remove(pid, generation),
             Ok(true) => {
                 if process.interpreter.thread_slot.is_none() {
-                    self.revalidate.push((Instant::now() + REVALIDATE_AFTER, pid, generation));
+                    self.revalidate
+                        .push((Instant::now() + REVALIDATE_AFTER, pid, generation));
                 }
                 self.profiled(process);
             }
@@ -369,7 +488,12 @@ impl<K: KernelTable> Tracker<K> {
         let process = Arc::new(process);
         self.others.remove(&process.pid);
         self.updates.push(Update::Profiled(process.clone()));
-        self.processes.insert(process.pid, Tracked { status: Status::Profiled(process) });
+        self.processes.insert(
+            process.pid,
+            Tracked {
+                status: Status::Profiled(process),
+            },
+        );
     }
 
     fn entry(&mut self, process: &TrackedProcess) -> Result<ProcessEntry, String> {
@@ -390,54 +514,94 @@ impl<K: KernelTable> Tracker<K> {
     /// A fork can move the slot (`_PyGILState_Reinit` makes its key anew), and a young interpreter may not have
     /// had one yet.
     fn revalidate_slot(&mut self, pid: Pid, generation: Generation) {
-        let Some(Tracked { status: Status::Profiled(process) }) = self.processes.get(&pid) else { return };
+        let Some(Tracked {
+            status: Status::Profiled(process),
+        }) = self.processes.get(&pid)
+        else {
+            return;
+        };
         if process.generation != generation {
             return;
         }
         let (memory, interpreter) = (ProcessMemory::new(pid), &process.interpreter);
-        let holds = |slot: ThreadSlot| runtime::slot_holds(&memory, &interpreter.layout, interpreter.first, slot);
+        let holds = |slot: ThreadSlot| {
+            runtime::slot_holds(&memory, &interpreter.layout, interpreter.first, slot)
+        };
         if interpreter.thread_slot.is_some_and(holds) {
             return;
         }
         let mut process = TrackedProcess::clone(process);
-        process.interpreter.thread_slot =
-            runtime::calibrate_thread_slot(&memory, &process.interpreter.layout, process.interpreter.first);
+        process.interpreter.thread_slot = runtime::calibrate_thread_slot(
+            &memory,
+            &process.interpreter.layout,
+            process.interpreter.first,
+        );
         // A process that ended meanwhile has no entry to update; other failures leave the list as the way.
         if let Ok(entry) = self.entry(&process)
             && matches!(self.kernel.update(pid, generation, &entry), Ok(true))
         {
-            self.processes.insert(pid, Tracked { status: Status::Profiled(Arc::new(process)) });
+            self.processes.insert(
+                pid,
+                Tracked {
+                    status: Status::Profiled(Arc::new(process)),
+                },
+            );
         }
     }
 
     /// Every process that is profiled, pending, or a Python that cannot be.
     #[must_use]
     pub fn listing(&self) -> Vec<ProcessListing> {
-        self.processes.values().map(|tracked| listing(&tracked.status)).collect()
+        self.processes
+            .values()
+            .map(|tracked| listing(&tracked.status))
+            .collect()
     }
 
     /// Whether any process is profiled or may be soon.
     #[must_use]
     pub fn has_hope(&self) -> bool {
-        self.processes.values().any(|tracked| !matches!(tracked.status, Status::Refused { .. }))
+        self.processes
+            .values()
+            .any(|tracked| !matches!(tracked.status, Status::Refused { .. }))
     }
 }
 
 fn listing(status: &Status) -> ProcessListing {
     let (facts, interpreter, version, state, reason) = match status {
-        Status::Pending { facts, .. } => {
-            (&**facts, String::new(), String::new(), TrackState::Pending, "not yet discovered".to_owned())
-        }
+        Status::Pending { facts, .. } => (
+            &**facts,
+            String::new(),
+            String::new(),
+            TrackState::Pending,
+            "not yet discovered".to_owned(),
+        ),
         Status::Profiled(process) => (
             &process.facts,
-            process.interpreter.binary_path.to_string_lossy().into_owned(),
+            process
+                .interpreter
+                .binary_path
+                .to_string_lossy()
+                .into_owned(),
             process.interpreter.version.to_string(),
             TrackState::Profiled,
             String::new(),
         ),
-        Status::Refused { facts, version, reason } => {
-            let version = version.map(|version| version.to_string()).unwrap_or_default();
-            (&**facts, String::new(), version, TrackState::Refused, reason.clone())
+        Status::Refused {
+            facts,
+            version,
+            reason,
+        } => {
+            let version = version
+                .map(|version| version.to_string())
+                .unwrap_or_default();
+            (
+                &**facts,
+                String::new(),
+                version,
+                TrackState::Refused,
+                reason.clone(),
+            )
         }
     };
     ProcessListing {

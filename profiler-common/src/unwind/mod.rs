@@ -30,7 +30,9 @@ impl Window {
     /// A window of zeros.
     #[must_use]
     pub const fn new() -> Self {
-        Self { words: [0; WINDOW_WORDS + SLACK_WORDS] }
+        Self {
+            words: [0; WINDOW_WORDS + SLACK_WORDS],
+        }
     }
 
     /// The word `field` bytes behind `base` bytes; both are cut to what the window has.

@@ -103,10 +103,19 @@ impl Walk {
 
 /// Takes one step towards the root.
 #[inline(always)]
-pub fn step<R: ReadUser>(walk: &mut Walk, reader: &mut R, window: &mut Window, layout: &PyLayout) -> Step {
+pub fn step<R: ReadUser>(
+    walk: &mut Walk,
+    reader: &mut R,
+    window: &mut Window,
+    layout: &PyLayout,
+) -> Step {
     let frame = walk.frame;
     if frame == 0 {
-        return Step::End(if walk.last_is_entry { WalkEnd::Complete } else { WalkEnd::FrameSwitch });
+        return Step::End(if walk.last_is_entry {
+            WalkEnd::Complete
+        } else {
+            WalkEnd::FrameSwitch
+        });
     }
     if frame == walk.anchor {
         return Step::End(WalkEnd::Loop);
@@ -141,16 +150,30 @@ pub fn step<R: ReadUser>(walk: &mut Walk, reader: &mut R, window: &mut Window, l
     }
     if code != walk.last_code {
         let identity = identity(reader, code, layout);
-        walk.last_flags = if identity.is_ok() { 0 } else { frame_flags::NO_IDENTITY };
+        walk.last_flags = if identity.is_ok() {
+            0
+        } else {
+            frame_flags::NO_IDENTITY
+        };
         walk.last_identity = identity.unwrap_or(0);
         walk.last_code = code;
     }
-    Step::Frame(PyFrame { code, instr, identity: walk.last_identity, flags: flags | walk.last_flags })
+    Step::Frame(PyFrame {
+        code,
+        instr,
+        identity: walk.last_identity,
+        flags: flags | walk.last_flags,
+    })
 }
 
 /// Offset of the frame in the window; reads a new window when it does not lie in it.
 #[inline(always)]
-fn locate<R: ReadUser>(walk: &mut Walk, reader: &mut R, window: &mut Window, layout: &PyLayout) -> Result<u64, Fault> {
+fn locate<R: ReadUser>(
+    walk: &mut Walk,
+    reader: &mut R,
+    window: &mut Window,
+    layout: &PyLayout,
+) -> Result<u64, Fault> {
     let frame = walk.frame;
     let frame_bytes = u64::from(layout.frame_bytes & 0xf8);
     let offset = frame.wrapping_sub(walk.window_address);
@@ -213,7 +236,10 @@ pub fn identity<R: ReadUser>(reader: &mut R, code: u64, layout: &PyLayout) -> Re
 #[inline(always)]
 fn mix(filename: u64, name: u64, line_table: u64) -> u32 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
-    let hash = (filename.wrapping_mul(ODD) ^ name).wrapping_mul(ODD).rotate_left(31) ^ line_table;
+    let hash = (filename.wrapping_mul(ODD) ^ name)
+        .wrapping_mul(ODD)
+        .rotate_left(31)
+        ^ line_table;
     (hash.wrapping_mul(ODD) >> 32) as u32
 }
 

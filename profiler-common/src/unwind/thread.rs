@@ -41,13 +41,21 @@ pub fn own_storage<R: ReadUser>(
         return Ok(None);
     }
     let address = thread_pointer.wrapping_add_signed(i64::from(slot.offset));
-    let mut state = reader.u64(address).map_err(|Fault| PythonStatus::ThreadStateFault)?;
+    let mut state = reader
+        .u64(address)
+        .map_err(|Fault| PythonStatus::ThreadStateFault)?;
     if slot.indirect >= 0 && state != 0 {
         let address = state.wrapping_add_signed(i64::from(slot.indirect));
-        state = reader.u64(address).map_err(|Fault| PythonStatus::ThreadStateFault)?;
+        state = reader
+            .u64(address)
+            .map_err(|Fault| PythonStatus::ThreadStateFault)?;
     }
     // A slot without a state: the thread has never called into Python.
-    if state == 0 { Err(PythonStatus::NoThreadState) } else { Ok(Some(state)) }
+    if state == 0 {
+        Err(PythonStatus::NoThreadState)
+    } else {
+        Ok(Some(state))
+    }
 }
 
 /// Reads the thread state at `state` and fills `thread`. False: it is not this thread's.
@@ -73,7 +81,9 @@ pub fn accept<R: ReadUser>(
     }
     if matches!(layout.frame_root, FrameRoot::CFrame) && thread.frame != 0 {
         // _PyCFrame: current_frame, then previous.
-        let cframe = thread.frame.wrapping_add(u64::from(layout.cframe_current_frame));
+        let cframe = thread
+            .frame
+            .wrapping_add(u64::from(layout.cframe_current_frame));
         let [frame, previous] = reader.words::<2>(cframe)?;
         thread.frame = frame;
         thread.previous_cframe = previous;
@@ -96,7 +106,10 @@ pub fn gil<R: ReadUser>(
     match layout.gil_kind {
         GilKind::Unknown | GilKind::None => 0,
         GilKind::RuntimeCurrent => {
-            let Ok(current) = reader.u64(process.runtime.wrapping_add(u64::from(layout.gil))) else { return 0 };
+            let Ok(current) = reader.u64(process.runtime.wrapping_add(u64::from(layout.gil)))
+            else {
+                return 0;
+            };
             thread.flags |= sample_flags::GIL_KNOWN;
             if current == thread.state {
                 thread.flags |= sample_flags::GIL_HELD;
@@ -105,9 +118,13 @@ pub fn gil<R: ReadUser>(
         }
         GilKind::Interpreter => {
             let interp = window.word_at(layout.tstate_interp);
-            let Ok(gil) = reader.u64(interp.wrapping_add(u64::from(layout.gil))) else { return 0 };
+            let Ok(gil) = reader.u64(interp.wrapping_add(u64::from(layout.gil))) else {
+                return 0;
+            };
             // struct _gil_runtime_state: interval 0, last_holder 8, locked (int) 16.
-            let Ok([last_holder, locked]) = reader.words::<2>(gil.wrapping_add(8)) else { return 0 };
+            let Ok([last_holder, locked]) = reader.words::<2>(gil.wrapping_add(8)) else {
+                return 0;
+            };
             thread.flags |= sample_flags::GIL_KNOWN;
             if last_holder == thread.state && locked as u32 == 1 {
                 thread.flags |= sample_flags::GIL_HELD;
@@ -158,28 +175,48 @@ pub enum ListStep {
 impl ListWalk {
     /// Begins at the runtime's first interpreter.
     #[inline(always)]
-    pub fn new<R: ReadUser>(reader: &mut R, layout: &PyLayout, runtime: u64) -> Result<Self, PythonStatus> {
+    pub fn new<R: ReadUser>(
+        reader: &mut R,
+        layout: &PyLayout,
+        runtime: u64,
+    ) -> Result<Self, PythonStatus> {
         let head = runtime.wrapping_add(u64::from(layout.runtime_interpreters_head));
-        let interp = reader.u64(head).map_err(|Fault| PythonStatus::ThreadStateFault)?;
+        let interp = reader
+            .u64(head)
+            .map_err(|Fault| PythonStatus::ThreadStateFault)?;
         if interp == 0 {
             return Err(PythonStatus::NoInterpreter);
         }
         let head = interp.wrapping_add(u64::from(layout.interp_threads_head));
-        let state = reader.u64(head).map_err(|Fault| PythonStatus::ThreadStateFault)?;
-        Ok(Self { interp, state, n_interpreters: 1, ..Self::default() })
+        let state = reader
+            .u64(head)
+            .map_err(|Fault| PythonStatus::ThreadStateFault)?;
+        Ok(Self {
+            interp,
+            state,
+            n_interpreters: 1,
+            ..Self::default()
+        })
     }
 
     /// Looks at one thread state, or moves on to the next interpreter.
     #[inline(always)]
-    pub fn step<R: ReadUser>(&mut self, reader: &mut R, layout: &PyLayout, thread_pointer: u64) -> ListStep {
+    pub fn step<R: ReadUser>(
+        &mut self,
+        reader: &mut R,
+        layout: &PyLayout,
+        thread_pointer: u64,
+    ) -> ListStep {
         if self.state == 0 {
-            let Ok(next) = reader.u64(self.interp.wrapping_add(u64::from(layout.interp_next))) else {
+            let Ok(next) = reader.u64(self.interp.wrapping_add(u64::from(layout.interp_next)))
+            else {
                 return ListStep::Fault;
             };
             if next == 0 {
                 return ListStep::Done;
             }
-            let Ok(state) = reader.u64(next.wrapping_add(u64::from(layout.interp_threads_head))) else {
+            let Ok(state) = reader.u64(next.wrapping_add(u64::from(layout.interp_threads_head)))
+            else {
                 return ListStep::Fault;
             };
             self.interp = next;
@@ -188,11 +225,14 @@ impl ListWalk {
             return ListStep::More;
         }
         let state = self.state;
-        let Ok(thread_id) = reader.u64(state.wrapping_add(u64::from(layout.tstate_thread_id))) else {
+        let Ok(thread_id) = reader.u64(state.wrapping_add(u64::from(layout.tstate_thread_id)))
+        else {
             return ListStep::Fault;
         };
         if thread_id == thread_pointer {
-            let Ok(frame) = first_frame(reader, layout, state) else { return ListStep::Fault };
+            let Ok(frame) = first_frame(reader, layout, state) else {
+                return ListStep::Fault;
+            };
             if frame == 0 {
                 self.idle = state;
             } else {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use aya::Ebpf;
-use aya::programs::perf_event::{PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent};
+use aya::programs::perf_event::{
+    PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
+};
 use aya::programs::{PerfEvent, ProgramError};
 use aya::util::online_cpus;
 
@@ -13,7 +15,10 @@ const NANOSECONDS: u64 = 1_000_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum CpuSourceError {
     /// The program is missing or of another kind.
-    #[error("the BPF object has no program {}: rebuild pyagent", CpuSource::PROGRAM)]
+    #[error(
+        "the BPF object has no program {}: rebuild pyagent",
+        CpuSource::PROGRAM
+    )]
     Program,
     /// The list of CPUs could not be read.
     #[error("cannot read the list of online CPUs: {0}")]
@@ -43,7 +48,11 @@ impl CpuSource {
     /// Not attached yet; `rate_hz` samples a second and CPU.
     #[must_use]
     pub fn new(ebpf: Ebpf, rate_hz: u32) -> Self {
-        Self { ebpf, period_ns: period_ns(rate_hz), links: BTreeMap::new() }
+        Self {
+            ebpf,
+            period_ns: period_ns(rate_hz),
+            links: BTreeMap::new(),
+        }
     }
 
     /// Time between two samples of a CPU.
@@ -61,7 +70,12 @@ impl CpuSource {
     /// Attaches to CPUs that came online and forgets those that went. Returns how many came.
     pub fn sync(&mut self) -> Result<usize, CpuSourceError> {
         let online = online_cpus().map_err(|(_, error)| CpuSourceError::Cpus(error))?;
-        let gone: Vec<u32> = self.links.keys().copied().filter(|cpu| !online.contains(cpu)).collect();
+        let gone: Vec<u32> = self
+            .links
+            .keys()
+            .copied()
+            .filter(|cpu| !online.contains(cpu))
+            .collect();
         for cpu in gone {
             self.detach(cpu);
         }
@@ -95,7 +109,10 @@ impl CpuSource {
     }
 
     fn program(&mut self) -> Result<&mut PerfEvent, CpuSourceError> {
-        let program = self.ebpf.program_mut(Self::PROGRAM).ok_or(CpuSourceError::Program)?;
+        let program = self
+            .ebpf
+            .program_mut(Self::PROGRAM)
+            .ok_or(CpuSourceError::Program)?;
         program.try_into().map_err(|_| CpuSourceError::Program)
     }
 
@@ -104,8 +121,16 @@ impl CpuSource {
         let event = PerfEventConfig::Software(SoftwareEvent::CpuClock);
         let link = self
             .program()?
-            .attach(event, PerfEventScope::AllProcessesOneCpu { cpu }, policy, false)
-            .map_err(|source| CpuSourceError::Attach { cpu, source: Box::new(source) })?;
+            .attach(
+                event,
+                PerfEventScope::AllProcessesOneCpu { cpu },
+                policy,
+                false,
+            )
+            .map_err(|source| CpuSourceError::Attach {
+                cpu,
+                source: Box::new(source),
+            })?;
         self.links.insert(cpu, link);
         Ok(())
     }

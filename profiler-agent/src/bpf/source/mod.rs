@@ -24,8 +24,17 @@ pub const SOURCES: &[Source] = &[Source {
     name: "cpu",
     summary: "time on the CPU (software event cpu-clock, one timer per online CPU)",
     sample_types: [
-        ValueType { kind: "samples", unit: "count" },
-        ValueType { kind: "cpu", unit: "nanoseconds" },
+        ValueType {
+            kind: "samples",
+            unit: "count",
+        },
+        ValueType {
+            kind: "cpu",
+            unit: "nanoseconds",
+        },
     ],
-    period_type: ValueType { kind: "cpu", unit: "nanoseconds" },
+    period_type: ValueType {
+        kind: "cpu",
+        unit: "nanoseconds",
+    },
 }];

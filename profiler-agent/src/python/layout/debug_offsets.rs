@@ -96,7 +96,10 @@ pub fn version(table: &[u8]) -> Option<(Version, bool)> {
 pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
     let Some((version, free_threaded)) = version(table) else {
         let reason = "no cookie".to_owned();
-        return Err(LayoutNotFound::BadOffsets { version: Version(0), reason });
+        return Err(LayoutNotFound::BadOffsets {
+            version: Version(0),
+            reason,
+        });
     };
     let fields = match version.minor() {
         (3, 13) if !free_threaded => &FIELDS_3_13,
@@ -104,10 +107,13 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
     };
     let offset = |idx: usize| {
         let value = word(table, idx).unwrap_or(u64::MAX);
-        u16::try_from(value).ok().filter(|value| *value != ABSENT).ok_or_else(|| LayoutNotFound::BadOffsets {
-            version,
-            reason: format!("word {idx} is {value}"),
-        })
+        u16::try_from(value)
+            .ok()
+            .filter(|value| *value != ABSENT)
+            .ok_or_else(|| LayoutNotFound::BadOffsets {
+                version,
+                reason: format!("word {idx} is {value}"),
+            })
     };
     let tstate_datastack_chunk = offset(fields.tstate_datastack_chunk)?;
     let frame_owner = offset(fields.frame_owner)?;
@@ -117,7 +123,9 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
         interp_next: offset(fields.interp_next)?,
         interp_threads_head: offset(fields.interp_threads_head)?,
         gil: offset(fields.interp_ceval_gil)?,
-        tstate_bytes: rounded_up(tstate_datastack_chunk.max(offset(fields.tstate_native_thread_id)?)),
+        tstate_bytes: rounded_up(
+            tstate_datastack_chunk.max(offset(fields.tstate_native_thread_id)?),
+        ),
         tstate_next: offset(fields.tstate_next)?,
         tstate_interp: offset(fields.tstate_interp)?,
         tstate_thread_id: offset(fields.tstate_thread_id)?,
@@ -140,7 +148,8 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
         gil_kind: GilKind::Interpreter,
         code_tag_mask: 0,
     };
-    walk.check().map_err(|error| LayoutNotFound::from((version, error)))?;
+    walk.check()
+        .map_err(|error| LayoutNotFound::from((version, error)))?;
     let code = CodeLayout {
         ob_type: offset(fields.object_type)?,
         filename: offset(fields.code_filename)?,
@@ -155,7 +164,10 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
         line_table_format: LineTableFormat::Locations,
         str: StrLayout::of_version(version.0, free_threaded),
     };
-    let fits = code.offsets().into_iter().all(|offset| offset < MAX_CODE_OFFSET);
+    let fits = code
+        .offsets()
+        .into_iter()
+        .all(|offset| offset < MAX_CODE_OFFSET);
     if !fits {
         let reason = "a field of the code object lies too far".to_owned();
         return Err(LayoutNotFound::BadOffsets { version, reason });
@@ -172,13 +184,22 @@ const fn rounded_up(offset: u16) -> u16 {
 }
 
 fn word(table: &[u8], idx: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(table.get(idx * 8..idx * 8 + 8)?.try_into().ok()?))
+    Some(u64::from_le_bytes(
+        table.get(idx * 8..idx * 8 + 8)?.try_into().ok()?,
+    ))
 }
 
 impl CodeLayout {
     /// Every offset in a code object that is present.
     fn offsets(&self) -> [u16; 6] {
-        [self.filename, self.name, self.qualname, self.first_line, self.line_table, self.first_instruction]
+        [
+            self.filename,
+            self.name,
+            self.qualname,
+            self.first_line,
+            self.line_table,
+            self.first_instruction,
+        ]
     }
 }
 

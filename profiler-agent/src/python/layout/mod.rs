@@ -161,8 +161,17 @@ const fn code(
 }
 
 /// 3.8 to 3.10: frame objects linked by `f_back`.
-const fn frame_objects(minor: u8, lasti: u16, unit: InstructionUnit, tstate_current: u16) -> Layout {
-    let format = if minor == 10 { LineTableFormat::Linetable310 } else { LineTableFormat::Lnotab };
+const fn frame_objects(
+    minor: u8,
+    lasti: u16,
+    unit: InstructionUnit,
+    tstate_current: u16,
+) -> Layout {
+    let format = if minor == 10 {
+        LineTableFormat::Linetable310
+    } else {
+        LineTableFormat::Lnotab
+    };
     Layout {
         walk: PyLayout {
             version_hex: Version::new(3, minor, 0).0,
@@ -193,7 +202,15 @@ const fn frame_objects(minor: u8, lasti: u16, unit: InstructionUnit, tstate_curr
             gil_kind: GilKind::RuntimeCurrent,
             code_tag_mask: 0,
         },
-        code: code(104, 40, 120, ABSENT, ABSENT, format, StrLayout::of_version(Version::new(3, minor, 0).0, false)),
+        code: code(
+            104,
+            40,
+            120,
+            ABSENT,
+            ABSENT,
+            format,
+            StrLayout::of_version(Version::new(3, minor, 0).0, false),
+        ),
     }
 }
 
@@ -227,7 +244,15 @@ const LAYOUT_3_11: Layout = Layout {
         gil_kind: GilKind::RuntimeCurrent,
         code_tag_mask: 0,
     },
-    code: code(112, 72, 136, 128, 184, LineTableFormat::Locations, StrLayout::of_version(Version::new(3, 11, 0).0, false)),
+    code: code(
+        112,
+        72,
+        136,
+        128,
+        184,
+        LineTableFormat::Locations,
+        StrLayout::of_version(Version::new(3, 11, 0).0, false),
+    ),
 };
 
 const LAYOUT_3_12: Layout = Layout {
@@ -260,17 +285,43 @@ const LAYOUT_3_12: Layout = Layout {
         gil_kind: GilKind::Interpreter,
         code_tag_mask: 0,
     },
-    code: code(112, 68, 136, 128, 192, LineTableFormat::Locations, StrLayout::of_version(Version::new(3, 12, 0).0, false)),
+    code: code(
+        112,
+        68,
+        136,
+        128,
+        192,
+        LineTableFormat::Locations,
+        StrLayout::of_version(Version::new(3, 12, 0).0, false),
+    ),
 };
 
 /// Every supported version.
 pub const LAYOUTS: &[LayoutRow] = &[
-    LayoutRow { minor: (3, 8), offsets: Offsets::Table(frame_objects(8, 104, InstructionUnit::LastiBytes, 1368)) },
-    LayoutRow { minor: (3, 9), offsets: Offsets::Table(frame_objects(9, 104, InstructionUnit::LastiBytes, 568)) },
-    LayoutRow { minor: (3, 10), offsets: Offsets::Table(frame_objects(10, 96, InstructionUnit::LastiUnits, 568)) },
-    LayoutRow { minor: (3, 11), offsets: Offsets::Table(LAYOUT_3_11) },
-    LayoutRow { minor: (3, 12), offsets: Offsets::Table(LAYOUT_3_12) },
-    LayoutRow { minor: (3, 13), offsets: Offsets::Debug },
+    LayoutRow {
+        minor: (3, 8),
+        offsets: Offsets::Table(frame_objects(8, 104, InstructionUnit::LastiBytes, 1368)),
+    },
+    LayoutRow {
+        minor: (3, 9),
+        offsets: Offsets::Table(frame_objects(9, 104, InstructionUnit::LastiBytes, 568)),
+    },
+    LayoutRow {
+        minor: (3, 10),
+        offsets: Offsets::Table(frame_objects(10, 96, InstructionUnit::LastiUnits, 568)),
+    },
+    LayoutRow {
+        minor: (3, 11),
+        offsets: Offsets::Table(LAYOUT_3_11),
+    },
+    LayoutRow {
+        minor: (3, 12),
+        offsets: Offsets::Table(LAYOUT_3_12),
+    },
+    LayoutRow {
+        minor: (3, 13),
+        offsets: Offsets::Debug,
+    },
 ];
 
 /// The row of a version.
@@ -281,7 +332,10 @@ pub fn row(version: Version) -> Option<&'static LayoutRow> {
 
 impl From<(Version, LayoutError)> for LayoutNotFound {
     fn from((version, error): (Version, LayoutError)) -> Self {
-        Self::BadOffsets { version, reason: format!("{error:?}") }
+        Self::BadOffsets {
+            version,
+            reason: format!("{error:?}"),
+        }
     }
 }
 
@@ -293,7 +347,9 @@ mod tests {
     fn every_row_of_the_table_passes_the_bounds_that_the_walk_relies_on() {
         for row in LAYOUTS {
             match row.offsets {
-                Offsets::Table(layout) => assert_eq!(layout.walk.check(), Ok(()), "{:?}", row.minor),
+                Offsets::Table(layout) => {
+                    assert_eq!(layout.walk.check(), Ok(()), "{:?}", row.minor)
+                }
                 Offsets::Debug => {}
             }
         }
