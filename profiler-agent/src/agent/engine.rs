@@ -18,13 +18,15 @@ use crate::bpf::source::{CpuSource, SOURCES};
 use crate::bpf::tables::CounterTable;
 use crate::config::SamplingConfig;
 use crate::ids::Generation;
+use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::{Aggregator, ResolvedSample};
 use crate::profile::model::Profile;
 use crate::profile::query::{ProcessFacts, ProcessFilter};
-use crate::sample::decode::{Change, Lifecycle, RawSample};
+use crate::python::process::PythonProcess;
+use crate::sample::decode::RawSample;
 use crate::sample::symbolize::Symbolizer;
 use crate::serve::query::{CounterValue, ProcessInfo, ProcessState, PullError, Query, Status};
-use crate::track::process::{ProcessListing, TrackState, TrackedProcess};
+use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::Update;
 
 /// Housekeeping is done this often.
@@ -199,7 +201,7 @@ impl Engine {
         }
     }
 
-    fn on_profiled(&mut self, process: Arc<TrackedProcess>) {
+    fn on_profiled(&mut self, process: Arc<PythonProcess>) {
         let generation = process.generation;
         self.symbolizer.add(process);
         for sample in self.waiting.take(generation) {
@@ -456,7 +458,7 @@ impl Engine {
 }
 
 impl Pull {
-    fn add(&mut self, sample: &RawSample, resolved: &ResolvedSample, process: &TrackedProcess) {
+    fn add(&mut self, sample: &RawSample, resolved: &ResolvedSample, process: &PythonProcess) {
         let filter = &self.filter;
         let is_meant = *self
             .decided
@@ -478,7 +480,7 @@ impl Pull {
     }
 }
 
-fn matches(filter: &ProcessFilter, process: &TrackedProcess) -> bool {
+fn matches(filter: &ProcessFilter, process: &PythonProcess) -> bool {
     let facts = &process.facts;
     let cmdline = facts.arguments.join(" ");
     filter.matches(&ProcessFacts {

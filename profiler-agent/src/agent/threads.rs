@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 
 use super::Event;
 use crate::bpf::ring::EventRing;
-use crate::sample::decode::{Lifecycle, Record, decode};
+use crate::process::lifecycle::Lifecycle;
+use crate::sample::decode::{Record, decode};
 use crate::track::process::ProcessListing;
 use crate::track::tracker::{KernelTable, Selection, Tracker};
 

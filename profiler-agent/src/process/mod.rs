@@ -2,6 +2,7 @@
 
 pub mod facts;
 pub mod file;
+pub mod lifecycle;
 pub mod maps;
 pub mod memory;
 #[cfg(test)]

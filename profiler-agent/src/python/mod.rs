@@ -5,6 +5,7 @@ pub mod code;
 pub mod discover;
 pub mod layout;
 pub mod line_table;
+pub mod process;
 pub mod runtime;
 pub mod string;
 pub mod thread_name;

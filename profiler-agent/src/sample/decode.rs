@@ -6,6 +6,7 @@ use profiler_common::event::{
 };
 
 use crate::ids::{Address, Generation, Pid, Tid};
+use crate::process::lifecycle::{Change, Lifecycle};
 
 /// Why a record could not be decoded. The ring's records come from this build's own programs, so this means
 /// damage.
@@ -76,43 +77,6 @@ impl RawSample {
     pub const fn has(&self, flags: u32) -> bool {
         self.flags & flags == flags
     }
-}
-
-/// What happened to a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lifecycle {
-    /// What.
-    pub change: Change,
-    /// The process.
-    pub pid: Pid,
-    /// `comm` afterwards.
-    pub comm: [u8; 16],
-}
-
-/// The kinds of change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// It was forked from a profiled process.
-    Fork {
-        /// The parent.
-        parent: Pid,
-        /// The parent's generation.
-        parent_generation: Generation,
-        /// Its own.
-        generation: Generation,
-    },
-    /// It replaced its program.
-    Exec {
-        /// The generation that ended; 0 when the process was not known.
-        previous: Generation,
-        /// The new one.
-        generation: Generation,
-    },
-    /// It ended.
-    Exit {
-        /// The generation that ended.
-        generation: Generation,
-    },
 }
 
 /// Little-endian words of a record, in order.

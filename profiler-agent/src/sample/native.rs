@@ -18,7 +18,7 @@ use crate::process::file::{self, FileKey};
 use crate::process::maps::{self, Mapping};
 use crate::profile::aggregate::{KERNEL_MAPPING, ResolvedFrame, ResolvedFunction};
 use crate::profile::model::FrameKind;
-use crate::track::process::TrackedProcess;
+use crate::python::process::PythonProcess;
 
 /// Mappings are read again for an address that lies in none, but not more often than this.
 const MAPPINGS_MIN_AGE: Duration = Duration::from_secs(1);
@@ -120,7 +120,7 @@ impl NativeSymbolizer {
     /// Appends the native leaf, if there is something to show.
     pub fn leaf_frame(
         &mut self,
-        process: &TrackedProcess,
+        process: &PythonProcess,
         ip: Address,
         frames: &mut Vec<ResolvedFrame>,
     ) {
@@ -160,7 +160,7 @@ impl NativeSymbolizer {
     /// File and linked address behind an address of a process.
     fn locate(
         &mut self,
-        process: &TrackedProcess,
+        process: &PythonProcess,
         ip: Address,
     ) -> Option<(FileKey, Arc<FileInfo>, u64)> {
         let (pid, generation) = (process.pid, process.generation);
@@ -187,7 +187,7 @@ impl NativeSymbolizer {
     /// nothing tells its loop from the rest.
     fn function(
         &mut self,
-        process: &TrackedProcess,
+        process: &PythonProcess,
         key: FileKey,
         info: &FileInfo,
         address: u64,
@@ -278,7 +278,7 @@ fn remember_file(
 }
 
 /// Opens a file once more, through whatever mapping of the process still has it.
-fn reopen(process: &TrackedProcess, info: &FileInfo, key: FileKey) -> Option<std::fs::File> {
+fn reopen(process: &PythonProcess, info: &FileInfo, key: FileKey) -> Option<std::fs::File> {
     maps::of_process(process.pid)
         .ok()?
         .iter()

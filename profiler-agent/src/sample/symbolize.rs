@@ -19,8 +19,8 @@ use crate::process::file::FileKey;
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::profile::aggregate::{ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels};
 use crate::python::code::{self, Code, CodeError};
+use crate::python::process::PythonProcess;
 use crate::python::thread_name::{ThreadNameLayout, thread_names};
-use crate::track::process::TrackedProcess;
 
 /// Layers of inherited code objects that are searched one by one; more are merged into one.
 const MAX_LAYERS: usize = 4;
@@ -58,7 +58,7 @@ pub struct SymbolizeCounters {
 
 /// One program (generation) of a process.
 struct Program {
-    process: Arc<TrackedProcess>,
+    process: Arc<PythonProcess>,
     memory: ProcessMemory,
     codes: Codes,
     inherited: Vec<Arc<Codes>>,
@@ -81,7 +81,7 @@ pub struct Symbolizer {
 
 impl Symbolizer {
     /// A process (or the program it now runs) becomes known.
-    pub fn add(&mut self, process: Arc<TrackedProcess>) {
+    pub fn add(&mut self, process: Arc<PythonProcess>) {
         let generation = process.generation;
         if let Some(program) = self.programs.get_mut(&generation) {
             program.process = process;
@@ -97,10 +97,10 @@ impl Symbolizer {
         let Some(parent) = self.programs.get_mut(&parent) else {
             return;
         };
-        let process = TrackedProcess {
+        let process = PythonProcess {
             pid,
             generation: child,
-            ..TrackedProcess::clone(&parent.process)
+            ..PythonProcess::clone(&parent.process)
         };
         let inherited = parent.share_codes();
         self.programs
@@ -121,14 +121,14 @@ impl Symbolizer {
 
     /// The process of a generation.
     #[must_use]
-    pub fn process(&self, generation: Generation) -> Option<&Arc<TrackedProcess>> {
+    pub fn process(&self, generation: Generation) -> Option<&Arc<PythonProcess>> {
         self.programs
             .get(&generation)
             .map(|program| &program.process)
     }
 
     /// Every process that is known.
-    pub fn processes(&self) -> impl Iterator<Item = &Arc<TrackedProcess>> {
+    pub fn processes(&self) -> impl Iterator<Item = &Arc<PythonProcess>> {
         self.programs.values().map(|program| &program.process)
     }
 
@@ -205,7 +205,7 @@ impl Symbolizer {
 }
 
 impl Program {
-    fn new(process: Arc<TrackedProcess>, inherited: Vec<Arc<Codes>>) -> Self {
+    fn new(process: Arc<PythonProcess>, inherited: Vec<Arc<Codes>>) -> Self {
         Self {
             memory: ProcessMemory::new(process.pid),
             process,

@@ -1,23 +1,8 @@
-//! What is known of a tracked process.
+//! A process as listings show it.
 
 use std::time::SystemTime;
 
-use crate::ids::{Generation, Pid};
-use crate::process::facts::Facts;
-use crate::python::discover::Interpreter;
-
-/// A process that is profiled; what symbolizing needs of it.
-#[derive(Debug, Clone)]
-pub struct TrackedProcess {
-    /// The process.
-    pub pid: Pid,
-    /// The program that it runs.
-    pub generation: Generation,
-    /// Names.
-    pub facts: Facts,
-    /// Its interpreter.
-    pub interpreter: Interpreter,
-}
+use crate::ids::Pid;
 
 /// What a process is with regard to profiling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,15 +11,16 @@ use std::time::{Duration, Instant, SystemTime};
 use profiler_common::layout::PyLayout;
 use profiler_common::process::{NO_LAYOUT, ProcessEntry, ProcessState, ThreadSlot};
 
-use super::process::{ProcessListing, TrackState, TrackedProcess};
+use super::process::{ProcessListing, TrackState};
 use crate::ids::{Generation, Pid};
 use crate::process::facts::{self, Facts, Stat};
+use crate::process::lifecycle::{Change, Lifecycle};
 use crate::process::memory::ProcessMemory;
 use crate::profile::query::{ProcessFacts, ProcessFilter};
 use crate::python::discover::{Discoverer, Discovery, Interpreter};
 use crate::python::layout::Version;
+use crate::python::process::PythonProcess;
 use crate::python::runtime;
-use crate::sample::decode::{Change, Lifecycle};
 
 /// How often processes are looked at again; stretched on hosts where one look takes long.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ pub trait KernelTable: Send {
 #[derive(Debug, Clone)]
 pub enum Update {
     /// A process is profiled from now on.
-    Profiled(Arc<TrackedProcess>),
+    Profiled(Arc<PythonProcess>),
     /// Samples of this generation are of no interest.
     Dropped(Generation),
 }
@@ -87,7 +88,7 @@ enum Status {
         due: Instant,
         facts: Box<Facts>,
     },
-    Profiled(Arc<TrackedProcess>),
+    Profiled(Arc<PythonProcess>),
     Refused {
         facts: Box<Facts>,
         version: Option<Version>,
@@ -247,7 +248,7 @@ impl<K: KernelTable> Tracker<K> {
             started: SystemTime::now(),
             ..process.facts.clone()
         };
-        let child = TrackedProcess {
+        let child = PythonProcess {
             pid,
             generation,
             facts,
@@ -444,7 +445,7 @@ impl<K: KernelTable> Tracker<K> {
     ) {
         let is_new = generation.is_none();
         let generation = generation.unwrap_or_else(|| self.new_generation());
-        let process = TrackedProcess {
+        let process = PythonProcess {
             pid,
             generation,
             facts,
@@ -475,7 +476,7 @@ impl<K: KernelTable> Tracker<K> {
         }
     }
 
-    fn refuse(&mut self, process: TrackedProcess, reason: String) {
+    fn refuse(&mut self, process: PythonProcess, reason: String) {
         let status = Status::Refused {
             facts: Box::new(process.facts),
             version: Some(process.interpreter.version),
@@ -484,7 +485,7 @@ impl<K: KernelTable> Tracker<K> {
         self.processes.insert(process.pid, Tracked { status });
     }
 
-    fn profiled(&mut self, process: TrackedProcess) {
+    fn profiled(&mut self, process: PythonProcess) {
         let process = Arc::new(process);
         self.others.remove(&process.pid);
         self.updates.push(Update::Profiled(process.clone()));
@@ -496,7 +497,7 @@ impl<K: KernelTable> Tracker<K> {
         );
     }
 
-    fn entry(&mut self, process: &TrackedProcess) -> Result<ProcessEntry, String> {
+    fn entry(&mut self, process: &PythonProcess) -> Result<ProcessEntry, String> {
         let interpreter = &process.interpreter;
         Ok(ProcessEntry {
             generation: process.generation.0,
@@ -530,7 +531,7 @@ impl<K: KernelTable> Tracker<K> {
         if interpreter.thread_slot.is_some_and(holds) {
             return;
         }
-        let mut process = TrackedProcess::clone(process);
+        let mut process = PythonProcess::clone(process);
         process.interpreter.thread_slot = runtime::calibrate_thread_slot(
             &memory,
             &process.interpreter.layout,

@@ -13,25 +13,30 @@ use crate::workspace;
 /// The layers of profiler-agent, and what each may name directly. What may be named through others may be
 /// named too: the table is closed transitively. A module that is not listed here is an error: add its row.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("main", &["agent", "cli"]),
+    ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["config"]),
+    (
+        "cli",
+        &[
+            "agent", "config", "serve", "view", "format", "track", "python", "kernel", "process",
+        ],
+    ),
     (
         "agent",
         &[
             "config", "serve", "push", "recorder", "view", "track", "sample", "bpf", "profile",
         ],
     ),
-    ("serve", &["config", "format", "generated"]),
-    ("push", &["config", "format", "generated"]),
-    ("recorder", &["config", "format"]),
-    ("view", &["config", "format"]),
-    ("config", &["format", "ids"]),
+    ("serve", &["format", "generated"]),
+    ("push", &["format", "generated"]),
+    ("recorder", &["format"]),
+    ("view", &["format"]),
+    ("config", &["track", "ids"]),
     ("format", &["profile", "generated"]),
-    ("track", &["config", "python", "native"]),
+    ("track", &["python", "native", "profile"]),
     ("sample", &["python", "native", "kernel", "profile"]),
     ("bpf", &["kernel", "profile", "ids"]),
-    ("python", &["process"]),
+    ("python", &["process", "native", "profile"]),
     ("native", &["process"]),
     ("kernel", &["process"]),
     ("process", &["ids"]),
