@@ -13,25 +13,29 @@ use crate::workspace;
 /// The layers of profiler-agent, and what each may name directly. What may be named through others may be
 /// named too: the table is closed transitively. A module that is not listed here is an error: add its row.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("main", &["agent", "cli"]),
+    ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["config"]),
+    // One file a subcommand: next to `main`, it may start an agent and ask any stage.
+    ("cli", &["agent"]),
     (
         "agent",
         &[
             "config", "serve", "push", "recorder", "view", "track", "sample", "bpf", "profile",
         ],
     ),
-    ("serve", &["config", "format", "generated"]),
-    ("push", &["config", "format", "generated"]),
-    ("recorder", &["config", "format"]),
-    ("view", &["config", "format"]),
-    ("config", &["format", "ids"]),
+    // Made by `cli` and taken apart by `agent`: no stage knows it.
+    ("config", &["track", "format"]),
+    ("serve", &["format", "generated"]),
+    ("push", &["format", "generated"]),
+    ("recorder", &["format"]),
+    ("view", &["format"]),
     ("format", &["profile", "generated"]),
-    ("track", &["config", "python", "native"]),
+    ("track", &["python", "native"]),
     ("sample", &["python", "native", "kernel", "profile"]),
+    // A row of SOURCES names its sample types.
     ("bpf", &["kernel", "profile", "ids"]),
-    ("python", &["process"]),
+    // An interpreter is found in an ELF file; `native` knows nothing of Python.
+    ("python", &["native", "process"]),
     ("native", &["process"]),
     ("kernel", &["process"]),
     ("process", &["ids"]),
@@ -257,9 +261,9 @@ mod tests {
             "may not name `python`",
         );
         assert_one(
-            "profiler-agent/src/python/code.rs",
-            "use crate::native::elf;",
-            "may not name `native`",
+            "profiler-agent/src/native/elf.rs",
+            "use crate::python::code;",
+            "may not name `python`",
         );
     }
 
@@ -274,6 +278,29 @@ mod tests {
             "profiler-agent/src/main.rs",
             "use profiler_agent::agent::Agent;",
         );
+    }
+
+    #[test]
+    fn the_table_of_layers_has_no_cycle_and_no_unknown_name() {
+        for (layer, below) in LAYERS {
+            assert!(
+                below.iter().all(|name| is_layer(name)),
+                "{layer}: {below:?}"
+            );
+            // A cycle of others would not end here; the depth of the table bounds it.
+            assert!(
+                !reaches(layer, layer, LAYERS.len()),
+                "{layer} may name itself through others"
+            );
+        }
+    }
+
+    fn reaches(from: &str, to: &str, depth: usize) -> bool {
+        let below = LAYERS.iter().find(|(name, _)| *name == from).unwrap().1;
+        depth > 0
+            && below
+                .iter()
+                .any(|next| *next == to || reaches(next, to, depth - 1))
     }
 
     #[test]
