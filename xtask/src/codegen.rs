@@ -13,7 +13,7 @@ use crate::{command, workspace};
 
 /// Folder of the .proto files: the include path.
 pub(crate) fn proto_dir() -> PathBuf {
-    workspace::root().join("profiler-agent/proto")
+    workspace::root().join("proto")
 }
 
 /// Folder of the generated code.

@@ -15,28 +15,27 @@ use crate::workspace;
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
-    (
-        "cli",
-        &[
-            "agent", "config", "serve", "view", "format", "track", "python", "kernel", "process",
-        ],
-    ),
+    // One file a subcommand: next to `main`, it may start an agent and ask any stage.
+    ("cli", &["agent"]),
     (
         "agent",
         &[
             "config", "serve", "push", "recorder", "view", "track", "sample", "bpf", "profile",
         ],
     ),
+    // Made by `cli` and taken apart by `agent`: no stage knows it.
+    ("config", &["track", "format"]),
     ("serve", &["format", "generated"]),
     ("push", &["format", "generated"]),
     ("recorder", &["format"]),
     ("view", &["format"]),
-    ("config", &["track", "ids"]),
     ("format", &["profile", "generated"]),
-    ("track", &["python", "native", "profile"]),
+    ("track", &["python", "native"]),
     ("sample", &["python", "native", "kernel", "profile"]),
+    // A row of SOURCES names its sample types.
     ("bpf", &["kernel", "profile", "ids"]),
-    ("python", &["process", "native", "profile"]),
+    // An interpreter is found in an ELF file; `native` knows nothing of Python.
+    ("python", &["native", "process", "profile"]),
     ("native", &["process"]),
     ("kernel", &["process"]),
     ("process", &["ids"]),
@@ -262,9 +261,9 @@ mod tests {
             "may not name `python`",
         );
         assert_one(
-            "profiler-agent/src/python/code.rs",
-            "use crate::native::elf;",
-            "may not name `native`",
+            "profiler-agent/src/native/elf.rs",
+            "use crate::python::code;",
+            "may not name `python`",
         );
     }
 
@@ -279,6 +278,29 @@ mod tests {
             "profiler-agent/src/main.rs",
             "use profiler_agent::agent::Agent;",
         );
+    }
+
+    #[test]
+    fn the_table_of_layers_has_no_cycle_and_no_unknown_name() {
+        for (layer, below) in LAYERS {
+            assert!(
+                below.iter().all(|name| is_layer(name)),
+                "{layer}: {below:?}"
+            );
+            // A cycle of others would not end here; the depth of the table bounds it.
+            assert!(
+                !reaches(layer, layer, LAYERS.len()),
+                "{layer} may name itself through others"
+            );
+        }
+    }
+
+    fn reaches(from: &str, to: &str, depth: usize) -> bool {
+        let below = LAYERS.iter().find(|(name, _)| *name == from).unwrap().1;
+        depth > 0
+            && below
+                .iter()
+                .any(|next| *next == to || reaches(next, to, depth - 1))
     }
 
     #[test]
