@@ -18,9 +18,9 @@ use anyhow::{Context as _, Result};
 use tokio::sync::oneshot;
 
 pub use self::engine::Recording;
-use self::engine::{Engine, EngineParts};
-use self::kernel_table::BpfTables;
-use self::threads::{read_ring, track};
+use self::engine::{Engine, EngineParts, Sampler};
+use self::kernel_table::{BpfTables, NoTables};
+use self::threads::{TrackMessage, read_ring, sample_remotely, track};
 use crate::bpf::load::{Programs, Settings};
 use crate::bpf::source::CpuSource;
 use crate::config::SamplingConfig;
@@ -29,7 +29,7 @@ use crate::profile::model::Profile;
 use crate::sample::decode::RawSample;
 use crate::serve::query::Query;
 use crate::track::process::ProcessListing;
-use crate::track::tracker::Update;
+use crate::track::tracker::{KernelTable, Update};
 
 /// Events that wait for the engine; a full channel holds the ring reader back, and the kernel then counts.
 const EVENT_CHANNEL: usize = 8192;
@@ -82,26 +82,66 @@ impl Agent {
         };
         let programs = Programs::load(settings).context("cannot load the BPF programs")?;
         let (ebpf, ring, processes, layouts, counters) = programs.split();
+        let mut source = Box::new(CpuSource::new(ebpf, config.rate_hz));
+        source.sync().context("cannot sample")?;
+        let tables = BpfTables::new(processes, layouts);
+        let sampler = Sampler::Kernel { source, counters };
+        Self::spawn(
+            config,
+            recording,
+            show_cmdline,
+            sampler,
+            tables,
+            |events, tracker, stop| {
+                read_ring(ring, &events, &tracker, &stop);
+            },
+        )
+    }
+
+    /// The same without the kernel programs: stacks are read from outside. Needs the right to read the
+    /// memory of the selected processes, nothing else.
+    pub fn start_remote(config: &SamplingConfig, recording: Option<Recording>) -> Result<Self> {
+        let (updates, receiver) = sync_channel(TRACK_CHANNEL);
+        let rate_hz = config.rate_hz;
+        let sampler = Sampler::Remote(updates);
+        Self::spawn(
+            config,
+            recording,
+            true,
+            sampler,
+            NoTables,
+            move |events, _, stop| {
+                sample_remotely(&receiver, &events, rate_hz, &stop);
+            },
+        )
+    }
+
+    fn spawn(
+        config: &SamplingConfig,
+        recording: Option<Recording>,
+        show_cmdline: bool,
+        sampler: Sampler,
+        tables: impl KernelTable + 'static,
+        deliver_samples: impl FnOnce(SyncSender<Event>, SyncSender<TrackMessage>, Arc<AtomicBool>)
+        + Send
+        + 'static,
+    ) -> Result<Self> {
         let (events, event_receiver) = sync_channel(EVENT_CHANNEL);
         let (track_sender, track_receiver) = sync_channel(TRACK_CHANNEL);
         let (scanned_sender, scanned) = oneshot::channel();
-        let mut source = CpuSource::new(ebpf, config.rate_hz);
-        source.sync().context("cannot sample")?;
-        let stop_ring = Arc::new(AtomicBool::new(false));
+        let stop_sampling = Arc::new(AtomicBool::new(false));
         spawn("tracker", {
             let (selection, events) = (config.selection.clone(), events.clone());
-            let tables = BpfTables::new(processes, layouts);
             move || track(selection, tables, &track_receiver, &events)
         })?;
-        spawn("ring", {
-            let (events, track_sender, stop) =
-                (events.clone(), track_sender.clone(), stop_ring.clone());
-            move || read_ring(ring, &events, &track_sender, &stop)
+        spawn("sampler", {
+            let (events, track_sender) = (events.clone(), track_sender.clone());
+            let stop = stop_sampling.clone();
+            move || deliver_samples(events, track_sender, stop)
         })?;
         let parts = EngineParts {
-            source,
-            counters,
-            stop_ring,
+            sampler,
+            stop_sampling,
             tracker: track_sender,
             config: config.clone(),
             show_cmdline,

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
-use profiler_common::counters::Counter;
+use profiler_common::counters::{Counter, N_COUNTERS};
 use profiler_common::event::PythonStatus;
 use tokio::sync::oneshot;
 
@@ -41,6 +41,9 @@ const MAX_PULLS: usize = 32;
 /// After a stop the ring reader delivers its rest within this time.
 const STOP_TIMEOUT: Duration = Duration::from_millis(700);
 
+/// Remark in profiles that were taken without the kernel programs.
+const REMOTE_NOTE: &str = "sampled by reading from outside, without BPF: running threads only, no native or kernel frames";
+
 /// A profile of everything that is selected, from the first sample on.
 pub struct Recording {
     /// Ends it; `None`: when the agent stops.
@@ -49,11 +52,53 @@ pub struct Recording {
     pub reply: oneshot::Sender<Profile>,
 }
 
+/// Where samples come from.
+pub(super) enum Sampler {
+    /// The kernel programs.
+    Kernel {
+        source: Box<CpuSource>,
+        counters: CounterTable,
+    },
+    /// Reads from outside; the thread that does it is told of processes here.
+    Remote(SyncSender<Update>),
+}
+
+impl Sampler {
+    fn period_ns(&self, rate_hz: u32) -> u64 {
+        match self {
+            Self::Kernel { source, .. } => source.period_ns(),
+            Self::Remote(_) => 1_000_000_000 / u64::from(rate_hz.max(1)),
+        }
+    }
+
+    fn n_cpus(&self) -> usize {
+        match self {
+            Self::Kernel { source, .. } => source.n_cpus(),
+            Self::Remote(_) => 0,
+        }
+    }
+
+    /// Counters of the kernel programs; zeros without them.
+    fn totals(&self) -> [u64; N_COUNTERS] {
+        match self {
+            Self::Kernel { counters, .. } => counters.totals(),
+            Self::Remote(_) => [0; N_COUNTERS],
+        }
+    }
+
+    fn pass_on(&self, update: &Update) {
+        if let Self::Remote(sampler) = self {
+            // It has ended only when everything ends.
+            let _ = sampler.send(update.clone());
+        }
+    }
+}
+
 /// What the engine is built from.
 pub(super) struct EngineParts {
-    pub(super) source: CpuSource,
-    pub(super) counters: CounterTable,
-    pub(super) stop_ring: Arc<AtomicBool>,
+    pub(super) sampler: Sampler,
+    /// Tells the thread that delivers samples to end.
+    pub(super) stop_sampling: Arc<AtomicBool>,
     pub(super) tracker: SyncSender<TrackMessage>,
     pub(super) config: SamplingConfig,
     pub(super) show_cmdline: bool,
@@ -168,16 +213,14 @@ impl Engine {
             Event::Sample(sample) => self.on_sample(*sample),
             Event::Lifecycle(lifecycle) => self.on_lifecycle(lifecycle),
             Event::Undecodable => self.counters.undecodable += 1,
-            Event::Process(Update::Profiled(process)) => self.on_profiled(process),
-            Event::Process(Update::Dropped(generation)) => {
-                self.waiting.take(generation);
-                self.symbolizer.remove(generation);
-            }
+            Event::Process(update) => self.on_update(update),
             Event::Scanned(listing) => self.on_scanned(listing),
             Event::Query(query) => self.on_query(query),
             Event::Stop => {
-                self.parts.source.detach_all();
-                raise(&self.parts.stop_ring);
+                if let Sampler::Kernel { source, .. } = &mut self.parts.sampler {
+                    source.detach_all();
+                }
+                raise(&self.parts.stop_sampling);
                 self.stopping = Some(Instant::now());
             }
             Event::RingClosed => {}
@@ -198,6 +241,17 @@ impl Engine {
             self.aggregate(&sample);
         } else if !self.waiting.keep(sample) {
             self.counters.waiting_lost += 1;
+        }
+    }
+
+    fn on_update(&mut self, update: Update) {
+        self.parts.sampler.pass_on(&update);
+        match update {
+            Update::Profiled(process) => self.on_profiled(process),
+            Update::Dropped(generation) => {
+                self.waiting.take(generation);
+                self.symbolizer.remove(generation);
+            }
         }
     }
 
@@ -246,7 +300,8 @@ impl Engine {
 
     fn begin(&mut self, filter: ProcessFilter, duration: Option<Duration>, consumer: Consumer) {
         let source = &SOURCES[0];
-        let period = i64::try_from(self.parts.source.period_ns()).unwrap_or(i64::MAX);
+        let period =
+            i64::try_from(self.parts.sampler.period_ns(self.rate.current_hz())).unwrap_or(i64::MAX);
         let begun = Instant::now();
         let counters = self.counter_values();
         self.pulls.push(Pull {
@@ -338,9 +393,12 @@ impl Engine {
         if now.duration_since(self.second_begun) >= Duration::from_secs(1) {
             self.on_second(now);
         }
-        if now >= self.next_cpu_sync && self.stopping.is_none() {
+        if now >= self.next_cpu_sync
+            && self.stopping.is_none()
+            && let Sampler::Kernel { source, .. } = &mut self.parts.sampler
+        {
             self.next_cpu_sync = now + CPU_SYNC_INTERVAL;
-            match self.parts.source.sync() {
+            match source.sync() {
                 Ok(n_new) => self.counters.cpu_gaps += n_new as u64,
                 Err(error) => tracing::warn!("{error}"),
             }
@@ -363,7 +421,9 @@ impl Engine {
                  (--max-samples-per-second)",
                 self.samples_per_second
             );
-            if let Err(error) = self.parts.source.set_rate(rate_hz) {
+            if let Sampler::Kernel { source, .. } = &mut self.parts.sampler
+                && let Err(error) = source.set_rate(rate_hz)
+            {
                 tracing::error!("{error}");
             }
         }
@@ -382,17 +442,26 @@ impl Engine {
     /// What was lost or not completed since `before`, in words.
     fn comments(&self, before: &[CounterValue]) -> Vec<String> {
         let now = self.counter_values();
-        now.iter()
+        let mut comments: Vec<String> = match self.parts.sampler {
+            Sampler::Kernel { .. } => Vec::new(),
+            Sampler::Remote(_) => vec![REMOTE_NOTE.to_owned()],
+        };
+        let grown = now
+            .iter()
             .zip(before)
-            .filter(|(now, before)| now.value > before.value && is_loss(now.name))
-            .map(|(now, before)| {
-                format!("{}: {} ({})", now.name, now.value - before.value, now.help)
-            })
-            .collect()
+            .filter(|(now, before)| now.value > before.value);
+        comments.extend(
+            grown
+                .filter(|(now, _)| is_loss(now.name))
+                .map(|(now, before)| {
+                    format!("{}: {} ({})", now.name, now.value - before.value, now.help)
+                }),
+        );
+        comments
     }
 
     fn counter_values(&self) -> Vec<CounterValue> {
-        let kernel = Counter::ALL.into_iter().zip(self.parts.counters.totals());
+        let kernel = Counter::ALL.into_iter().zip(self.parts.sampler.totals());
         let mut values: Vec<CounterValue> = kernel
             .map(|(counter, value)| CounterValue {
                 name: counter.name(),
@@ -446,7 +515,7 @@ impl Engine {
             rate_asked_hz: f64::from(self.parts.config.rate_hz),
             rate_hz: f64::from(self.rate.current_hz()),
             n_cpus_online: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
-            n_cpus_attached: self.parts.source.n_cpus() as u32,
+            n_cpus_attached: self.parts.sampler.n_cpus() as u32,
             samples_per_second: self.samples_per_second,
             counters: self.counter_values(),
             processes: ProcessState::ALL

@@ -45,3 +45,27 @@ impl KernelTable for BpfTables {
         self.layouts.row(layout).map_err(|error| error.to_string())
     }
 }
+
+/// No kernel programs, no maps: everything is as it should be.
+pub(super) struct NoTables;
+
+impl KernelTable for NoTables {
+    fn add(&mut self, _pid: Pid, _entry: &ProcessEntry) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    fn update(
+        &mut self,
+        _pid: Pid,
+        _generation: Generation,
+        _entry: &ProcessEntry,
+    ) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    fn remove(&mut self, _pid: Pid, _generation: Generation) {}
+
+    fn layout_row(&mut self, _layout: &PyLayout) -> Result<u32, String> {
+        Ok(0)
+    }
+}

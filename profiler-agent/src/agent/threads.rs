@@ -1,5 +1,7 @@
-//! The ring reader's and the tracker's threads.
+//! The threads that deliver samples (the ring reader, or reads from outside) and the tracker's.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
@@ -8,10 +10,13 @@ use tokio::sync::oneshot;
 
 use super::Event;
 use crate::bpf::ring::EventRing;
+use crate::ids::Generation;
 use crate::process::lifecycle::Lifecycle;
+use crate::python::process::PythonProcess;
 use crate::sample::decode::{Record, decode};
+use crate::sample::remote::RemoteSampler;
 use crate::track::process::ProcessListing;
-use crate::track::tracker::{KernelTable, Selection, Tracker};
+use crate::track::tracker::{KernelTable, Selection, Tracker, Update};
 
 /// Samples are at most this old when they are symbolized, unless the host is overwhelmed.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -52,6 +57,42 @@ pub(super) fn read_ring(
             // Waits while the engine is behind; the ring fills up meanwhile, and the kernel counts.
             events.send(event).is_ok()
         });
+    }
+    let _ = events.send(Event::RingClosed);
+}
+
+/// Reads stacks from outside at `rate_hz` until `stop`, then says that it is closed.
+pub(super) fn sample_remotely(
+    updates: &Receiver<Update>,
+    events: &SyncSender<Event>,
+    rate_hz: u32,
+    stop: &AtomicBool,
+) {
+    let period = Duration::from_secs(1) / rate_hz.max(1);
+    let begun = Instant::now();
+    let mut sampler = RemoteSampler::default();
+    let mut processes: HashMap<Generation, Arc<PythonProcess>> = HashMap::new();
+    let mut last_tick = begun;
+    while !stop.load(Ordering::Acquire) {
+        // The channel is the clock: it wakes for a new process, or after a period.
+        let next_tick = last_tick + period;
+        match updates.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+            Ok(Update::Profiled(process)) => drop(processes.insert(process.generation, process)),
+            Ok(Update::Dropped(generation)) => drop(processes.remove(&generation)),
+            Err(RecvTimeoutError::Timeout) => {
+                // What a sample stands for is the time that really passed.
+                let period_ns = u64::try_from(last_tick.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                last_tick = Instant::now();
+                let time_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                for process in processes.values() {
+                    for sample in sampler.sample(process, time_ns, period_ns) {
+                        // The engine ends after this thread.
+                        let _ = events.send(Event::Sample(Box::new(sample)));
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
     }
     let _ = events.send(Event::RingClosed);
 }

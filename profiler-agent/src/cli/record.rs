@@ -17,8 +17,9 @@ use crate::config::SamplingConfig;
 use crate::format::Format;
 use crate::format::file::Target;
 use crate::ids::Pid;
-use crate::kernel::probe::Rights;
+use crate::kernel::probe::{Capability, Rights};
 use crate::process::facts::{Stat, comm};
+use crate::process::memory::ProcessMemory;
 use crate::profile::model::Profile;
 use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::Selection;
@@ -49,9 +50,6 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     let format = Format::choose(args.output.format.as_deref(), args.output.output.as_deref())
         .map_err(|error| ExitError::Usage(error.to_string()))?;
     let missing = Rights::of_this_process().missing();
-    if !missing.is_empty() {
-        return Err(ExitError::Rights(missing).into());
-    }
     let started = SystemTime::now();
     let target = target(&args, format, started);
     target.check()?;
@@ -65,7 +63,12 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
         duration: args.duration,
         reply,
     };
-    let mut agent = Agent::start(&config, Some(recording), true)?;
+    let mut agent = if missing.is_empty() {
+        Agent::start(&config, Some(recording), true)?
+    } else {
+        check_readable(&config, missing)?;
+        Agent::start_remote(&config, Some(recording))?
+    };
     let listing = agent.scanned().await;
     let child = match launch {
         Some(launch) => Some(launch.go()?),
@@ -139,6 +142,25 @@ fn config(args: &RecordArgs, log: &LogArgs, launch: Option<&Launch>) -> Sampling
         args.max_samples_per_second,
         log,
     )
+}
+
+/// Without the rights for BPF, stacks are read from outside; that takes the right to read the memory of
+/// every process that was named.
+fn check_readable(config: &SamplingConfig, missing: Vec<Capability>) -> Result<(), ExitError> {
+    let pids = config.selection.only_pids.as_deref().unwrap_or_default();
+    if pids.is_empty()
+        || !pids
+            .iter()
+            .all(|pid| ProcessMemory::new(*pid).is_readable())
+    {
+        return Err(ExitError::Rights(missing));
+    }
+    let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
+    eprintln!(
+        "without {}: stacks are read from outside instead; running threads only, no native or kernel frames",
+        names.join(", ")
+    );
+    Ok(())
 }
 
 /// Processes that were named must be there and run Python.

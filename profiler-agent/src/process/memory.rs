@@ -54,6 +54,16 @@ impl ProcessMemory {
     pub fn new(pid: Pid) -> Self {
         Self { pid }
     }
+
+    /// Whether this process may read it: tried, since rights, security modules and Yama all have a say.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        // Nothing is mapped at 0: a refusal comes before that is found out.
+        !matches!(
+            self.read(Address(0), &mut [0]),
+            Err(MemoryError::Gone | MemoryError::Denied)
+        )
+    }
 }
 
 impl ReadMemory for ProcessMemory {

@@ -2,4 +2,5 @@
 
 pub mod decode;
 pub mod native;
+pub mod remote;
 pub mod symbolize;

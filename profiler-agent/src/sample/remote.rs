@@ -1,0 +1,186 @@
+//! Samples without the kernel programs: stacks read from outside, through the same steps of unwinding.
+//!
+//! For hosts where BPF is not allowed. Only threads that run are sampled, as with the kernel's timer. The
+//! target is not paused, so a walk can tear: it counts only if it is complete and the thread's frame is the
+//! same before and after. Threads are matched by `native_thread_id` (3.11+); older versions have none, and
+//! there the holder of the GIL alone can be told to run.
+
+use profiler_common::event::{
+    KernelStatus, MAX_PYTHON_FRAMES, PyFrame, PythonStatus, sample_flags,
+};
+use profiler_common::layout::{ABSENT, PyLayout};
+use profiler_common::process::ProcessEntry;
+use profiler_common::unwind::python::{Step, Walk, WalkEnd, step};
+use profiler_common::unwind::thread::{MAX_LISTED, Thread, accept, gil};
+use profiler_common::unwind::{ReadUser as _, Window};
+
+use super::decode::RawSample;
+use crate::ids::{Address, Pid, Tid};
+use crate::process::facts::Stat;
+use crate::process::memory::{ProcessMemory, RemoteReader};
+use crate::python::process::PythonProcess;
+
+/// Reads the stacks of processes from outside.
+#[derive(Debug, Default)]
+pub struct RemoteSampler {
+    window: Box<Window>,
+    /// Walks that tore, and were dropped.
+    pub n_torn: u64,
+}
+
+/// A thread state in the interpreter's list.
+struct Listed {
+    state: u64,
+    thread_id: u64,
+    /// Thread id in the process's own pid namespace; 0 before 3.11.
+    native_thread_id: u32,
+}
+
+impl RemoteSampler {
+    /// One sample of each running Python thread of a process; `period` is what each of them stands for.
+    pub fn sample(&mut self, process: &PythonProcess, time_ns: u64, period: u64) -> Vec<RawSample> {
+        let memory = ProcessMemory::new(process.pid);
+        let layout = &process.interpreter.layout.walk;
+        let mut samples = Vec::new();
+        for listed in listed_threads(&memory, layout, process.interpreter.first) {
+            let has_tid = layout.tstate_native_thread_id != ABSENT;
+            let tid = Tid(listed.native_thread_id);
+            if has_tid && !is_running(process.pid, tid) {
+                continue;
+            }
+            let Some((thread, frames)) = self.read_stack(&memory, process, &listed) else {
+                continue;
+            };
+            let holds_gil = thread.flags & sample_flags::GIL_HELD != 0;
+            if !has_tid && !holds_gil {
+                continue;
+            }
+            let tid = if has_tid { tid } else { Tid(process.pid.0) };
+            samples.push(RawSample {
+                time_ns,
+                generation: process.generation,
+                pid: process.pid,
+                tid,
+                cpu: 0,
+                source: 0,
+                period,
+                user_ip: Address(0),
+                thread_state: Address(thread.state),
+                frame: Address(thread.frame),
+                flags: thread.flags,
+                python_status: PythonStatus::Complete,
+                kernel_status: KernelStatus::UserMode,
+                comm: comm_bytes(&process.facts.comm),
+                registers: None,
+                python: frames,
+                kernel: Vec::new(),
+            });
+        }
+        samples
+    }
+
+    /// The complete stack of a thread; `None` when it has none or the walk tore.
+    fn read_stack(
+        &mut self,
+        memory: &ProcessMemory,
+        process: &PythonProcess,
+        listed: &Listed,
+    ) -> Option<(Thread, Vec<PyFrame>)> {
+        let layout = &process.interpreter.layout.walk;
+        let mut reader = RemoteReader(memory);
+        let entry = ProcessEntry {
+            runtime: process.interpreter.runtime.0,
+            ..ProcessEntry::default()
+        };
+        let mut thread = Thread::default();
+        let window = &mut self.window;
+        let (state, id) = (listed.state, listed.thread_id);
+        if !matches!(
+            accept(&mut reader, window, layout, state, id, &mut thread),
+            Ok(true)
+        ) {
+            return None;
+        }
+        gil(&mut reader, window, layout, &entry, &mut thread);
+        if thread.frame == 0 {
+            return None;
+        }
+        let (end, frames) = walk(&mut reader, window, layout, &thread);
+        let mut after = Thread::default();
+        let is_same = matches!(
+            accept(&mut reader, window, layout, state, id, &mut after),
+            Ok(true)
+        ) && after.frame == thread.frame;
+        if end != Some(WalkEnd::Complete) || !is_same {
+            self.n_torn += 1;
+            return None;
+        }
+        Some((thread, frames))
+    }
+}
+
+/// Frames, leaf first, and how the walk ended; `None`: at the bound.
+fn walk(
+    reader: &mut RemoteReader<'_, ProcessMemory>,
+    window: &mut Window,
+    layout: &PyLayout,
+    thread: &Thread,
+) -> (Option<WalkEnd>, Vec<PyFrame>) {
+    let mut walk = Walk::new(thread.frame, thread.datastack_chunk);
+    let mut frames = Vec::new();
+    for _ in 0..2 * MAX_PYTHON_FRAMES + 2 {
+        match step(&mut walk, reader, window, layout) {
+            Step::Frame(frame) if frames.len() < MAX_PYTHON_FRAMES => frames.push(frame),
+            Step::Frame(_) => break,
+            Step::Skipped => {}
+            Step::End(end) => return (Some(end), frames),
+        }
+    }
+    (None, frames)
+}
+
+/// The thread states of all interpreters, at most [`MAX_LISTED`].
+fn listed_threads(memory: &ProcessMemory, layout: &PyLayout, first: Address) -> Vec<Listed> {
+    let mut reader = RemoteReader(memory);
+    let mut listed = Vec::new();
+    let mut interp = first.0;
+    let mut n_steps = 0;
+    while interp != 0 && n_steps < MAX_LISTED {
+        let head = interp.wrapping_add(layout.interp_threads_head.into());
+        let mut state = reader.u64(head).unwrap_or(0);
+        while state != 0 && n_steps < MAX_LISTED {
+            n_steps += 1;
+            let word = |reader: &mut RemoteReader<'_, ProcessMemory>, offset: u16| {
+                reader.u64(state.wrapping_add(offset.into())).unwrap_or(0)
+            };
+            let native_thread_id = match layout.tstate_native_thread_id {
+                ABSENT => 0,
+                offset => word(&mut reader, offset) as u32,
+            };
+            let thread_id = word(&mut reader, layout.tstate_thread_id);
+            listed.push(Listed {
+                state,
+                thread_id,
+                native_thread_id,
+            });
+            state = word(&mut reader, layout.tstate_next);
+        }
+        n_steps += 1;
+        interp = reader
+            .u64(interp.wrapping_add(layout.interp_next.into()))
+            .unwrap_or(0);
+    }
+    listed
+}
+
+fn is_running(pid: Pid, tid: Tid) -> bool {
+    Stat::read(&format!("/proc/{pid}/task/{tid}/stat")).is_ok_and(|stat| stat.state == 'R')
+}
+
+fn comm_bytes(comm: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (byte, from) in bytes.iter_mut().zip(comm.bytes().take(15)) {
+        *byte = from;
+    }
+    bytes
+}
