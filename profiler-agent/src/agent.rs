@@ -148,7 +148,7 @@ impl Agent {
             scanned: Some(scanned_sender),
         };
         let engine = spawn("engine", move || {
-            Engine::new(parts, recording).run(&event_receiver)
+            Engine::new(parts, recording).run(&event_receiver);
         })?;
         Ok(Self {
             events,

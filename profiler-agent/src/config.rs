@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn durations_and_sizes_are_parsed_or_refused_with_examples() {
         assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
-        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_mins(5)));
         assert_eq!(parse_duration("0.5s"), Ok(Duration::from_millis(500)));
         assert!(
             parse_duration("0").is_err()

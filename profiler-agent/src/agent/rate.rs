@@ -51,7 +51,7 @@ mod tests {
         let mut limit = RateLimit::new(99, Some(1000));
         assert_eq!(limit.on_second(900), None);
         assert_eq!(limit.on_second(3960), Some(22));
-        assert!(40 * 22 <= 1000);
+        // 40 busy CPUs give 880 samples a second then.
         assert_eq!(
             limit.on_second(880),
             None,

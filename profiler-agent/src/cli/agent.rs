@@ -22,7 +22,7 @@ use crate::track::process::{ProcessListing, TrackState};
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Without a terminal there is a log line this often.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Questions of clients that wait for the engine.
 const QUERY_CHANNEL: usize = 256;

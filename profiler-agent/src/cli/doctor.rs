@@ -1,4 +1,5 @@
 //! `pyagent doctor`: what works here, and why a process has no Python frames.
+#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ struct Check {
 }
 
 /// Runs the command. Exit code 0 when all is well, 1 when something is missing.
+#[must_use]
 pub fn run(args: &DoctorArgs) -> ExitCode {
     let mut all_well = show("this host", host_checks());
     if let Some(pid) = args.pid {

@@ -75,6 +75,7 @@ fn sudo_ids() -> Option<(u32, u32)> {
 }
 
 /// Waits for the byte and becomes CMD; returns only when it cannot.
+#[must_use]
 pub fn become_command(args: &LaunchArgs) -> ExitCode {
     let mut go = [0];
     let opened = std::fs::File::open(&args.go);

@@ -158,7 +158,7 @@ impl Btf {
                     id = self
                         .at(id)
                         .and_then(|at| u32_at(&self.bytes, at + 8))
-                        .unwrap_or(0)
+                        .unwrap_or(0);
                 }
                 _ => break,
             }

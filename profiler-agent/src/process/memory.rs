@@ -57,7 +57,7 @@ impl ProcessMemory {
 
     /// Whether this process may read it: tried, since rights, security modules and Yama all have a say.
     #[must_use]
-    pub fn is_readable(&self) -> bool {
+    pub fn is_readable(self) -> bool {
         // Nothing is mapped at 0: a refusal comes before that is found out.
         !matches!(
             self.read(Address(0), &mut [0]),
@@ -76,10 +76,9 @@ impl ReadMemory for ProcessMemory {
         }];
         match process_vm_readv(pid, &mut [IoSliceMut::new(buffer)], &remote) {
             Ok(n_read) if n_read == len => Ok(()),
-            Ok(_) => Err(MemoryError::Unmapped(address)),
             Err(Errno::ESRCH) => Err(MemoryError::Gone),
             Err(Errno::EPERM) => Err(MemoryError::Denied),
-            Err(_) => Err(MemoryError::Unmapped(address)),
+            Ok(_) | Err(_) => Err(MemoryError::Unmapped(address)),
         }
     }
 }

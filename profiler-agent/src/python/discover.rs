@@ -135,7 +135,7 @@ impl Discoverer {
             reason,
         });
         for candidate in candidates {
-            match interpreter(&memory, candidate, &mut step) {
+            match interpreter(memory, candidate, &mut step) {
                 Ok(interpreter) => return Discovery::Python(Box::new(interpreter)),
                 Err((_, RuntimeError::NotInitialised)) => not_yet = true,
                 Err((_, RuntimeError::Memory(MemoryError::Gone))) => return Discovery::Gone,
@@ -249,7 +249,7 @@ impl Discoverer {
 
 /// Looks at a candidate's runtime in the process.
 fn interpreter(
-    memory: &ProcessMemory,
+    memory: ProcessMemory,
     candidate: Candidate,
     step: &mut dyn FnMut(&'static str, Result<String, String>),
 ) -> Result<Interpreter, (Version, RuntimeError)> {
@@ -262,16 +262,10 @@ fn interpreter(
     let version = binary.version;
     let runtime = Address(binary.runtime.wrapping_add(bias));
     let mut named = |what, result: Result<String, RuntimeError>| {
-        step(
-            what,
-            result
-                .as_ref()
-                .map(Clone::clone)
-                .map_err(ToString::to_string),
-        );
+        step(what, result.clone().map_err(|error| error.to_string()));
         result.map(|_| ()).map_err(|error| (version, error))
     };
-    let layout = runtime::layout(memory, version, runtime);
+    let layout = runtime::layout(&memory, version, runtime);
     named(
         "layout",
         layout
@@ -279,7 +273,7 @@ fn interpreter(
             .map(|layout| format!("offsets of CPython {}", Version(layout.walk.version_hex))),
     )?;
     let layout = layout.map_err(|error| (version, error))?;
-    let first = runtime::first_interpreter(memory, &layout, runtime);
+    let first = runtime::first_interpreter(&memory, &layout, runtime);
     named(
         "runtime",
         first
@@ -287,7 +281,7 @@ fn interpreter(
             .map(|first| format!("_PyRuntime at {runtime}, first interpreter at {first}")),
     )?;
     let first = first.map_err(|error| (version, error))?;
-    let thread_slot = runtime::calibrate_thread_slot(memory, &layout, first);
+    let thread_slot = runtime::calibrate_thread_slot(&memory, &layout, first);
     let found = match thread_slot {
         Some(slot) => format!(
             "threads keep their state at {:#x} behind the thread pointer",

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
@@ -51,11 +52,44 @@ struct Mapped {
     files: HashMap<usize, Option<FileKey>>,
 }
 
+/// The kernel's functions. Reading them takes some 100 ms, so it is begun before the first is needed.
+#[derive(Debug)]
+enum KernelSymbols {
+    Reading(JoinHandle<Option<Kallsyms>>),
+    Read(Option<Kallsyms>),
+}
+
+impl Default for KernelSymbols {
+    fn default() -> Self {
+        let read = || match Kallsyms::read() {
+            Ok(kallsyms) => Some(kallsyms),
+            Err(error) => {
+                tracing::warn!("kernel functions have no names: {error}");
+                None
+            }
+        };
+        Self::Reading(std::thread::spawn(read))
+    }
+}
+
+impl KernelSymbols {
+    fn get(&mut self) -> Option<&Kallsyms> {
+        if let Self::Reading(reading) = self {
+            // A thread that does nothing yet: the one that reads is waited for in its place.
+            let reading = std::mem::replace(reading, std::thread::spawn(|| None));
+            *self = Self::Read(reading.join().unwrap_or_default());
+        }
+        match self {
+            Self::Reading(_) => None,
+            Self::Read(kallsyms) => kallsyms.as_ref(),
+        }
+    }
+}
+
 /// Names native and kernel addresses; owns what it has read of files.
 #[derive(Debug, Default)]
 pub struct NativeSymbolizer {
-    /// `None`: not read yet; the inner one: they cannot be read.
-    kallsyms: Option<Option<Kallsyms>>,
+    kernel_symbols: KernelSymbols,
     kernel_functions: HashMap<u64, Arc<ResolvedFunction>, RandomState>,
     programs: HashMap<Generation, Mapped>,
     files: HashMap<FileKey, Arc<FileInfo>>,
@@ -88,15 +122,9 @@ impl NativeSymbolizer {
         if let Some(function) = self.kernel_functions.get(&address) {
             return function.clone();
         }
-        let kallsyms = self.kallsyms.get_or_insert_with(|| match Kallsyms::read() {
-            Ok(kallsyms) => Some(kallsyms),
-            Err(error) => {
-                tracing::warn!("kernel functions have no names: {error}");
-                None
-            }
-        });
-        let symbol = kallsyms
-            .as_ref()
+        let symbol = self
+            .kernel_symbols
+            .get()
             .and_then(|kallsyms| kallsyms.lookup(address));
         let (name, module) = match symbol {
             Some(symbol) => (symbol.name, symbol.module.unwrap_or_default()),

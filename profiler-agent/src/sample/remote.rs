@@ -42,13 +42,13 @@ impl RemoteSampler {
         let memory = ProcessMemory::new(process.pid);
         let layout = &process.interpreter.layout.walk;
         let mut samples = Vec::new();
-        for listed in listed_threads(&memory, layout, process.interpreter.first) {
+        for listed in listed_threads(memory, layout, process.interpreter.first) {
             let has_tid = layout.tstate_native_thread_id != ABSENT;
             let tid = Tid(listed.native_thread_id);
             if has_tid && !is_running(process.pid, tid) {
                 continue;
             }
-            let Some((thread, frames)) = self.read_stack(&memory, process, &listed) else {
+            let Some((thread, frames)) = self.read_stack(memory, process, &listed) else {
                 continue;
             };
             let holds_gil = thread.flags & sample_flags::GIL_HELD != 0;
@@ -82,12 +82,12 @@ impl RemoteSampler {
     /// The complete stack of a thread; `None` when it has none or the walk tore.
     fn read_stack(
         &mut self,
-        memory: &ProcessMemory,
+        memory: ProcessMemory,
         process: &PythonProcess,
         listed: &Listed,
     ) -> Option<(Thread, Vec<PyFrame>)> {
         let layout = &process.interpreter.layout.walk;
-        let mut reader = RemoteReader(memory);
+        let mut reader = RemoteReader(&memory);
         let entry = ProcessEntry {
             runtime: process.interpreter.runtime.0,
             ..ProcessEntry::default()
@@ -140,8 +140,8 @@ fn walk(
 }
 
 /// The thread states of all interpreters, at most [`MAX_LISTED`].
-fn listed_threads(memory: &ProcessMemory, layout: &PyLayout, first: Address) -> Vec<Listed> {
-    let mut reader = RemoteReader(memory);
+fn listed_threads(memory: ProcessMemory, layout: &PyLayout, first: Address) -> Vec<Listed> {
+    let mut reader = RemoteReader(&memory);
     let mut listed = Vec::new();
     let mut interp = first.0;
     let mut n_steps = 0;

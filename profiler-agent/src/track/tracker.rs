@@ -25,6 +25,9 @@ use crate::python::runtime;
 /// How often processes are looked at again; stretched on hosts where one look takes long.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The same when processes were named: they are few, and somebody waits for them.
+const NAMED_RESCAN_INTERVAL: Duration = Duration::from_millis(20);
+
 /// A rescan takes at most this share of the tracker's time.
 const RESCAN_SHARE: u32 = 200;
 
@@ -170,7 +173,11 @@ impl<K: KernelTable> Tracker<K> {
             self.begin(pid, generation);
         }
         self.forget_gone();
-        self.next_rescan = Instant::now() + RESCAN_INTERVAL.max(begun.elapsed() * RESCAN_SHARE);
+        let interval = match &self.selection.only_pids {
+            Some(_) => NAMED_RESCAN_INTERVAL,
+            None => RESCAN_INTERVAL,
+        };
+        self.next_rescan = Instant::now() + interval.max(begun.elapsed() * RESCAN_SHARE);
     }
 
     /// Drops what has ended without an event having reached us.
@@ -338,9 +345,7 @@ impl<K: KernelTable> Tracker<K> {
                 return self.found(pid, generation, *facts, *interpreter);
             }
             Discovery::Gone => return,
-            Discovery::NotYet | Discovery::NotPython { expected: true } => EXPECTED_DELAYS_MS,
             Discovery::NotPython { expected: false } => OTHER_DELAYS_MS,
-            // Structures that do not fit can be half-initialised.
             Discovery::Refused { version, reason } if n_attempts >= 10 => {
                 if let Some(generation) = generation {
                     self.kernel.remove(pid, generation);
@@ -358,7 +363,10 @@ impl<K: KernelTable> Tracker<K> {
                 );
                 return;
             }
-            Discovery::Refused { .. } => EXPECTED_DELAYS_MS,
+            // Structures that do not fit can be half-initialised.
+            Discovery::Refused { .. }
+            | Discovery::NotYet
+            | Discovery::NotPython { expected: true } => EXPECTED_DELAYS_MS,
         };
         // Without an event the process is not fresh: it has had its time already, and the rescan looks again.
         let is_old = generation.is_none() && std::ptr::eq(delays, OTHER_DELAYS_MS);

@@ -121,7 +121,7 @@ pub fn step<R: ReadUser>(
         return Step::End(WalkEnd::Loop);
     }
     walk.n_steps += 1;
-    if walk.n_steps & (walk.n_steps - 1) == 0 {
+    if walk.n_steps.is_power_of_two() {
         walk.anchor = frame;
     }
     let Ok(offset) = locate(walk, reader, window, layout) else {

@@ -348,7 +348,7 @@ mod tests {
         for row in LAYOUTS {
             match row.offsets {
                 Offsets::Table(layout) => {
-                    assert_eq!(layout.walk.check(), Ok(()), "{:?}", row.minor)
+                    assert_eq!(layout.walk.check(), Ok(()), "{:?}", row.minor);
                 }
                 Offsets::Debug => {}
             }
