@@ -2,5 +2,7 @@
 
 pub mod bench;
 pub mod compiler;
+pub mod image;
 pub mod interpreters;
 pub mod target;
+pub mod unwind;
