@@ -4,5 +4,7 @@ pub mod bench;
 pub mod compiler;
 pub mod image;
 pub mod interpreters;
+pub mod pyagent;
+pub mod recorder;
 pub mod target;
 pub mod unwind;
