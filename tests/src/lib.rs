@@ -1,4 +1,10 @@
 //! What the tests share.
 
 pub mod bench;
+pub mod compiler;
+pub mod image;
 pub mod interpreters;
+pub mod pyagent;
+pub mod recorder;
+pub mod target;
+pub mod unwind;

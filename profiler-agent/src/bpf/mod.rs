@@ -1,5 +1,6 @@
 //! The kernel programs as the agent sees them: load, attach, maps, ring buffer. The only place that names aya.
 
+pub mod inventory;
 pub mod load;
 pub mod ring;
 pub mod source;

@@ -12,10 +12,10 @@ use crate::event::{PyFrame, frame_flags};
 use crate::layout::{ABSENT, EntryMark, IdentityKind, PyLayout};
 
 /// `FRAME_OWNED_BY_CSTACK` (3.12, 3.13) and the values above it: frames of the interpreter itself.
-const OWNER_INTERPRETER: u8 = 3;
+pub const OWNER_INTERPRETER: u8 = 3;
 
 /// `FRAME_OWNED_BY_GENERATOR` (3.11+).
-const OWNER_GENERATOR: u8 = 1;
+pub const OWNER_GENERATOR: u8 = 1;
 
 /// Where a walk stands.
 #[derive(Debug, Clone, Copy, Default)]

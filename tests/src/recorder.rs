@@ -1,0 +1,127 @@
+//! The agent inside of the test: it records, can be asked for its counters, and hands out the profile.
+//!
+//! Only one at a time where counters are compared: the programs see the whole host.
+
+use std::time::{Duration, Instant};
+
+use profiler_agent::agent::{Agent, Recording};
+use profiler_agent::config::{DEFAULT_RING_BYTES, SamplingConfig};
+use profiler_agent::ids::Pid;
+use profiler_agent::profile::model::{Frame, Profile, Thread};
+use profiler_agent::profile::query::{Criteria, ProcessFilter, parse_pattern};
+use profiler_agent::serve::query::Status;
+use profiler_agent::track::tracker::Selection;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+/// A running agent with a recording of everything it samples.
+pub struct Recorder {
+    runtime: Runtime,
+    agent: Agent,
+    profile: oneshot::Receiver<Profile>,
+}
+
+/// Samples these processes and no other, `rate_hz` times a second and CPU.
+#[must_use]
+pub fn of_pids(pids: &[Pid], rate_hz: u32) -> SamplingConfig {
+    config(Selection { only_pids: Some(pids.to_vec()), ..Selection::default() }, rate_hz)
+}
+
+/// Samples every Python process, now and later, whose arguments contain `marker`.
+///
+/// # Panics
+/// When the marker is no regular expression.
+#[must_use]
+pub fn of_cmdline(marker: &str, rate_hz: u32) -> SamplingConfig {
+    let cmdline = vec![parse_pattern(marker).expect("a marker is a pattern")];
+    let filter = ProcessFilter { include: Criteria { cmdline, ..Criteria::default() }, ..ProcessFilter::default() };
+    config(Selection { filter, only_pids: None }, rate_hz)
+}
+
+fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
+    SamplingConfig {
+        selection,
+        subprocesses: false,
+        rate_hz,
+        max_samples_per_second: None,
+        ring_bytes: DEFAULT_RING_BYTES,
+        bpf_debug: false,
+    }
+}
+
+impl Recorder {
+    /// Starts, and waits until every process that is there was looked at.
+    ///
+    /// # Panics
+    /// When the programs cannot be loaded.
+    #[must_use]
+    pub fn start(config: &SamplingConfig) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (reply, profile) = oneshot::channel();
+        let recording = Recording { duration: None, reply };
+        let mut agent = Agent::start(config, Some(recording), true).expect("root, on a kernel with BPF");
+        runtime.block_on(agent.scanned());
+        Self { runtime, agent, profile }
+    }
+
+    /// How it is doing.
+    ///
+    /// # Panics
+    /// When the agent has ended.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let asker = self.agent.asker();
+        self.runtime.block_on(asker.status()).expect("the agent runs")
+    }
+
+    /// The value of a counter.
+    ///
+    /// # Panics
+    /// When there is no such counter.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        counter(&self.status(), name)
+    }
+
+    /// Waits until the agent's state is as asked for.
+    ///
+    /// # Panics
+    /// When that takes longer than a minute.
+    pub fn wait_until(&self, what: &str, is_so: impl Fn(&Status) -> bool) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !is_so(&self.status()) {
+            assert!(Instant::now() < deadline, "not within a minute: {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Stops sampling; the profile of everything since the start.
+    ///
+    /// # Panics
+    /// When the agent ended without a profile.
+    #[must_use]
+    pub fn stop(self) -> Profile {
+        let Self { runtime, agent, profile } = self;
+        agent.stop();
+        runtime.block_on(profile).expect("the agent delivers what it has")
+    }
+}
+
+/// The value of a counter.
+///
+/// # Panics
+/// When there is no such counter.
+#[must_use]
+pub fn counter(status: &Status, name: &str) -> u64 {
+    let counter = status.counters.iter().find(|counter| counter.name == name);
+    counter.unwrap_or_else(|| panic!("there is no counter {name}")).value
+}
+
+/// Every sample of a profile: its thread, its frames (leaf first), how many there were, and their time on the
+/// CPU in nanoseconds.
+pub fn samples(profile: &Profile) -> impl Iterator<Item = (Thread<'_>, Vec<Frame<'_>>, i64, i64)> {
+    profile.samples.iter().map(|sample| {
+        let frames = profile.frames(sample.stack).collect();
+        (profile.thread(sample.labels), frames, sample.values[0], sample.values[1])
+    })
+}

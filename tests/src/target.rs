@@ -1,0 +1,98 @@
+//! A process to look at: started by a test, ready when it has said so, gone with the test.
+//!
+//! Readiness is a line on its standard output; it lives until its standard input closes, or is killed.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use profiler_agent::ids::Pid;
+use profiler_agent::python::discover::{Discoverer, Discovery, Interpreter};
+
+use crate::interpreters;
+
+/// A running process; killed when dropped.
+#[derive(Debug)]
+pub struct Target {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Target {
+    /// Starts a command, with pipes to its standard input and output.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        Self { child, input, output }
+    }
+
+    /// Starts Python code (`-c`), undisturbed by the caller's environment.
+    #[must_use]
+    pub fn python(python: &interpreters::Interpreter, code: &str, arguments: &[&str]) -> Self {
+        Self::start(Command::new(&python.path).args(["-I", "-S", "-B", "-c", code]).args(arguments))
+    }
+
+    /// The next line that it prints, without its end; empty when it has ended.
+    ///
+    /// # Panics
+    /// When the line is not text.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("the target prints text");
+        line.truncate(line.trim_end().len());
+        line
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Panics
+    /// When it has closed it.
+    pub fn tell(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("it is closed only here");
+        writeln!(input, "{line}").and_then(|()| input.flush()).expect("the target reads");
+    }
+
+    /// Closes its standard input, which ends it if it was made so, and waits for its end.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn finish(&mut self) -> std::process::ExitStatus {
+        drop(self.input.take());
+        self.child.wait().expect("it was started here")
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid(self.child.id())
+    }
+
+    /// Its interpreter, as the agent discovers it. The process must have run Python code already.
+    ///
+    /// # Panics
+    /// When it is not discovered.
+    #[must_use]
+    pub fn interpreter(&self) -> Interpreter {
+        match Discoverer::default().discover(self.pid(), &mut |_| {}) {
+            Discovery::Python(interpreter) => *interpreter,
+            other => panic!("{}: {other:?}", self.pid()),
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,410 @@
+//! The kernel programs on the kernel of this machine: they load, fire and report, follow processes through
+//! fork, exec and exit, and leave nothing behind. Root, one test at a time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use profiler_agent::bpf::inventory;
+use profiler_agent::bpf::load::{Programs, Settings};
+use profiler_agent::config::DEFAULT_RING_BYTES;
+use profiler_agent::ids::Pid;
+use profiler_agent::profile::model::{Frame, FrameKind, Profile};
+use pyagent_tests::interpreters::{self, Interpreter};
+use pyagent_tests::pyagent::Pyagent;
+use pyagent_tests::recorder::{Recorder, counter, of_cmdline, of_pids, samples};
+use pyagent_tests::target::Target;
+
+/// Runs until it is killed; recursion to the depth that it is given. Its functions are `spin` and `descend`.
+const SPIN: &str = "
+import sys
+sys.setrecursionlimit(5000)
+def spin():
+    while True:
+        for i in range(1000):
+            pass
+def descend(depth):
+    if depth == 0:
+        spin()
+    descend(depth - 1)
+print('ready', flush=True)
+descend(int(sys.argv[1]))
+";
+
+/// Sleeps until its standard input closes.
+const IDLE: &str = "
+import sys
+print('ready', flush=True)
+sys.stdin.read()
+";
+
+/// The supported interpreters, oldest first.
+fn interpreters() -> Vec<Interpreter> {
+    let is_supported = |python: &Interpreter| ((3, 8)..=(3, 13)).contains(&python.minor()) && !python.free_threaded;
+    interpreters::found().into_iter().filter(is_supported).collect()
+}
+
+/// Starts Python code and waits until it is ready.
+fn start(python: &Interpreter, code: &str, arguments: &[&str]) -> Target {
+    let mut target = Target::python(python, code, arguments);
+    assert_eq!(target.line(), "ready", "{}", python.path.display());
+    target
+}
+
+fn own_pid() -> Pid {
+    Pid(std::process::id())
+}
+
+/// Names of the Python frames, root first.
+fn python_names<'a>(frames: &[Frame<'a>]) -> Vec<&'a str> {
+    frames.iter().rev().filter(|frame| frame.kind == FrameKind::Python).map(|frame| frame.name).collect()
+}
+
+/// The remarks in a stack, such as `[incomplete: frame switch]`.
+fn remarks<'a>(frames: &[Frame<'a>]) -> Vec<&'a str> {
+    frames.iter().filter(|frame| frame.kind == FrameKind::Reason).map(|frame| frame.name).collect()
+}
+
+/// Waits until something holds.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within 30 s: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Resident memory of a process in bytes.
+fn resident_bytes(pid: Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Time on the CPU of the agent's threads in this process.
+fn agent_cpu_time() -> Duration {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+    let ticks = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok()).filter_map(|stat| {
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace().skip(11);
+        let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+        name.starts_with("pyagent-").then_some(ticks)
+    });
+    Duration::from_millis(ticks.sum::<u64>() * 10)
+}
+
+/// Splits the samples of a process by the letter that ends the names of its functions, and panics where one
+/// stack has both.
+fn by_letter(profile: &Profile, pid: Pid) -> BTreeMap<(char, String), i64> {
+    let mut n_samples = BTreeMap::new();
+    for (thread, frames, n, _) in samples(profile).filter(|(thread, ..)| thread.pid == i64::from(pid.0)) {
+        let named = frames.iter().filter(|frame| frame.kind == FrameKind::Python && frame.name.starts_with("work_"));
+        let mut letters: Vec<char> = named.filter_map(|frame| frame.name.chars().last()).collect();
+        letters.dedup();
+        assert!(letters.len() <= 1, "functions of two programs in one stack: {:?}", python_names(&frames));
+        if let Some(letter) = letters.first() {
+            *n_samples.entry((*letter, thread.python_version.to_owned())).or_insert(0) += n;
+        }
+    }
+    n_samples
+}
+
+#[test]
+fn each_program_loads_and_verifies() {
+    let settings =
+        Settings { follow_all: true, follow_children: true, ring_bytes: DEFAULT_RING_BYTES, log_level: 0 };
+    let _programs = Programs::load(settings).unwrap();
+    let own = inventory::program_ids(own_pid()).unwrap();
+    let mut loaded = inventory::programs().unwrap();
+    loaded.retain(|program| own.contains(&program.id));
+    loaded.sort_by(|a, b| a.name.cmp(&b.name));
+    for program in &loaded {
+        let n_verified = program.verified_instructions.map_or("unknown".to_owned(), |n| n.to_string());
+        eprintln!("{}: {n_verified} instructions verified", program.name);
+        // The kernel's limit is a million; a program near it would not load everywhere.
+        assert!(program.verified_instructions.is_none_or(|n| n < 500_000), "{}", program.name);
+    }
+    let names: Vec<&str> = loaded.iter().map(|program| program.name.as_str()).collect();
+    assert_eq!(names, ["process_exec", "process_exit", "process_fork", "sample_cpu"]);
+}
+
+#[test]
+fn a_ring_that_overflows_is_counted_and_breaks_nothing() {
+    let python = interpreters().pop().unwrap();
+    // A record of 100 frames takes most of the ring; one of 900 never fits.
+    let shallow: Vec<Target> = (0..3).map(|_| start(&python, SPIN, &["100"])).collect();
+    let deep = start(&python, SPIN, &["900"]);
+    let pids: Vec<Pid> = shallow.iter().chain([&deep]).map(Target::pid).collect();
+    let mut config = of_pids(&pids, 9_999);
+    config.ring_bytes = 4096;
+    let recorder = Recorder::start(&config);
+    recorder.wait_until("2,000 samples received", |status| counter(status, "samples_received") > 2_000);
+    let deep_pid = deep.pid();
+    drop(deep);
+    drop(shallow);
+    recorder.wait_until("everything accounted for", |status| {
+        let of = |name| counter(status, name);
+        of("samples") == of("samples_received") + of("lost_full") + of("lost_nested")
+    });
+    let (n_samples, n_lost) = (recorder.counter("samples"), recorder.counter("lost_full"));
+    let n_lifecycle_lost = recorder.counter("lifecycle_lost");
+    let n_undecodable = recorder.counter("records_undecodable");
+    let profile = recorder.stop();
+    eprintln!("{n_samples} samples, {n_lost} lost, {n_lifecycle_lost} lifecycle records lost");
+    assert!(n_lost > 100, "the deep process alone loses more: {n_lost} of {n_samples}");
+    assert_eq!(n_undecodable, 0);
+    assert!(profile.comments.iter().any(|comment| comment.contains("lost_full")), "{:?}", profile.comments);
+    let mut expected = vec!["<module>"];
+    expected.extend(["descend"; 101]);
+    expected.push("spin");
+    let (mut n_right, mut n_all) = (0, 0);
+    for (thread, frames, n, _) in samples(&profile) {
+        assert_ne!(thread.pid, i64::from(deep_pid.0), "a record of 900 frames cannot have come through");
+        n_all += n;
+        n_right += if python_names(&frames) == expected && remarks(&frames).is_empty() { n } else { 0 };
+    }
+    // Some are taken while the process is being killed.
+    assert!(n_right * 1000 >= n_all * 995, "{n_right} of {n_all} stacks are right");
+}
+
+#[test]
+fn samples_of_processes_that_are_not_selected_are_not_taken() {
+    let python = interpreters().pop().unwrap();
+    let idle = start(&python, IDLE, &[]);
+    let _busy = start(&python, SPIN, &["5"]);
+    let recorder = Recorder::start(&of_pids(&[idle.pid()], 999));
+    let before = recorder.counter("samples");
+    recorder.wait_until("1,000 ticks", |status| counter(status, "timer_ticks") > 1_000);
+    let n_samples = recorder.counter("samples") - before;
+    let profile = recorder.stop();
+    assert_eq!((n_samples, profile.n_samples()), (0, 0));
+}
+
+/// Uses some CPU time in functions whose names end in the letter that it is given, then says so, and executes
+/// what else it is given.
+const WORK: &str = "
+import os, sys, time
+def work_inner_LETTER(seconds):
+    while time.process_time() < seconds:
+        for i in range(1000):
+            pass
+def work_outer_LETTER(seconds):
+    work_inner_LETTER(seconds)
+work_outer_LETTER(0.5)
+print('LETTER', flush=True)
+if len(sys.argv) > 2:
+    os.execv(sys.argv[2], sys.argv[2:])
+sys.stdin.read()
+";
+
+/// The marker that selects these processes.
+const MARKER: &str = "pyagent-kernel-test";
+
+#[test]
+fn a_process_that_executes_another_interpreter_has_only_the_functions_of_the_one_that_runs() {
+    let pythons = interpreters();
+    let (oldest, newest) = (pythons.first().unwrap(), pythons.last().unwrap());
+    for (before, after) in [(oldest, newest), (newest, oldest), (newest, newest)] {
+        let recorder = Recorder::start(&of_cmdline(MARKER, 499));
+        let path = after.path.to_str().unwrap();
+        let (first, second) = (WORK.replace("LETTER", "a"), WORK.replace("LETTER", "b"));
+        let mut target =
+            Target::python(before, &first, &[MARKER, path, "-I", "-S", "-B", "-c", &second, MARKER]);
+        assert_eq!((target.line(), target.line()), ("a".into(), "b".into()));
+        let pid = target.pid();
+        drop(target);
+        let profile = recorder.stop();
+        let n_samples = by_letter(&profile, pid);
+        let of = |letter, python: &Interpreter| {
+            let (major, minor, micro) = python.version;
+            n_samples.get(&(letter, format!("{major}.{minor}.{micro}"))).copied().unwrap_or(0)
+        };
+        // Half a second at 499 Hz is 250 samples; process_time includes the start of the interpreter.
+        assert!(of('a', before) > 150 && of('b', after) > 150, "{n_samples:?}");
+        assert_eq!(n_samples.len(), 2, "{n_samples:?}");
+        eprintln!("{:?} -> {:?}: {n_samples:?}", before.version, after.version);
+    }
+}
+
+/// Starts a process until it gets this id; others on the host take ids too.
+fn start_with_pid(pid: Pid, mut start: impl FnMut() -> Target) -> Option<Target> {
+    for _ in 0..200 {
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid.0 - 1).to_string()).ok()?;
+        let target = start();
+        if target.pid() == pid {
+            return Some(target);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_process_that_gets_the_id_of_another_has_none_of_its_functions() {
+    for python in interpreters() {
+        let recorder = Recorder::start(&of_cmdline(MARKER, 499));
+        // Without address randomisation the second has its code objects where the first had them, and the same
+        // identities: nothing but the generation tells them apart.
+        let work = |letter: &str| {
+            let code = WORK.replace("LETTER", letter);
+            let mut command = Command::new("setarch");
+            command.arg("-R").arg(&python.path).args(["-I", "-S", "-B", "-c", &code, MARKER]);
+            Target::start(&mut command)
+        };
+        let mut first = work("a");
+        assert_eq!(first.line(), "a");
+        let pid = first.pid();
+        assert!(first.finish().success());
+        let Some(mut second) = start_with_pid(pid, || work("b")) else {
+            eprintln!("skipped: process id {pid} could not be had again");
+            return;
+        };
+        assert_eq!(second.line(), "b");
+        drop(second);
+        let profile = recorder.stop();
+        let n_samples = by_letter(&profile, pid);
+        let counts: Vec<i64> = n_samples.values().copied().collect();
+        assert!(counts.len() == 2 && counts.iter().all(|n| *n > 150), "{n_samples:?}");
+        eprintln!("{:?}: pid {pid}: {n_samples:?}", python.version);
+    }
+}
+
+/// Forks children one after the other; each burns CPU time from its first instruction on and ends. Prints each
+/// child's id and its CPU time in microseconds.
+const FORKS: &str = "
+import os, sys
+def burn():
+    total = 0
+    for i in range(300000):
+        total += i
+def child():
+    burn()
+    os._exit(0)
+print('ready', flush=True)
+sys.stdin.readline()
+for i in range(40):
+    pid = os.fork()
+    if pid == 0:
+        child()
+    pid, status, usage = os.wait4(pid, 0)
+    print(pid, int((usage.ru_utime + usage.ru_stime) * 1e6))
+print('end', flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn forked_children_are_profiled_from_their_first_sample() {
+    for python in interpreters() {
+        for by_pid in [true, false] {
+            let mut parent = Target::python(&python, FORKS, &[MARKER]);
+            assert_eq!(parent.line(), "ready");
+            let mut config = if by_pid { of_pids(&[parent.pid()], 997) } else { of_cmdline(MARKER, 997) };
+            config.subprocesses = by_pid;
+            let recorder = Recorder::start(&config);
+            parent.tell("go");
+            let lines = std::iter::from_fn(|| Some(parent.line()).filter(|line| line != "end"));
+            let used: HashMap<i64, i64> = lines
+                .map(|line| {
+                    let (pid, micros) = line.split_once(' ').unwrap();
+                    (pid.parse().unwrap(), micros.parse::<i64>().unwrap() * 1000)
+                })
+                .collect();
+            let profile = recorder.stop();
+            let mut sampled: HashMap<i64, i64> = HashMap::new();
+            let (mut n_complete, mut n_all) = (0, 0);
+            for (thread, frames, n, nanos) in samples(&profile).filter(|(thread, ..)| used.contains_key(&thread.pid)) {
+                *sampled.entry(thread.pid).or_default() += nanos;
+                n_all += n;
+                n_complete += if remarks(&frames).is_empty() { n } else { 0 };
+            }
+            let (used_nanos, sampled_nanos): (i64, i64) = (used.values().sum(), sampled.values().sum());
+            let share = sampled_nanos as f64 / used_nanos as f64;
+            eprintln!(
+                "{:?} by {}: {} children, {n_all} samples are {:.1} % of their CPU time, {n_complete} complete; {:?}",
+                python.version, if by_pid { "pid" } else { "cmdline" }, used.len(), share * 100.0, profile.comments
+            );
+            assert_eq!(used.len(), 40);
+            assert!((0.95..1.05).contains(&share), "{share}");
+            for (pid, used) in &used {
+                let missing = used - sampled.get(pid).copied().unwrap_or(0);
+                assert!(missing < 4_000_000, "{missing} ns of child {pid} are not in the profile, of {used}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_short_lived_processes_grow_neither_the_process_map_nor_the_agents_memory() {
+    let python = interpreters().pop().unwrap();
+    let spinning = start(&python, SPIN, &["5", MARKER]);
+    let recorder = Recorder::start(&of_cmdline(MARKER, 99));
+    let run = |n: u32| {
+        let script = format!("i=0; while [ $i -lt {n} ]; do /bin/true; i=$((i+1)); done");
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    };
+    let in_map = || inventory::profiled_pids(own_pid()).unwrap();
+    let is_gone = |pid: &Pid| !fs::exists(format!("/proc/{pid}")).unwrap();
+    run(1_000);
+    let (before, cpu_before) = (resident_bytes(own_pid()), agent_cpu_time());
+    run(10_000);
+    wait_until("no process that has ended is in the map", || !in_map().iter().any(is_gone));
+    let after = resident_bytes(own_pid());
+    let cpu = agent_cpu_time() - cpu_before;
+    let growth = after.saturating_sub(before);
+    eprintln!(
+        "resident {} KiB, grown by {} KiB; {} processes in the map; the agent took {:.2} s of CPU",
+        after / 1024,
+        growth / 1024,
+        in_map().len(),
+        cpu.as_secs_f64()
+    );
+    assert!(growth < 4 << 20, "{growth} bytes");
+    assert!(in_map().contains(&spinning.pid()));
+    for name in ["fork_lost", "exec_lost", "lifecycle_lost"] {
+        assert_eq!(recorder.counter(name), 0, "{name}");
+    }
+    let before = recorder.counter("samples_received");
+    recorder.wait_until("still sampling", |status| counter(status, "samples_received") > before + 50);
+    drop(recorder.stop());
+}
+
+#[test]
+fn a_killed_agent_leaves_no_program_behind() {
+    let python = interpreters().pop().unwrap();
+    let spinning = start(&python, SPIN, &["5"]);
+    let pid = spinning.pid().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.folded");
+    let mut agent =
+        Pyagent::start(&["record", "--pid", &pid, "--duration", "60s", "-o", output.to_str().unwrap()], "recording");
+    let own = inventory::program_ids(agent.pid()).unwrap();
+    let loaded = || inventory::programs().unwrap().into_iter().filter(|program| own.contains(&program.id)).count();
+    assert_eq!((own.len(), loaded()), (4, 4));
+    agent.kill();
+    // The kernel frees them a moment after the last reference has gone.
+    wait_until("the programs are gone", || loaded() == 0);
+    assert!(!output.exists(), "a file that is not complete is not left behind");
+}
+
+#[test]
+fn two_agents_at_once_both_see_everything() {
+    let python = interpreters().pop().unwrap();
+    let spinning = start(&python, SPIN, &["5"]);
+    let pid = spinning.pid().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let outputs = ["a.folded", "b.folded"].map(|name| folder.path().join(name));
+    let mut agents = outputs.each_ref().map(|output| {
+        let arguments = ["record", "--pid", &pid, "--rate", "499", "--duration", "2s", "-o", output.to_str().unwrap()];
+        Pyagent::start(&arguments, "recording")
+    });
+    for (agent, output) in agents.iter_mut().zip(&outputs) {
+        let (errors, is_success) = agent.finish();
+        assert!(is_success, "{errors}");
+        let folded = fs::read_to_string(output).unwrap();
+        let n_all: u64 = folded.lines().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+        let right = folded.lines().filter(|line| line.contains("descend") && line.contains("spin"));
+        let n_right: u64 = right.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+        eprintln!("{n_right} of {n_all}");
+        assert!(n_right * 100 >= n_all * 99 && n_all > 0, "{folded}");
+    }
+}
