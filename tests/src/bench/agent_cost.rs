@@ -46,7 +46,10 @@ impl Recorder {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", pyagent.display()))?;
-        Ok(Self { child, _folder: folder })
+        Ok(Self {
+            child,
+            _folder: folder,
+        })
     }
 
     fn pid(&self) -> u32 {
@@ -73,20 +76,36 @@ pub fn cpu(interpreter: &Interpreter, pyagent: &Path) -> Result<Section> {
              samples). Aim: below 1 % of a core for 1,000 samples a second.",
             CPU_INTERVAL.as_secs()
         ),
-        &["rate", "depth", "CPU of one core", "for 1,000 samples/s", "aim"],
+        &[
+            "rate",
+            "depth",
+            "CPU of one core",
+            "for 1,000 samples/s",
+            "aim",
+        ],
     );
-    for (rate_hz, depth) in [(99_u32, 30), (999, 30), (4_999, 10), (4_999, 30), (4_999, 100)] {
+    for (rate_hz, depth) in [
+        (99_u32, 30),
+        (999, 30),
+        (4_999, 10),
+        (4_999, 30),
+        (4_999, 100),
+    ] {
         let mut target = Target::busy(interpreter, Stack::Functions, depth, 0)?;
         target.spin()?;
         let rate = rate_hz.to_string();
-        let recorder = Recorder::start(pyagent, &["--pid", &target.pid().to_string(), "--rate", &rate])?;
+        let recorder = Recorder::start(
+            pyagent,
+            &["--pid", &target.pid().to_string(), "--rate", &rate],
+        )?;
         sleep(Duration::from_secs(2));
         let begun = Instant::now();
         let (agent_before, target_before) = (cpu_ns(recorder.pid())?, cpu_ns(target.pid())?);
         sleep(CPU_INTERVAL);
         let (agent_after, target_after) = (cpu_ns(recorder.pid())?, cpu_ns(target.pid())?);
         let agent_share = (agent_after - agent_before) as f64 / begun.elapsed().as_nanos() as f64;
-        let target_share = (target_after - target_before) as f64 / begun.elapsed().as_nanos() as f64;
+        let target_share =
+            (target_after - target_before) as f64 / begun.elapsed().as_nanos() as f64;
         let samples_per_second = target_share * f64::from(rate_hz);
         section.push(vec![
             format!("{rate_hz} Hz"),
@@ -110,7 +129,14 @@ pub fn memory(interpreter: &Interpreter, pyagent: &Path) -> Result<Section> {
             super::kernel_cost::version(interpreter),
             SETTLE.as_secs()
         ),
-        &["processes", "resident", "highest resident", "BPF maps", "resident + BPF maps", "aim"],
+        &[
+            "processes",
+            "resident",
+            "highest resident",
+            "BPF maps",
+            "resident + BPF maps",
+            "aim",
+        ],
     );
     let marker = format!("bench-sleeper-{}", std::process::id());
     let mut sleepers = Vec::new();
@@ -156,7 +182,11 @@ pub fn first_sample(interpreter: &Interpreter, pyagent: &Path) -> Result<Section
     let (mut version_ms, mut taken_ms, mut complete_ms) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..N_STARTS {
         let begun = Instant::now();
-        Command::new(pyagent).arg("--version").stdout(Stdio::null()).status().context("pyagent")?;
+        Command::new(pyagent)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()
+            .context("pyagent")?;
         version_ms.push(milliseconds(begun));
         let begun = Instant::now();
         let agent = AgentRun::starting(target.pid(), 999)?;

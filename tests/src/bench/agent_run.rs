@@ -32,18 +32,40 @@ impl AgentRun {
 
     /// Starts it and waits for nothing.
     pub fn starting(pid: u32, rate_hz: u32) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let config = SamplingConfig { rate_hz, ..SamplingConfig::of_pid(Pid(pid)) };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let config = SamplingConfig {
+            rate_hz,
+            ..SamplingConfig::of_pid(Pid(pid))
+        };
         let (reply, recording) = tokio::sync::oneshot::channel();
-        let agent = Agent::start(&config, Some(Recording { duration: None, reply }), false)?;
-        Ok(Self { asker: agent.asker(), agent: Some(agent), runtime, _recording: recording })
+        let agent = Agent::start(
+            &config,
+            Some(Recording {
+                duration: None,
+                reply,
+            }),
+            false,
+        )?;
+        Ok(Self {
+            asker: agent.asker(),
+            agent: Some(agent),
+            runtime,
+            _recording: recording,
+        })
     }
 
     /// The value of a counter.
     pub fn counter(&self, name: &str) -> Result<u64> {
-        let status = self.runtime.block_on(self.asker.status()).context("the agent has ended")?;
+        let status = self
+            .runtime
+            .block_on(self.asker.status())
+            .context("the agent has ended")?;
         let counter = status.counters.iter().find(|counter| counter.name == name);
-        Ok(counter.with_context(|| format!("there is no counter {name}"))?.value)
+        Ok(counter
+            .with_context(|| format!("there is no counter {name}"))?
+            .value)
     }
 
     /// Waits until a counter is not 0 any more.

@@ -14,12 +14,36 @@ pub fn description() -> String {
         .and_then(|text| text.split(' ').next()?.parse().ok())
         .unwrap_or(0.0);
     let facts = [
-        format!("date: {}", output("date", &["--utc", "+%Y-%m-%d %H:%M UTC"])),
-        format!("pyagent: commit {}", output("git", &["describe", "--always", "--dirty"])),
-        format!("processor: {model}, {n_cpus} CPUs, {}", if is_virtual { "a virtual machine" } else { "no virtual machine" }),
+        format!(
+            "date: {}",
+            output("date", &["--utc", "+%Y-%m-%d %H:%M UTC"])
+        ),
+        format!(
+            "pyagent: commit {}",
+            output("git", &["describe", "--always", "--dirty"])
+        ),
+        format!(
+            "processor: {model}, {n_cpus} CPUs, {}",
+            if is_virtual {
+                "a virtual machine"
+            } else {
+                "no virtual machine"
+            }
+        ),
         format!("memory: {:.1} GiB", memory_kib / 1024.0 / 1024.0),
-        format!("kernel: {}, BPF JIT {}", read("/proc/sys/kernel/osrelease").trim(), on_or_off("/proc/sys/net/core/bpf_jit_enable")),
-        format!("load average when the run began: {}", read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")),
+        format!(
+            "kernel: {}, BPF JIT {}",
+            read("/proc/sys/kernel/osrelease").trim(),
+            on_or_off("/proc/sys/net/core/bpf_jit_enable")
+        ),
+        format!(
+            "load average when the run began: {}",
+            read("/proc/loadavg")
+                .split(' ')
+                .take(3)
+                .collect::<Vec<_>>()
+                .join(" ")
+        ),
     ];
     facts.iter().map(|fact| format!("- {fact}\n")).collect()
 }
@@ -27,7 +51,9 @@ pub fn description() -> String {
 /// Value of the first `name : value` line.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = text.lines().filter_map(|line| line.split_once(':'));
-    fields.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
+    fields
+        .find(|(key, _)| key.trim() == name)
+        .map(|(_, value)| value.trim())
 }
 
 fn on_or_off(path: &str) -> &'static str {
@@ -44,5 +70,8 @@ fn read(path: &str) -> String {
 
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
-    output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output.map_or_else(
+        |_| "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::{
     agent_run::AgentRun,
     median,
-    proc_files::{RunTimeStatistics, RunTime, sampler_run_time},
+    proc_files::{RunTime, RunTimeStatistics, sampler_run_time},
     report::Section,
     target::{Stack, Target},
 };
@@ -26,8 +26,13 @@ const VERSIONS: [(u8, u8); 4] = [(3, 8), (3, 11), (3, 12), (3, 13)];
 /// Measures every depth, kind of stack and version.
 pub fn measure(interpreters: &[Interpreter]) -> Result<Section> {
     let _statistics = RunTimeStatistics::enable()?;
-    let measured: Vec<_> = interpreters.iter().filter(|interpreter| VERSIONS.contains(&interpreter.minor())).collect();
-    let Some(first) = measured.first() else { anyhow::bail!("no interpreter to measure") };
+    let measured: Vec<_> = interpreters
+        .iter()
+        .filter(|interpreter| VERSIONS.contains(&interpreter.minor()))
+        .collect();
+    let Some(first) = measured.first() else {
+        anyhow::bail!("no interpreter to measure")
+    };
     let unselected_ns = unselected_tick_ns(first)?;
     let mut section = Section::new(
         "In the kernel: a sample",
@@ -39,7 +44,14 @@ pub fn measure(interpreters: &[Interpreter]) -> Result<Section> {
             INTERVAL.as_millis(),
             RATE_HZ * INTERVAL.as_millis() as u32 / 1000
         ),
-        &["CPython", "stack", "depth", "median us", "least us", "aim us (3.12)"],
+        &[
+            "CPython",
+            "stack",
+            "depth",
+            "median us",
+            "least us",
+            "aim us (3.12)",
+        ],
     );
     for interpreter in measured {
         for (stack_idx, stack) in [Stack::Recursion, Stack::Functions].into_iter().enumerate() {
@@ -70,8 +82,7 @@ pub fn version(interpreter: &Interpreter) -> String {
 /// Nanoseconds of a run on a task that is not selected: a selection that never runs.
 fn unselected_tick_ns(interpreter: &Interpreter) -> Result<f64> {
     let mut busy = Target::busy(interpreter, Stack::Recursion, 10, 0)?;
-    // It waits for a command and does not run.
-    let idle = Target::busy(interpreter, Stack::Recursion, 10, 0)?;
+    let idle = Target::idle(interpreter)?;
     let agent = AgentRun::of_pid(idle.pid(), RATE_HZ)?;
     busy.spin()?;
     let mut costs_ns = Vec::new();
@@ -83,7 +94,12 @@ fn unselected_tick_ns(interpreter: &Interpreter) -> Result<f64> {
     Ok(median(costs_ns))
 }
 
-fn sample_costs_ns(interpreter: &Interpreter, stack: Stack, depth: u32, unselected_ns: f64) -> Result<Vec<f64>> {
+fn sample_costs_ns(
+    interpreter: &Interpreter,
+    stack: Stack,
+    depth: u32,
+    unselected_ns: f64,
+) -> Result<Vec<f64>> {
     let mut target = Target::busy(interpreter, stack, depth, 0)?;
     target.spin()?;
     let agent = AgentRun::of_pid(target.pid(), RATE_HZ)?;
@@ -105,6 +121,9 @@ fn interval(agent: &AgentRun) -> Result<(RunTime, u64)> {
     let (before, samples_before) = (sampler_run_time(pid)?, agent.counter("samples")?);
     sleep(INTERVAL);
     let (after, samples_after) = (sampler_run_time(pid)?, agent.counter("samples")?);
-    let run_time = RunTime { ns: after.ns - before.ns, n_runs: after.n_runs - before.n_runs };
+    let run_time = RunTime {
+        ns: after.ns - before.ns,
+        n_runs: after.n_runs - before.n_runs,
+    };
     Ok((run_time, samples_after - samples_before))
 }

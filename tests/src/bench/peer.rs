@@ -23,17 +23,34 @@ impl PySpy {
     pub fn install(interpreter: &Interpreter, folder: &Path) -> Result<Self> {
         let program = folder.join("bin/py-spy");
         if !program.exists() {
-            run(Command::new(&interpreter.path).args(["-m", "venv"]).arg(folder))?;
-            run(Command::new(folder.join("bin/python")).args(["-m", "pip", "install", "--quiet", "py-spy"]))?;
+            run(Command::new(&interpreter.path)
+                .args(["-m", "venv"])
+                .arg(folder))?;
+            run(Command::new(folder.join("bin/python"))
+                .args(["-m", "pip", "install", "--quiet", "py-spy"]))?;
         }
-        let output = Command::new(&program).arg("--version").output().context("py-spy")?;
-        Ok(Self { program, version: String::from_utf8_lossy(&output.stdout).trim().to_owned() })
+        let output = Command::new(&program)
+            .arg("--version")
+            .output()
+            .context("py-spy")?;
+        Ok(Self {
+            program,
+            version: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        })
     }
 
     /// Records a process until the recording is dropped. Returns when py-spy samples.
     pub fn record(&self, pid: u32, rate_hz: u32) -> Result<PySpyRecording> {
         let mut child = Command::new(&self.program)
-            .args(["record", "--format", "raw", "--output", "/dev/null", "--duration", "3600"])
+            .args([
+                "record",
+                "--format",
+                "raw",
+                "--output",
+                "/dev/null",
+                "--duration",
+                "3600",
+            ])
             .args(["--rate", &rate_hz.to_string(), "--pid", &pid.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -45,7 +62,10 @@ impl PySpy {
         let mut line = String::new();
         while !line.contains("Sampling process") {
             line.clear();
-            ensure!(lines.read_line(&mut line)? > 0, "py-spy ended without sampling");
+            ensure!(
+                lines.read_line(&mut line)? > 0,
+                "py-spy ended without sampling"
+            );
         }
         // It warns when it falls behind, and must not wait for a reader.
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
@@ -69,7 +89,9 @@ impl Drop for PySpyRecording {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "{command:?} failed");
     Ok(())
 }

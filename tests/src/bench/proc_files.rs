@@ -47,7 +47,10 @@ pub fn sampler_run_time(pid: u32) -> Result<RunTime> {
     let mut programs = BTreeMap::new();
     for info in descriptors(pid)? {
         if info.get("prog_type").is_some_and(|kind| kind == PERF_EVENT) {
-            let run_time = RunTime { ns: number(&info, "run_time_ns"), n_runs: number(&info, "run_cnt") };
+            let run_time = RunTime {
+                ns: number(&info, "run_time_ns"),
+                n_runs: number(&info, "run_cnt"),
+            };
             programs.insert(number(&info, "prog_id"), run_time);
         }
     }
@@ -74,8 +77,14 @@ pub fn status_bytes(pid: u32, name: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).context(path)?;
     let mut fields = status.lines().filter_map(|line| line.split_once(':'));
-    let (_, value) = fields.find(|(key, _)| *key == name).with_context(|| format!("no {name} of process {pid}"))?;
-    let kib: u64 = value.trim().trim_end_matches(" kB").parse().context("a size in kB")?;
+    let (_, value) = fields
+        .find(|(key, _)| *key == name)
+        .with_context(|| format!("no {name} of process {pid}"))?;
+    let kib: u64 = value
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .context("a size in kB")?;
     Ok(kib * 1024)
 }
 
@@ -85,7 +94,11 @@ pub fn cpu_ns(pid: u32) -> Result<u64> {
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         // A thread that has just ended is not counted any more.
         let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-        ns += text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+        ns += text
+            .split(' ')
+            .next()
+            .and_then(|ns| ns.parse::<u64>().ok())
+            .unwrap_or(0);
     }
     Ok(ns)
 }
@@ -101,9 +114,13 @@ fn descriptors(pid: u32) -> Result<Vec<BTreeMap<String, String>>> {
 
 fn fields(text: &str) -> BTreeMap<String, String> {
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
-    pairs.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
+    pairs
+        .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
+        .collect()
 }
 
 fn number(info: &BTreeMap<String, String>, name: &str) -> u64 {
-    info.get(name).and_then(|value| value.parse().ok()).unwrap_or(0)
+    info.get(name)
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0)
 }

@@ -37,7 +37,9 @@ impl Section {
 /// The whole report.
 #[must_use]
 pub fn markdown(host: &str, sections: &[Section]) -> String {
-    let mut text = String::from("# What pyagent costs\n\nWritten by `cargo xtask bench`, all of it in one run.\n\n");
+    let mut text = String::from(
+        "# What pyagent costs\n\nWritten by `cargo xtask bench`, all of it in one run.\n\n",
+    );
     text.push_str(host);
     for section in sections {
         // Writing into a string cannot fail.

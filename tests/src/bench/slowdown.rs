@@ -42,7 +42,14 @@ pub fn measure(interpreter: &Interpreter, py_spy: Option<&PySpy>) -> Result<Vec<
              recorded over timer alone, best pieces.",
             super::kernel_cost::version(interpreter)
         ),
-        &["rate", "idle threads", "timer alone", "recorded", "recorded / timer alone", "aim"],
+        &[
+            "rate",
+            "idle threads",
+            "timer alone",
+            "recorded",
+            "recorded / timer alone",
+            "aim",
+        ],
     );
     for n_idle_threads in N_IDLE_THREADS {
         for (rate_hz, aim) in RATES {
@@ -53,8 +60,16 @@ pub fn measure(interpreter: &Interpreter, py_spy: Option<&PySpy>) -> Result<Vec<
     if let Some(py_spy) = py_spy {
         let mut peer = Section::new(
             "The same with py-spy",
-            &format!("`py-spy record --rate N --pid P` ({}), measured as above.", py_spy.version),
-            &["rate", "idle threads", "recorded, best piece", "median piece"],
+            &format!(
+                "`py-spy record --rate N --pid P` ({}), measured as above.",
+                py_spy.version
+            ),
+            &[
+                "rate",
+                "idle threads",
+                "recorded, best piece",
+                "median piece",
+            ],
         );
         for n_idle_threads in [0, 100] {
             for rate_hz in PEER_RATES {
@@ -77,7 +92,10 @@ fn piece_ns(rate_hz: u32) -> f64 {
 struct Best(Pieces);
 
 impl Best {
-    const NONE: Self = Self(Pieces { best_ns: f64::INFINITY, median_ns: f64::INFINITY });
+    const NONE: Self = Self(Pieces {
+        best_ns: f64::INFINITY,
+        median_ns: f64::INFINITY,
+    });
 
     fn add(&mut self, pieces: Pieces) {
         self.0.best_ns = self.0.best_ns.min(pieces.best_ns);
@@ -85,13 +103,21 @@ impl Best {
     }
 
     fn over(&self, base: &Self) -> Pieces {
-        Pieces { best_ns: self.0.best_ns / base.0.best_ns, median_ns: self.0.median_ns / base.0.median_ns }
+        Pieces {
+            best_ns: self.0.best_ns / base.0.best_ns,
+            median_ns: self.0.median_ns / base.0.median_ns,
+        }
     }
 }
 
-fn own_row(interpreter: &Interpreter, n_idle_threads: u32, rate_hz: u32, aim: f64) -> Result<Vec<String>> {
+fn own_row(
+    interpreter: &Interpreter,
+    n_idle_threads: u32,
+    rate_hz: u32,
+    aim: f64,
+) -> Result<Vec<String>> {
     let mut target = Target::busy(interpreter, Stack::Functions, DEPTH, n_idle_threads)?;
-    let other = Target::busy(interpreter, Stack::Recursion, DEPTH, 0)?;
+    let other = Target::idle(interpreter)?;
     let n_rounds = target.rounds_of(piece_ns(rate_hz))?;
     let (mut alone, mut timer, mut recorded) = (Best::NONE, Best::NONE, Best::NONE);
     for _ in 0..N_ROUNDS {
@@ -107,13 +133,21 @@ fn own_row(interpreter: &Interpreter, n_idle_threads: u32, rate_hz: u32, aim: f6
         format!("{rate_hz} Hz"),
         n_idle_threads.to_string(),
         format!("{:.3} ({:.3})", timer_ratio.best_ns, timer_ratio.median_ns),
-        format!("{:.3} ({:.3})", recorded_ratio.best_ns, recorded_ratio.median_ns),
+        format!(
+            "{:.3} ({:.3})",
+            recorded_ratio.best_ns, recorded_ratio.median_ns
+        ),
         format!("{:.3}", recorded.over(&timer).best_ns),
         format!("{aim:.2}"),
     ])
 }
 
-fn peer_row(interpreter: &Interpreter, py_spy: &PySpy, n_idle_threads: u32, rate_hz: u32) -> Result<Vec<String>> {
+fn peer_row(
+    interpreter: &Interpreter,
+    py_spy: &PySpy,
+    n_idle_threads: u32,
+    rate_hz: u32,
+) -> Result<Vec<String>> {
     let mut target = Target::busy(interpreter, Stack::Functions, DEPTH, n_idle_threads)?;
     let n_rounds = target.rounds_of(piece_ns(rate_hz))?;
     let (mut alone, mut recorded) = (Best::NONE, Best::NONE);

@@ -49,12 +49,31 @@ pub struct Pieces {
 
 impl Target {
     /// A process that is alone on the last CPU, before all others (`chrt -f`). Returns when it is ready.
-    pub fn busy(interpreter: &Interpreter, stack: Stack, depth: u32, n_idle_threads: u32) -> Result<Self> {
+    pub fn busy(
+        interpreter: &Interpreter,
+        stack: Stack,
+        depth: u32,
+        n_idle_threads: u32,
+    ) -> Result<Self> {
         let cpu = std::thread::available_parallelism().map_or(1, usize::from) - 1;
         let mut command = Command::new("chrt");
         command.args(["-f", "10", "taskset", "-c", &cpu.to_string()]);
-        command.arg(&interpreter.path).args(["-I", "-S", "-B"]).arg(workload("bench_target.py"));
-        command.args([stack.name(), &depth.to_string(), &n_idle_threads.to_string()]);
+        command
+            .arg(&interpreter.path)
+            .args(["-I", "-S", "-B"])
+            .arg(workload("bench_target.py"));
+        command.args([
+            stack.name(),
+            &depth.to_string(),
+            &n_idle_threads.to_string(),
+        ]);
+        Self::start(command)
+    }
+
+    /// A process that waits and never runs: on no CPU of its own, where a busy one would keep it from ending.
+    pub fn idle(interpreter: &Interpreter) -> Result<Self> {
+        let mut command = interpreter.command(&workload("bench_target.py"));
+        command.args([Stack::Recursion.name(), "10", "0"]);
         Self::start(command)
     }
 
@@ -73,7 +92,11 @@ impl Target {
             .with_context(|| format!("cannot start {:?}", command.get_program()))?;
         let stdin = child.stdin.take().context("a pipe was asked for")?;
         let stdout = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
-        let mut target = Self { child, stdin, stdout };
+        let mut target = Self {
+            child,
+            stdin,
+            stdout,
+        };
         let line = target.line()?;
         ensure!(line == "ready", "the target said {line:?}");
         Ok(target)
@@ -103,8 +126,16 @@ impl Target {
         self.tell(&format!("pieces {n_rounds} {seconds}"))?;
         let line = self.line()?;
         let mut numbers = line.split(' ').map(str::parse);
-        let mut next = || numbers.next().context("a number").and_then(|number| Ok(number?));
-        Ok(Pieces { best_ns: next()?, median_ns: next()? })
+        let mut next = || {
+            numbers
+                .next()
+                .context("a number")
+                .and_then(|number| Ok(number?))
+        };
+        Ok(Pieces {
+            best_ns: next()?,
+            median_ns: next()?,
+        })
     }
 
     fn tell(&mut self, command: &str) -> Result<()> {
@@ -127,5 +158,7 @@ impl Drop for Target {
 }
 
 fn workload(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("workloads")
+        .join(name)
 }

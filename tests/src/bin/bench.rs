@@ -23,9 +23,15 @@ const PARTS: [&str; 5] = ["kernel", "slowdown", "cpu", "memory", "start"];
 fn main() -> Result<()> {
     let asked: Vec<String> = env::args().skip(1).collect();
     for part in &asked {
-        ensure!(PARTS.contains(&part.as_str()), "there is no part {part}; the parts are {}", PARTS.join(", "));
+        ensure!(
+            PARTS.contains(&part.as_str()),
+            "there is no part {part}; the parts are {}",
+            PARTS.join(", ")
+        );
     }
-    let pyagent = env::var_os("PYAGENT_BIN").map(PathBuf::from).context("PYAGENT_BIN names the binary to measure")?;
+    let pyagent = env::var_os("PYAGENT_BIN")
+        .map(PathBuf::from)
+        .context("PYAGENT_BIN names the binary to measure")?;
     let interpreters = interpreters::found();
     let interpreter = interpreters
         .iter()
@@ -74,5 +80,7 @@ fn measure(
 
 /// Root of the workspace.
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the package lies in the workspace")
 }
