@@ -82,8 +82,7 @@ pub fn version(interpreter: &Interpreter) -> String {
 /// Nanoseconds of a run on a task that is not selected: a selection that never runs.
 fn unselected_tick_ns(interpreter: &Interpreter) -> Result<f64> {
     let mut busy = Target::busy(interpreter, Stack::Recursion, 10, 0)?;
-    // It waits for a command and does not run.
-    let idle = Target::busy(interpreter, Stack::Recursion, 10, 0)?;
+    let idle = Target::idle(interpreter)?;
     let agent = AgentRun::of_pid(idle.pid(), RATE_HZ)?;
     busy.spin()?;
     let mut costs_ns = Vec::new();

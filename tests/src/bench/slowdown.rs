@@ -117,7 +117,7 @@ fn own_row(
     aim: f64,
 ) -> Result<Vec<String>> {
     let mut target = Target::busy(interpreter, Stack::Functions, DEPTH, n_idle_threads)?;
-    let other = Target::busy(interpreter, Stack::Recursion, DEPTH, 0)?;
+    let other = Target::idle(interpreter)?;
     let n_rounds = target.rounds_of(piece_ns(rate_hz))?;
     let (mut alone, mut timer, mut recorded) = (Best::NONE, Best::NONE, Best::NONE);
     for _ in 0..N_ROUNDS {

@@ -70,6 +70,13 @@ impl Target {
         Self::start(command)
     }
 
+    /// A process that waits and never runs: on no CPU of its own, where a busy one would keep it from ending.
+    pub fn idle(interpreter: &Interpreter) -> Result<Self> {
+        let mut command = interpreter.command(&workload("bench_target.py"));
+        command.args([Stack::Recursion.name(), "10", "0"]);
+        Self::start(command)
+    }
+
     /// A process that sleeps and works for a millisecond now and then; `marker` is its last argument.
     pub fn sleeper(interpreter: &Interpreter, marker: &str) -> Result<Self> {
         let mut command = interpreter.command(&workload("bench_sleeper.py"));
