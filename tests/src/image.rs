@@ -46,7 +46,11 @@ impl Image {
     /// # Panics
     /// When they are not: the test is wrong.
     pub fn set(&mut self, address: u64, bytes: &[u8]) {
-        let (start, piece) = self.pieces.range_mut(..=address).next_back().expect("mapped by the test");
+        let (start, piece) = self
+            .pieces
+            .range_mut(..=address)
+            .next_back()
+            .expect("mapped by the test");
         let at = (address - start) as usize;
         piece[at..at + bytes.len()].copy_from_slice(bytes);
     }
@@ -66,7 +70,11 @@ impl ReadMemory for Image {
     fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError> {
         self.n_reads.set(self.n_reads.get() + 1);
         let unmapped = MemoryError::Unmapped(address);
-        let (start, piece) = self.pieces.range(..=address.0).next_back().ok_or(unmapped)?;
+        let (start, piece) = self
+            .pieces
+            .range(..=address.0)
+            .next_back()
+            .ok_or(unmapped)?;
         let at = (address.0 - start) as usize;
         let end = at.checked_add(buffer.len()).ok_or(unmapped)?;
         buffer.copy_from_slice(piece.get(at..end).ok_or(unmapped)?);
@@ -114,7 +122,11 @@ impl<'a> Builder<'a> {
     /// An empty process.
     #[must_use]
     pub fn new(layout: &'a PyLayout) -> Self {
-        Self { layout, image: Image::default(), next: 0x7f00_0000_0000 }
+        Self {
+            layout,
+            image: Image::default(),
+            next: 0x7f00_0000_0000,
+        }
     }
 
     /// Maps a piece of zeros of its own, with unmapped memory before and behind it.
@@ -129,14 +141,22 @@ impl<'a> Builder<'a> {
     fn code(&mut self) -> u64 {
         let code = self.allocate(256);
         for word in 0..4 {
-            self.image.set_word(code + u64::from(self.layout.code_identity) + word * 8, code ^ (word << 32));
+            self.image.set_word(
+                code + u64::from(self.layout.code_identity) + word * 8,
+                code ^ (word << 32),
+            );
         }
         code
     }
 
     /// The frames of these calls, root first.
     pub fn stack(&mut self, calls: &[Call]) -> Stack {
-        let mut stack = Stack { leaf: 0, chunk: 0, codes: Vec::new(), frames: Vec::new() };
+        let mut stack = Stack {
+            leaf: 0,
+            chunk: 0,
+            codes: Vec::new(),
+            frames: Vec::new(),
+        };
         let mut top = 0;
         for (idx, call) in calls.iter().enumerate() {
             let from_c = call.from_c || idx == 0;
@@ -147,7 +167,11 @@ impl<'a> Builder<'a> {
                 self.frame(&mut stack, shim, code, OWNED_BY_CSTACK, false);
             }
             let n_bytes = u64::from(self.layout.frame_bytes) + u64::from(call.n_slots) * 8;
-            let owner = if call.is_generator { OWNED_BY_GENERATOR } else { OWNED_BY_THREAD };
+            let owner = if call.is_generator {
+                OWNED_BY_GENERATOR
+            } else {
+                OWNED_BY_THREAD
+            };
             let frame = if call.is_generator || !self.layout.has_data_stack() {
                 self.allocate(n_bytes)
             } else {
@@ -178,16 +202,23 @@ impl<'a> Builder<'a> {
 
     fn frame(&mut self, stack: &mut Stack, frame: u64, code: u64, owner: u8, is_entry: bool) {
         let layout = self.layout;
-        self.image.set_word(frame + u64::from(layout.frame_code), code);
-        self.image.set_word(frame + u64::from(layout.frame_previous), stack.leaf);
-        self.image.set_word(frame + u64::from(layout.frame_instr), code + 2);
+        self.image
+            .set_word(frame + u64::from(layout.frame_code), code);
+        self.image
+            .set_word(frame + u64::from(layout.frame_previous), stack.leaf);
+        self.image
+            .set_word(frame + u64::from(layout.frame_instr), code + 2);
         match layout.entry_mark {
             EntryMark::Null => {}
             EntryMark::IsEntry => {
-                self.image.set(frame + u64::from(layout.frame_owner), &[owner]);
-                self.image.set(frame + u64::from(layout.frame_is_entry), &[is_entry.into()]);
+                self.image
+                    .set(frame + u64::from(layout.frame_owner), &[owner]);
+                self.image
+                    .set(frame + u64::from(layout.frame_is_entry), &[is_entry.into()]);
             }
-            EntryMark::Owner => self.image.set(frame + u64::from(layout.frame_owner), &[owner]),
+            EntryMark::Owner => self
+                .image
+                .set(frame + u64::from(layout.frame_owner), &[owner]),
         }
         stack.leaf = frame;
         stack.frames.push(frame);
@@ -198,7 +229,11 @@ impl<'a> Builder<'a> {
     /// thread state.
     pub fn runtime(&mut self, threads: &[Vec<(u64, Option<&Stack>)>]) -> (u64, Vec<Vec<u64>>) {
         let layout = self.layout;
-        let interp_bytes = layout.interp_next.max(layout.interp_threads_head).max(layout.gil) + 64;
+        let interp_bytes = layout
+            .interp_next
+            .max(layout.interp_threads_head)
+            .max(layout.gil)
+            + 64;
         let runtime_bytes = layout.runtime_interpreters_head.max(layout.gil) + 64;
         let runtime = self.allocate(runtime_bytes.into());
         let gil = self.allocate(64);
@@ -206,7 +241,8 @@ impl<'a> Builder<'a> {
         let mut states = Vec::new();
         for threads in threads.iter().rev() {
             let interp = self.allocate(interp_bytes.into());
-            self.image.set_word(interp + u64::from(layout.interp_next), next_interp);
+            self.image
+                .set_word(interp + u64::from(layout.interp_next), next_interp);
             if layout.gil_kind == GilKind::Interpreter {
                 self.image.set_word(interp + u64::from(layout.gil), gil);
             }
@@ -216,12 +252,16 @@ impl<'a> Builder<'a> {
                 next_state = self.state(interp, next_state, *thread_pointer, *stack);
                 own.push(next_state);
             }
-            self.image.set_word(interp + u64::from(layout.interp_threads_head), next_state);
+            self.image
+                .set_word(interp + u64::from(layout.interp_threads_head), next_state);
             own.reverse();
             states.push(own);
             next_interp = interp;
         }
-        self.image.set_word(runtime + u64::from(layout.runtime_interpreters_head), next_interp);
+        self.image.set_word(
+            runtime + u64::from(layout.runtime_interpreters_head),
+            next_interp,
+        );
         states.reverse();
         (runtime, states)
     }
@@ -234,17 +274,23 @@ impl<'a> Builder<'a> {
             FrameRoot::Direct => frame,
             FrameRoot::CFrame => {
                 let cframe = self.allocate(24);
-                self.image.set_word(cframe + u64::from(layout.cframe_current_frame), frame);
+                self.image
+                    .set_word(cframe + u64::from(layout.cframe_current_frame), frame);
                 cframe
             }
         };
-        self.image.set_word(state + u64::from(layout.tstate_next), next);
-        self.image.set_word(state + u64::from(layout.tstate_interp), interp);
-        self.image.set_word(state + u64::from(layout.tstate_thread_id), thread_pointer);
-        self.image.set_word(state + u64::from(layout.tstate_frame), root);
+        self.image
+            .set_word(state + u64::from(layout.tstate_next), next);
+        self.image
+            .set_word(state + u64::from(layout.tstate_interp), interp);
+        self.image
+            .set_word(state + u64::from(layout.tstate_thread_id), thread_pointer);
+        self.image
+            .set_word(state + u64::from(layout.tstate_frame), root);
         if layout.has_data_stack() {
             let chunk = stack.map_or(0, |stack| stack.chunk);
-            self.image.set_word(state + u64::from(layout.tstate_datastack_chunk), chunk);
+            self.image
+                .set_word(state + u64::from(layout.tstate_datastack_chunk), chunk);
         }
         state
     }

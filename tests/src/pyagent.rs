@@ -23,14 +23,27 @@ pub fn binary() -> &'static PathBuf {
 /// The test's own executable lies in `deps` of the folder that the binary is in.
 fn build() -> PathBuf {
     let own = env::current_exe().expect("/proc/self/exe");
-    let folder = own.parent().and_then(|deps| deps.parent()).expect("cargo's folders");
+    let folder = own
+        .parent()
+        .and_then(|deps| deps.parent())
+        .expect("cargo's folders");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", "profiler-agent", "--bin", "pyagent"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--package",
+        "profiler-agent",
+        "--bin",
+        "pyagent",
+    ]);
     if folder.ends_with("release") {
         build.arg("--release");
     }
-    let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs the tests");
+    let status = build
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs the tests");
     assert!(status.success(), "pyagent cannot be built");
     folder.join("pyagent")
 }
@@ -64,7 +77,11 @@ impl Pyagent {
             let n_read = errors.read_line(&mut greeting).expect("it prints text");
             assert!(n_read > 0, "pyagent ended: {greeting}");
         }
-        Self { child, greeting, errors }
+        Self {
+            child,
+            greeting,
+            errors,
+        }
     }
 
     /// Its process id.
@@ -78,7 +95,11 @@ impl Pyagent {
     /// # Panics
     /// When it had ended already.
     pub fn kill(&mut self) {
-        assert_eq!(self.child.try_wait().expect("it is a child"), None, "it still runs");
+        assert_eq!(
+            self.child.try_wait().expect("it is a child"),
+            None,
+            "it still runs"
+        );
         self.child.kill().expect("it is a child");
         self.child.wait().expect("it is a child");
     }
@@ -89,7 +110,9 @@ impl Pyagent {
     /// When it printed what is no text.
     pub fn finish(&mut self) -> (String, bool) {
         let mut rest = String::new();
-        self.errors.read_to_string(&mut rest).expect("it prints text");
+        self.errors
+            .read_to_string(&mut rest)
+            .expect("it prints text");
         (rest, self.child.wait().expect("it is a child").success())
     }
 }

@@ -24,7 +24,13 @@ pub struct Recorder {
 /// Samples these processes and no other, `rate_hz` times a second and CPU.
 #[must_use]
 pub fn of_pids(pids: &[Pid], rate_hz: u32) -> SamplingConfig {
-    config(Selection { only_pids: Some(pids.to_vec()), ..Selection::default() }, rate_hz)
+    config(
+        Selection {
+            only_pids: Some(pids.to_vec()),
+            ..Selection::default()
+        },
+        rate_hz,
+    )
 }
 
 /// Samples every Python process, now and later, whose arguments contain `marker`.
@@ -34,8 +40,20 @@ pub fn of_pids(pids: &[Pid], rate_hz: u32) -> SamplingConfig {
 #[must_use]
 pub fn of_cmdline(marker: &str, rate_hz: u32) -> SamplingConfig {
     let cmdline = vec![parse_pattern(marker).expect("a marker is a pattern")];
-    let filter = ProcessFilter { include: Criteria { cmdline, ..Criteria::default() }, ..ProcessFilter::default() };
-    config(Selection { filter, only_pids: None }, rate_hz)
+    let filter = ProcessFilter {
+        include: Criteria {
+            cmdline,
+            ..Criteria::default()
+        },
+        ..ProcessFilter::default()
+    };
+    config(
+        Selection {
+            filter,
+            only_pids: None,
+        },
+        rate_hz,
+    )
 }
 
 fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
@@ -56,12 +74,23 @@ impl Recorder {
     /// When the programs cannot be loaded.
     #[must_use]
     pub fn start(config: &SamplingConfig) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let (reply, profile) = oneshot::channel();
-        let recording = Recording { duration: None, reply };
-        let mut agent = Agent::start(config, Some(recording), true).expect("root, on a kernel with BPF");
+        let recording = Recording {
+            duration: None,
+            reply,
+        };
+        let mut agent =
+            Agent::start(config, Some(recording), true).expect("root, on a kernel with BPF");
         runtime.block_on(agent.scanned());
-        Self { runtime, agent, profile }
+        Self {
+            runtime,
+            agent,
+            profile,
+        }
     }
 
     /// How it is doing.
@@ -71,7 +100,9 @@ impl Recorder {
     #[must_use]
     pub fn status(&self) -> Status {
         let asker = self.agent.asker();
-        self.runtime.block_on(asker.status()).expect("the agent runs")
+        self.runtime
+            .block_on(asker.status())
+            .expect("the agent runs")
     }
 
     /// The value of a counter.
@@ -101,9 +132,15 @@ impl Recorder {
     /// When the agent ended without a profile.
     #[must_use]
     pub fn stop(self) -> Profile {
-        let Self { runtime, agent, profile } = self;
+        let Self {
+            runtime,
+            agent,
+            profile,
+        } = self;
         agent.stop();
-        runtime.block_on(profile).expect("the agent delivers what it has")
+        runtime
+            .block_on(profile)
+            .expect("the agent delivers what it has")
     }
 }
 
@@ -114,7 +151,9 @@ impl Recorder {
 #[must_use]
 pub fn counter(status: &Status, name: &str) -> u64 {
     let counter = status.counters.iter().find(|counter| counter.name == name);
-    counter.unwrap_or_else(|| panic!("there is no counter {name}")).value
+    counter
+        .unwrap_or_else(|| panic!("there is no counter {name}"))
+        .value
 }
 
 /// Every sample of a profile: its thread, its frames (leaf first), how many there were, and their time on the
@@ -122,6 +161,11 @@ pub fn counter(status: &Status, name: &str) -> u64 {
 pub fn samples(profile: &Profile) -> impl Iterator<Item = (Thread<'_>, Vec<Frame<'_>>, i64, i64)> {
     profile.samples.iter().map(|sample| {
         let frames = profile.frames(sample.stack).collect();
-        (profile.thread(sample.labels), frames, sample.values[0], sample.values[1])
+        (
+            profile.thread(sample.labels),
+            frames,
+            sample.values[0],
+            sample.values[1],
+        )
     })
 }

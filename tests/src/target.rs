@@ -32,13 +32,21 @@ impl Target {
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
-        Self { child, input, output }
+        Self {
+            child,
+            input,
+            output,
+        }
     }
 
     /// Starts Python code (`-c`), undisturbed by the caller's environment.
     #[must_use]
     pub fn python(python: &interpreters::Interpreter, code: &str, arguments: &[&str]) -> Self {
-        Self::start(Command::new(&python.path).args(["-I", "-S", "-B", "-c", code]).args(arguments))
+        Self::start(
+            Command::new(&python.path)
+                .args(["-I", "-S", "-B", "-c", code])
+                .args(arguments),
+        )
     }
 
     /// The next line that it prints, without its end; empty when it has ended.
@@ -47,7 +55,9 @@ impl Target {
     /// When the line is not text.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("the target prints text");
+        self.output
+            .read_line(&mut line)
+            .expect("the target prints text");
         line.truncate(line.trim_end().len());
         line
     }
@@ -58,7 +68,9 @@ impl Target {
     /// When it has closed it.
     pub fn tell(&mut self, line: &str) {
         let input = self.input.as_mut().expect("it is closed only here");
-        writeln!(input, "{line}").and_then(|()| input.flush()).expect("the target reads");
+        writeln!(input, "{line}")
+            .and_then(|()| input.flush())
+            .expect("the target reads");
     }
 
     /// Closes its standard input, which ends it if it was made so, and waits for its end.

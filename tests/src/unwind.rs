@@ -6,7 +6,9 @@ use profiler_common::event::{MAX_PYTHON_FRAMES, PyFrame, PythonStatus, sample_fl
 use profiler_common::layout::PyLayout;
 use profiler_common::process::ProcessEntry;
 use profiler_common::unwind::python::{Step, Walk, WalkEnd, step};
-use profiler_common::unwind::thread::{ListStep, ListWalk, MAX_LISTED, Thread, accept, gil, own_storage};
+use profiler_common::unwind::thread::{
+    ListStep, ListWalk, MAX_LISTED, Thread, accept, gil, own_storage,
+};
 use profiler_common::unwind::{Fault, ReadUser, Window};
 
 /// How a walk ended.
@@ -22,7 +24,12 @@ pub enum Ended {
 const MAX_STEPS: usize = 2 * MAX_PYTHON_FRAMES + 2;
 
 /// The Python frames from `frame` on, leaf first.
-pub fn frames(reader: &mut impl ReadUser, layout: &PyLayout, frame: u64, chunk: u64) -> (Vec<PyFrame>, Ended) {
+pub fn frames(
+    reader: &mut impl ReadUser,
+    layout: &PyLayout,
+    frame: u64,
+    chunk: u64,
+) -> (Vec<PyFrame>, Ended) {
     let (mut walk, mut window) = (Walk::new(frame, chunk), Window::new());
     let mut frames = Vec::new();
     for _ in 0..MAX_STEPS {
@@ -50,7 +57,16 @@ pub fn find_thread(
         Some(state) => state,
         None => listed(reader, process, layout, thread_pointer)?,
     };
-    if !accept(reader, &mut window, layout, state, thread_pointer, &mut thread).map_err(fault)? {
+    if !accept(
+        reader,
+        &mut window,
+        layout,
+        state,
+        thread_pointer,
+        &mut thread,
+    )
+    .map_err(fault)?
+    {
         return Err(PythonStatus::NoThreadState);
     }
     thread.flags = match stored {

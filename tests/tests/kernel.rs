@@ -41,8 +41,13 @@ sys.stdin.read()
 
 /// The supported interpreters, oldest first.
 fn interpreters() -> Vec<Interpreter> {
-    let is_supported = |python: &Interpreter| ((3, 8)..=(3, 13)).contains(&python.minor()) && !python.free_threaded;
-    interpreters::found().into_iter().filter(is_supported).collect()
+    let is_supported = |python: &Interpreter| {
+        ((3, 8)..=(3, 13)).contains(&python.minor()) && !python.free_threaded
+    };
+    interpreters::found()
+        .into_iter()
+        .filter(is_supported)
+        .collect()
 }
 
 /// Starts Python code and waits until it is ready.
@@ -58,12 +63,21 @@ fn own_pid() -> Pid {
 
 /// Names of the Python frames, root first.
 fn python_names<'a>(frames: &[Frame<'a>]) -> Vec<&'a str> {
-    frames.iter().rev().filter(|frame| frame.kind == FrameKind::Python).map(|frame| frame.name).collect()
+    frames
+        .iter()
+        .rev()
+        .filter(|frame| frame.kind == FrameKind::Python)
+        .map(|frame| frame.name)
+        .collect()
 }
 
 /// The remarks in a stack, such as `[incomplete: frame switch]`.
 fn remarks<'a>(frames: &[Frame<'a>]) -> Vec<&'a str> {
-    frames.iter().filter(|frame| frame.kind == FrameKind::Reason).map(|frame| frame.name).collect()
+    frames
+        .iter()
+        .filter(|frame| frame.kind == FrameKind::Reason)
+        .map(|frame| frame.name)
+        .collect()
 }
 
 /// Waits until something holds.
@@ -78,19 +92,26 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 /// Resident memory of a process in bytes.
 fn resident_bytes(pid: Pid) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 /// Time on the CPU of the agent's threads in this process.
 fn agent_cpu_time() -> Duration {
-    let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
-    let ticks = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok()).filter_map(|stat| {
-        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-        let mut fields = rest.split_ascii_whitespace().skip(11);
-        let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-        name.starts_with("pyagent-").then_some(ticks)
-    });
+    let tasks = fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(Result::ok);
+    let ticks = tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("stat")).ok())
+        .filter_map(|stat| {
+            let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+            let mut fields = rest.split_ascii_whitespace().skip(11);
+            let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+            name.starts_with("pyagent-").then_some(ticks)
+        });
     Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
@@ -98,13 +119,25 @@ fn agent_cpu_time() -> Duration {
 /// stack has both.
 fn by_letter(profile: &Profile, pid: Pid) -> BTreeMap<(char, String), i64> {
     let mut n_samples = BTreeMap::new();
-    for (thread, frames, n, _) in samples(profile).filter(|(thread, ..)| thread.pid == i64::from(pid.0)) {
-        let named = frames.iter().filter(|frame| frame.kind == FrameKind::Python && frame.name.starts_with("work_"));
-        let mut letters: Vec<char> = named.filter_map(|frame| frame.name.chars().last()).collect();
+    for (thread, frames, n, _) in
+        samples(profile).filter(|(thread, ..)| thread.pid == i64::from(pid.0))
+    {
+        let named = frames
+            .iter()
+            .filter(|frame| frame.kind == FrameKind::Python && frame.name.starts_with("work_"));
+        let mut letters: Vec<char> = named
+            .filter_map(|frame| frame.name.chars().last())
+            .collect();
         letters.dedup();
-        assert!(letters.len() <= 1, "functions of two programs in one stack: {:?}", python_names(&frames));
+        assert!(
+            letters.len() <= 1,
+            "functions of two programs in one stack: {:?}",
+            python_names(&frames)
+        );
         if let Some(letter) = letters.first() {
-            *n_samples.entry((*letter, thread.python_version.to_owned())).or_insert(0) += n;
+            *n_samples
+                .entry((*letter, thread.python_version.to_owned()))
+                .or_insert(0) += n;
         }
     }
     n_samples
@@ -112,21 +145,34 @@ fn by_letter(profile: &Profile, pid: Pid) -> BTreeMap<(char, String), i64> {
 
 #[test]
 fn each_program_loads_and_verifies() {
-    let settings =
-        Settings { follow_all: true, follow_children: true, ring_bytes: DEFAULT_RING_BYTES, log_level: 0 };
+    let settings = Settings {
+        follow_all: true,
+        follow_children: true,
+        ring_bytes: DEFAULT_RING_BYTES,
+        log_level: 0,
+    };
     let _programs = Programs::load(settings).unwrap();
     let own = inventory::program_ids(own_pid()).unwrap();
     let mut loaded = inventory::programs().unwrap();
     loaded.retain(|program| own.contains(&program.id));
     loaded.sort_by(|a, b| a.name.cmp(&b.name));
     for program in &loaded {
-        let n_verified = program.verified_instructions.map_or("unknown".to_owned(), |n| n.to_string());
+        let n_verified = program
+            .verified_instructions
+            .map_or("unknown".to_owned(), |n| n.to_string());
         eprintln!("{}: {n_verified} instructions verified", program.name);
         // The kernel's limit is a million; a program near it would not load everywhere.
-        assert!(program.verified_instructions.is_none_or(|n| n < 500_000), "{}", program.name);
+        assert!(
+            program.verified_instructions.is_none_or(|n| n < 500_000),
+            "{}",
+            program.name
+        );
     }
     let names: Vec<&str> = loaded.iter().map(|program| program.name.as_str()).collect();
-    assert_eq!(names, ["process_exec", "process_exit", "process_fork", "sample_cpu"]);
+    assert_eq!(
+        names,
+        ["process_exec", "process_exit", "process_fork", "sample_cpu"]
+    );
 }
 
 #[test]
@@ -139,7 +185,9 @@ fn a_ring_that_overflows_is_counted_and_breaks_nothing() {
     let mut config = of_pids(&pids, 9_999);
     config.ring_bytes = 4096;
     let recorder = Recorder::start(&config);
-    recorder.wait_until("2,000 samples received", |status| counter(status, "samples_received") > 2_000);
+    recorder.wait_until("2,000 samples received", |status| {
+        counter(status, "samples_received") > 2_000
+    });
     let deep_pid = deep.pid();
     drop(deep);
     drop(shallow);
@@ -152,20 +200,41 @@ fn a_ring_that_overflows_is_counted_and_breaks_nothing() {
     let n_undecodable = recorder.counter("records_undecodable");
     let profile = recorder.stop();
     eprintln!("{n_samples} samples, {n_lost} lost, {n_lifecycle_lost} lifecycle records lost");
-    assert!(n_lost > 100, "the deep process alone loses more: {n_lost} of {n_samples}");
+    assert!(
+        n_lost > 100,
+        "the deep process alone loses more: {n_lost} of {n_samples}"
+    );
     assert_eq!(n_undecodable, 0);
-    assert!(profile.comments.iter().any(|comment| comment.contains("lost_full")), "{:?}", profile.comments);
+    assert!(
+        profile
+            .comments
+            .iter()
+            .any(|comment| comment.contains("lost_full")),
+        "{:?}",
+        profile.comments
+    );
     let mut expected = vec!["<module>"];
     expected.extend(["descend"; 101]);
     expected.push("spin");
     let (mut n_right, mut n_all) = (0, 0);
     for (thread, frames, n, _) in samples(&profile) {
-        assert_ne!(thread.pid, i64::from(deep_pid.0), "a record of 900 frames cannot have come through");
+        assert_ne!(
+            thread.pid,
+            i64::from(deep_pid.0),
+            "a record of 900 frames cannot have come through"
+        );
         n_all += n;
-        n_right += if python_names(&frames) == expected && remarks(&frames).is_empty() { n } else { 0 };
+        n_right += if python_names(&frames) == expected && remarks(&frames).is_empty() {
+            n
+        } else {
+            0
+        };
     }
     // Some are taken while the process is being killed.
-    assert!(n_right * 1000 >= n_all * 995, "{n_right} of {n_all} stacks are right");
+    assert!(
+        n_right * 1000 >= n_all * 995,
+        "{n_right} of {n_all} stacks are right"
+    );
 }
 
 #[test]
@@ -175,7 +244,9 @@ fn samples_of_processes_that_are_not_selected_are_not_taken() {
     let _busy = start(&python, SPIN, &["5"]);
     let recorder = Recorder::start(&of_pids(&[idle.pid()], 999));
     let before = recorder.counter("samples");
-    recorder.wait_until("1,000 ticks", |status| counter(status, "timer_ticks") > 1_000);
+    recorder.wait_until("1,000 ticks", |status| {
+        counter(status, "timer_ticks") > 1_000
+    });
     let n_samples = recorder.counter("samples") - before;
     let profile = recorder.stop();
     assert_eq!((n_samples, profile.n_samples()), (0, 0));
@@ -209,8 +280,11 @@ fn a_process_that_executes_another_interpreter_has_only_the_functions_of_the_one
         let recorder = Recorder::start(&of_cmdline(MARKER, 499));
         let path = after.path.to_str().unwrap();
         let (first, second) = (WORK.replace("LETTER", "a"), WORK.replace("LETTER", "b"));
-        let mut target =
-            Target::python(before, &first, &[MARKER, path, "-I", "-S", "-B", "-c", &second, MARKER]);
+        let mut target = Target::python(
+            before,
+            &first,
+            &[MARKER, path, "-I", "-S", "-B", "-c", &second, MARKER],
+        );
         assert_eq!((target.line(), target.line()), ("a".into(), "b".into()));
         let pid = target.pid();
         drop(target);
@@ -218,10 +292,16 @@ fn a_process_that_executes_another_interpreter_has_only_the_functions_of_the_one
         let n_samples = by_letter(&profile, pid);
         let of = |letter, python: &Interpreter| {
             let (major, minor, micro) = python.version;
-            n_samples.get(&(letter, format!("{major}.{minor}.{micro}"))).copied().unwrap_or(0)
+            n_samples
+                .get(&(letter, format!("{major}.{minor}.{micro}")))
+                .copied()
+                .unwrap_or(0)
         };
         // Half a second at 499 Hz is 250 samples; process_time includes the start of the interpreter.
-        assert!(of('a', before) > 150 && of('b', after) > 150, "{n_samples:?}");
+        assert!(
+            of('a', before) > 150 && of('b', after) > 150,
+            "{n_samples:?}"
+        );
         assert_eq!(n_samples.len(), 2, "{n_samples:?}");
         eprintln!("{:?} -> {:?}: {n_samples:?}", before.version, after.version);
     }
@@ -248,7 +328,10 @@ fn a_process_that_gets_the_id_of_another_has_none_of_its_functions() {
         let work = |letter: &str| {
             let code = WORK.replace("LETTER", letter);
             let mut command = Command::new("setarch");
-            command.arg("-R").arg(&python.path).args(["-I", "-S", "-B", "-c", &code, MARKER]);
+            command
+                .arg("-R")
+                .arg(&python.path)
+                .args(["-I", "-S", "-B", "-c", &code, MARKER]);
             Target::start(&mut command)
         };
         let mut first = work("a");
@@ -264,7 +347,10 @@ fn a_process_that_gets_the_id_of_another_has_none_of_its_functions() {
         let profile = recorder.stop();
         let n_samples = by_letter(&profile, pid);
         let counts: Vec<i64> = n_samples.values().copied().collect();
-        assert!(counts.len() == 2 && counts.iter().all(|n| *n > 150), "{n_samples:?}");
+        assert!(
+            counts.len() == 2 && counts.iter().all(|n| *n > 150),
+            "{n_samples:?}"
+        );
         eprintln!("{:?}: pid {pid}: {n_samples:?}", python.version);
     }
 }
@@ -298,7 +384,11 @@ fn forked_children_are_profiled_from_their_first_sample() {
         for by_pid in [true, false] {
             let mut parent = Target::python(&python, FORKS, &[MARKER]);
             assert_eq!(parent.line(), "ready");
-            let mut config = if by_pid { of_pids(&[parent.pid()], 997) } else { of_cmdline(MARKER, 997) };
+            let mut config = if by_pid {
+                of_pids(&[parent.pid()], 997)
+            } else {
+                of_cmdline(MARKER, 997)
+            };
             config.subprocesses = by_pid;
             let recorder = Recorder::start(&config);
             parent.tell("go");
@@ -312,22 +402,32 @@ fn forked_children_are_profiled_from_their_first_sample() {
             let profile = recorder.stop();
             let mut sampled: HashMap<i64, i64> = HashMap::new();
             let (mut n_complete, mut n_all) = (0, 0);
-            for (thread, frames, n, nanos) in samples(&profile).filter(|(thread, ..)| used.contains_key(&thread.pid)) {
+            for (thread, frames, n, nanos) in
+                samples(&profile).filter(|(thread, ..)| used.contains_key(&thread.pid))
+            {
                 *sampled.entry(thread.pid).or_default() += nanos;
                 n_all += n;
                 n_complete += if remarks(&frames).is_empty() { n } else { 0 };
             }
-            let (used_nanos, sampled_nanos): (i64, i64) = (used.values().sum(), sampled.values().sum());
+            let (used_nanos, sampled_nanos): (i64, i64) =
+                (used.values().sum(), sampled.values().sum());
             let share = sampled_nanos as f64 / used_nanos as f64;
             eprintln!(
                 "{:?} by {}: {} children, {n_all} samples are {:.1} % of their CPU time, {n_complete} complete; {:?}",
-                python.version, if by_pid { "pid" } else { "cmdline" }, used.len(), share * 100.0, profile.comments
+                python.version,
+                if by_pid { "pid" } else { "cmdline" },
+                used.len(),
+                share * 100.0,
+                profile.comments
             );
             assert_eq!(used.len(), 40);
             assert!((0.95..1.05).contains(&share), "{share}");
             for (pid, used) in &used {
                 let missing = used - sampled.get(pid).copied().unwrap_or(0);
-                assert!(missing < 4_000_000, "{missing} ns of child {pid} are not in the profile, of {used}");
+                assert!(
+                    missing < 4_000_000,
+                    "{missing} ns of child {pid} are not in the profile, of {used}"
+                );
             }
         }
     }
@@ -340,14 +440,22 @@ fn ten_thousand_short_lived_processes_grow_neither_the_process_map_nor_the_agent
     let recorder = Recorder::start(&of_cmdline(MARKER, 99));
     let run = |n: u32| {
         let script = format!("i=0; while [ $i -lt {n} ]; do /bin/true; i=$((i+1)); done");
-        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &script])
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     let in_map = || inventory::profiled_pids(own_pid()).unwrap();
     let is_gone = |pid: &Pid| !fs::exists(format!("/proc/{pid}")).unwrap();
     run(1_000);
     let (before, cpu_before) = (resident_bytes(own_pid()), agent_cpu_time());
     run(10_000);
-    wait_until("no process that has ended is in the map", || !in_map().iter().any(is_gone));
+    wait_until("no process that has ended is in the map", || {
+        !in_map().iter().any(is_gone)
+    });
     let after = resident_bytes(own_pid());
     let cpu = agent_cpu_time() - cpu_before;
     let growth = after.saturating_sub(before);
@@ -364,7 +472,9 @@ fn ten_thousand_short_lived_processes_grow_neither_the_process_map_nor_the_agent
         assert_eq!(recorder.counter(name), 0, "{name}");
     }
     let before = recorder.counter("samples_received");
-    recorder.wait_until("still sampling", |status| counter(status, "samples_received") > before + 50);
+    recorder.wait_until("still sampling", |status| {
+        counter(status, "samples_received") > before + 50
+    });
     drop(recorder.stop());
 }
 
@@ -375,15 +485,34 @@ fn a_killed_agent_leaves_no_program_behind() {
     let pid = spinning.pid().to_string();
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out.folded");
-    let mut agent =
-        Pyagent::start(&["record", "--pid", &pid, "--duration", "60s", "-o", output.to_str().unwrap()], "recording");
+    let mut agent = Pyagent::start(
+        &[
+            "record",
+            "--pid",
+            &pid,
+            "--duration",
+            "60s",
+            "-o",
+            output.to_str().unwrap(),
+        ],
+        "recording",
+    );
     let own = inventory::program_ids(agent.pid()).unwrap();
-    let loaded = || inventory::programs().unwrap().into_iter().filter(|program| own.contains(&program.id)).count();
+    let loaded = || {
+        inventory::programs()
+            .unwrap()
+            .into_iter()
+            .filter(|program| own.contains(&program.id))
+            .count()
+    };
     assert_eq!((own.len(), loaded()), (4, 4));
     agent.kill();
     // The kernel frees them a moment after the last reference has gone.
     wait_until("the programs are gone", || loaded() == 0);
-    assert!(!output.exists(), "a file that is not complete is not left behind");
+    assert!(
+        !output.exists(),
+        "a file that is not complete is not left behind"
+    );
 }
 
 #[test]
@@ -394,16 +523,33 @@ fn two_agents_at_once_both_see_everything() {
     let folder = tempfile::tempdir().unwrap();
     let outputs = ["a.folded", "b.folded"].map(|name| folder.path().join(name));
     let mut agents = outputs.each_ref().map(|output| {
-        let arguments = ["record", "--pid", &pid, "--rate", "499", "--duration", "2s", "-o", output.to_str().unwrap()];
+        let arguments = [
+            "record",
+            "--pid",
+            &pid,
+            "--rate",
+            "499",
+            "--duration",
+            "2s",
+            "-o",
+            output.to_str().unwrap(),
+        ];
         Pyagent::start(&arguments, "recording")
     });
     for (agent, output) in agents.iter_mut().zip(&outputs) {
         let (errors, is_success) = agent.finish();
         assert!(is_success, "{errors}");
         let folded = fs::read_to_string(output).unwrap();
-        let n_all: u64 = folded.lines().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
-        let right = folded.lines().filter(|line| line.contains("descend") && line.contains("spin"));
-        let n_right: u64 = right.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+        let n_all: u64 = folded
+            .lines()
+            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+            .sum();
+        let right = folded
+            .lines()
+            .filter(|line| line.contains("descend") && line.contains("spin"));
+        let n_right: u64 = right
+            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+            .sum();
         eprintln!("{n_right} of {n_all}");
         assert!(n_right * 100 >= n_all * 99 && n_all > 0, "{folded}");
     }

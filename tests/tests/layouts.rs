@@ -36,11 +36,20 @@ fn compiled() -> Vec<(Interpreter, Version, Numbers)> {
             eprintln!("skipped {}: no headers installed", python.path.display());
             continue;
         };
-        let include = [format!("-I{}", headers.display()), format!("-I{}", headers.join("internal").display())];
-        compile(&workload("offsets.c"), &program, &include.each_ref().map(String::as_str));
+        let include = [
+            format!("-I{}", headers.display()),
+            format!("-I{}", headers.join("internal").display()),
+        ];
+        compile(
+            &workload("offsets.c"),
+            &program,
+            &include.each_ref().map(String::as_str),
+        );
         let printed = String::from_utf8(Command::new(&program).output().unwrap().stdout).unwrap();
         let numbers = printed.lines().filter_map(|line| line.split_once(' '));
-        let numbers = numbers.map(|(name, number)| (name.to_owned(), number.parse().unwrap())).collect();
+        let numbers = numbers
+            .map(|(name, number)| (name.to_owned(), number.parse().unwrap()))
+            .collect();
         compiled.push((python, version, numbers));
     }
     compiled
@@ -83,56 +92,108 @@ fn fields(layout: &Layout) -> Numbers {
         ("str_compact_data", code.str.compact_data),
     ];
     let present = fields.into_iter().filter(|(_, offset)| *offset != ABSENT);
-    present.map(|(name, offset)| (name.to_owned(), offset.into())).collect()
+    present
+        .map(|(name, offset)| (name.to_owned(), offset.into()))
+        .collect()
 }
 
 /// What the walk assumes beside the offsets of its layout.
 fn assert_assumptions(version: Version, layout: &Layout, headers: &Numbers) {
     let walk = &layout.walk;
-    let header = |name: &str| *headers.get(name).unwrap_or_else(|| panic!("{version}: the headers have no {name}"));
-    assert_eq!((header("gil_last_holder"), header("gil_locked")), (8, 16), "{version}");
-    assert!(u64::from(walk.tstate_bytes) <= header("tstate_size"), "{version}");
-    assert!(u64::from(walk.frame_bytes) <= header("frame_size").next_multiple_of(8), "{version}");
+    let header = |name: &str| {
+        *headers
+            .get(name)
+            .unwrap_or_else(|| panic!("{version}: the headers have no {name}"))
+    };
+    assert_eq!(
+        (header("gil_last_holder"), header("gil_locked")),
+        (8, 16),
+        "{version}"
+    );
+    assert!(
+        u64::from(walk.tstate_bytes) <= header("tstate_size"),
+        "{version}"
+    );
+    assert!(
+        u64::from(walk.frame_bytes) <= header("frame_size").next_multiple_of(8),
+        "{version}"
+    );
     let is_new = version.minor() >= (3, 11);
     assert_eq!(walk.has_data_stack(), is_new, "{version}");
     if is_new {
-        assert_eq!((header("chunk_previous"), header("chunk_size")), (0, 8), "{version}");
-        assert_eq!(header("owner_generator"), u64::from(OWNER_GENERATOR), "{version}");
+        assert_eq!(
+            (header("chunk_previous"), header("chunk_size")),
+            (0, 8),
+            "{version}"
+        );
+        assert_eq!(
+            header("owner_generator"),
+            u64::from(OWNER_GENERATOR),
+            "{version}"
+        );
     }
     match walk.frame_root {
-        FrameRoot::CFrame => assert_eq!(header("cframe_previous"), header("cframe_current_frame") + 8, "{version}"),
+        FrameRoot::CFrame => assert_eq!(
+            header("cframe_previous"),
+            header("cframe_current_frame") + 8,
+            "{version}"
+        ),
         FrameRoot::Direct => assert!(!headers.contains_key("cframe_previous"), "{version}"),
     }
     match walk.entry_mark {
         EntryMark::Null => assert!(!is_new, "{version}"),
         EntryMark::IsEntry => assert_eq!(version.minor(), (3, 11)),
-        EntryMark::Owner => assert_eq!(header("owner_interpreter"), u64::from(OWNER_INTERPRETER), "{version}"),
+        EntryMark::Owner => assert_eq!(
+            header("owner_interpreter"),
+            u64::from(OWNER_INTERPRETER),
+            "{version}"
+        ),
     }
     match walk.gil_kind {
         GilKind::RuntimeCurrent => assert!(version.minor() <= (3, 11), "{version}"),
         GilKind::Interpreter => assert!(version.minor() >= (3, 12), "{version}"),
-        GilKind::Unknown | GilKind::None => panic!("{version}: every build with a GIL has a place for it"),
+        GilKind::Unknown | GilKind::None => {
+            panic!("{version}: every build with a GIL has a place for it")
+        }
     }
     let identity = u64::from(walk.code_identity);
     let line_table = header("line_table");
     match walk.identity_kind {
         IdentityKind::Version => assert_eq!(identity, header("code_version"), "{version}"),
         IdentityKind::Pointers3 => {
-            assert_eq!([identity, identity + 8, identity + 16], [header("filename"), header("name"), line_table]);
+            assert_eq!(
+                [identity, identity + 8, identity + 16],
+                [header("filename"), header("name"), line_table]
+            );
         }
         IdentityKind::Pointers4 => {
-            let expected = [header("filename"), header("name"), header("qualname"), line_table];
-            assert_eq!([identity, identity + 8, identity + 16, identity + 24], expected, "{version}");
+            let expected = [
+                header("filename"),
+                header("name"),
+                header("qualname"),
+                line_table,
+            ];
+            assert_eq!(
+                [identity, identity + 8, identity + 16, identity + 24],
+                expected,
+                "{version}"
+            );
         }
     }
 }
 
 /// The table of offsets of a running interpreter.
 fn table_of(python: &Interpreter) -> Vec<u8> {
-    let mut target = Target::python(python, "import sys; print('ready', flush=True); sys.stdin.read()", &[]);
+    let mut target = Target::python(
+        python,
+        "import sys; print('ready', flush=True); sys.stdin.read()",
+        &[],
+    );
     assert_eq!(target.line(), "ready", "{}", python.path.display());
     let mut table = vec![0; TABLE_BYTES];
-    ProcessMemory::new(target.pid()).read(target.interpreter().runtime, &mut table).unwrap();
+    ProcessMemory::new(target.pid())
+        .read(target.interpreter().runtime, &mut table)
+        .unwrap();
     table
 }
 
@@ -148,7 +209,12 @@ fn every_offset_is_that_of_the_headers() {
             assert_eq!(Some(offset), headers.get(name), "{version}: {name}");
         }
         assert_assumptions(version, &layout, &headers);
-        assert_eq!(u64::from(version.0), headers["version"], "{}", python.path.display());
+        assert_eq!(
+            u64::from(version.0),
+            headers["version"],
+            "{}",
+            python.path.display()
+        );
         eprintln!("{version}: {} offsets compared", fields.len());
     }
 }
@@ -187,7 +253,8 @@ fn each_word_of_the_debug_offsets_is_the_field_that_the_headers_call_so() {
             let word = u64::from_le_bytes(table[range.clone()].try_into().unwrap());
             let mut other = table.clone();
             other[range].copy_from_slice(&changed(name, word).to_le_bytes());
-            let layout = debug_offsets::layout(&other).unwrap_or_else(|error| panic!("{version}: {name}: {error}"));
+            let layout = debug_offsets::layout(&other)
+                .unwrap_or_else(|error| panic!("{version}: {name}: {error}"));
             let mut expected = before.clone();
             if let Some(offset) = expected.get_mut(name) {
                 *offset = changed(name, word);

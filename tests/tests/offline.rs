@@ -55,7 +55,10 @@ fn layouts() -> Vec<PyLayout> {
         Offsets::Table(layout) => layout.walk,
         Offsets::Debug => {
             let mut words = [0_u64; 128];
-            words[..2].copy_from_slice(&[u64::from_le_bytes(*debug_offsets::COOKIE), Version::new(3, 13, 0).0.into()]);
+            words[..2].copy_from_slice(&[
+                u64::from_le_bytes(*debug_offsets::COOKIE),
+                Version::new(3, 13, 0).0.into(),
+            ]);
             for (idx, word) in DEBUG_OFFSETS_3_13 {
                 words[idx] = word;
             }
@@ -72,7 +75,12 @@ fn shown(layout: &PyLayout) -> Version {
 
 /// Walks a stack from its leaf.
 fn walked(builder: &Builder<'_>, stack: &Stack) -> (Vec<PyFrame>, Ended) {
-    frames(&mut RemoteReader(&builder.image), builder.layout, stack.leaf, stack.chunk)
+    frames(
+        &mut RemoteReader(&builder.image),
+        builder.layout,
+        stack.leaf,
+        stack.chunk,
+    )
 }
 
 fn codes(frames: &[PyFrame]) -> Vec<u64> {
@@ -81,18 +89,52 @@ fn codes(frames: &[PyFrame]) -> Vec<u64> {
 
 /// `n` functions that call each other in Python.
 fn calls(n: usize) -> Vec<Call> {
-    vec![Call { n_slots: 10, ..Call::default() }; n]
+    vec![
+        Call {
+            n_slots: 10,
+            ..Call::default()
+        };
+        n
+    ]
 }
 
 /// Every kind of frame, over several chunks.
 fn mixed() -> Vec<Call> {
-    let plain = Call { n_slots: 12, ..Call::default() };
-    let from_c = Call { from_c: true, ..plain };
-    let generator = Call { is_generator: true, n_slots: 7, ..plain };
-    let begins_chunk = Call { begins_chunk: true, ..plain };
-    let generator_from_c = Call { from_c: true, ..generator };
-    [vec![plain; 100], vec![generator, plain, generator_from_c, from_c, begins_chunk, from_c], vec![plain; 90], vec![generator; 3]]
-        .concat()
+    let plain = Call {
+        n_slots: 12,
+        ..Call::default()
+    };
+    let from_c = Call {
+        from_c: true,
+        ..plain
+    };
+    let generator = Call {
+        is_generator: true,
+        n_slots: 7,
+        ..plain
+    };
+    let begins_chunk = Call {
+        begins_chunk: true,
+        ..plain
+    };
+    let generator_from_c = Call {
+        from_c: true,
+        ..generator
+    };
+    [
+        vec![plain; 100],
+        vec![
+            generator,
+            plain,
+            generator_from_c,
+            from_c,
+            begins_chunk,
+            from_c,
+        ],
+        vec![plain; 90],
+        vec![generator; 3],
+    ]
+    .concat()
 }
 
 #[test]
@@ -103,12 +145,27 @@ fn frames_are_found_leaf_first_across_chunks_generators_and_calls_from_c() {
         let (found, ended) = walked(&builder, &stack);
         assert_eq!(codes(&found), stack.codes, "{}", shown(&layout));
         assert_eq!(ended, Ended::At(WalkEnd::Complete), "{}", shown(&layout));
-        assert!(found.iter().all(|frame| frame.instr == frame.code + 2), "{}", shown(&layout));
-        assert!(found.iter().all(|frame| frame.flags & frame_flags::NO_IDENTITY == 0), "{}", shown(&layout));
+        assert!(
+            found.iter().all(|frame| frame.instr == frame.code + 2),
+            "{}",
+            shown(&layout)
+        );
+        assert!(
+            found
+                .iter()
+                .all(|frame| frame.flags & frame_flags::NO_IDENTITY == 0),
+            "{}",
+            shown(&layout)
+        );
         let mut identities: Vec<u32> = found.iter().map(|frame| frame.identity).collect();
         identities.sort_unstable();
         identities.dedup();
-        assert_eq!(identities.len(), found.len(), "{}: two code objects, one identity", shown(&layout));
+        assert_eq!(
+            identities.len(),
+            found.len(),
+            "{}: two code objects, one identity",
+            shown(&layout)
+        );
     }
 }
 
@@ -122,22 +179,40 @@ fn frames_on_the_data_stack_are_read_by_windows() {
         let n_identities = found.len() as u32;
         let n_frame_reads = builder.image.take_n_reads() - n_identities;
         // 90 frames of 152 bytes are four windows; the chunk's header and the shim are one read each.
-        assert!(n_frame_reads <= 7, "{}: {n_frame_reads} reads", shown(&layout));
+        assert!(
+            n_frame_reads <= 7,
+            "{}: {n_frame_reads} reads",
+            shown(&layout)
+        );
     }
 }
 
 #[test]
 fn a_chain_that_does_not_end_at_the_entry_is_not_complete() {
-    for layout in layouts().into_iter().filter(|layout| layout.entry_mark != EntryMark::Null) {
+    for layout in layouts()
+        .into_iter()
+        .filter(|layout| layout.entry_mark != EntryMark::Null)
+    {
         for cut in 0..20 {
             let mut builder = Builder::new(&layout);
             let stack = builder.stack(&calls(20));
-            builder.image.set_word(stack.frames[cut] + u64::from(layout.frame_previous), 0);
+            builder
+                .image
+                .set_word(stack.frames[cut] + u64::from(layout.frame_previous), 0);
             let (found, ended) = walked(&builder, &stack);
             assert_eq!(codes(&found), stack.codes[..=cut], "{}", shown(&layout));
             let is_root = layout.entry_mark == EntryMark::IsEntry && cut == 19;
-            let expected = if is_root { WalkEnd::Complete } else { WalkEnd::FrameSwitch };
-            assert_eq!(ended, Ended::At(expected), "{}: cut behind frame {cut}", shown(&layout));
+            let expected = if is_root {
+                WalkEnd::Complete
+            } else {
+                WalkEnd::FrameSwitch
+            };
+            assert_eq!(
+                ended,
+                Ended::At(expected),
+                "{}: cut behind frame {cut}",
+                shown(&layout)
+            );
         }
     }
 }
@@ -148,11 +223,30 @@ fn a_chain_that_comes_back_to_itself_ends() {
         for (from, to) in [(0, 0), (1, 0), (30, 29), (99, 0), (99, 98), (60, 3)] {
             let mut builder = Builder::new(&layout);
             let stack = builder.stack(&calls(100));
-            builder.image.set_word(stack.frames[from] + u64::from(layout.frame_previous), stack.frames[to]);
+            builder.image.set_word(
+                stack.frames[from] + u64::from(layout.frame_previous),
+                stack.frames[to],
+            );
             let (found, ended) = walked(&builder, &stack);
-            assert_eq!(ended, Ended::At(WalkEnd::Loop), "{}: {from} -> {to}", shown(&layout));
-            assert_eq!(found[..=from].iter().map(|frame| frame.code).collect::<Vec<_>>(), stack.codes[..=from]);
-            assert!(found.len() <= 300, "{}: {} frames of a loop {from} -> {to}", shown(&layout), found.len());
+            assert_eq!(
+                ended,
+                Ended::At(WalkEnd::Loop),
+                "{}: {from} -> {to}",
+                shown(&layout)
+            );
+            assert_eq!(
+                found[..=from]
+                    .iter()
+                    .map(|frame| frame.code)
+                    .collect::<Vec<_>>(),
+                stack.codes[..=from]
+            );
+            assert!(
+                found.len() <= 300,
+                "{}: {} frames of a loop {from} -> {to}",
+                shown(&layout),
+                found.len()
+            );
         }
     }
 }
@@ -163,11 +257,25 @@ fn a_stack_that_is_too_deep_keeps_its_leaf_side() {
         for n_calls in [MAX_PYTHON_FRAMES, MAX_PYTHON_FRAMES + 1, 5000] {
             let mut builder = Builder::new(&layout);
             // Every call from C: as many shims as functions.
-            let stack = builder.stack(&vec![Call { from_c: true, ..Call::default() }; n_calls]);
+            let stack = builder.stack(&vec![
+                Call {
+                    from_c: true,
+                    ..Call::default()
+                };
+                n_calls
+            ]);
             let (found, ended) = walked(&builder, &stack);
-            assert_eq!(codes(&found), stack.codes[..MAX_PYTHON_FRAMES], "{}", shown(&layout));
-            let expected =
-                if n_calls > MAX_PYTHON_FRAMES { Ended::Full } else { Ended::At(WalkEnd::Complete) };
+            assert_eq!(
+                codes(&found),
+                stack.codes[..MAX_PYTHON_FRAMES],
+                "{}",
+                shown(&layout)
+            );
+            let expected = if n_calls > MAX_PYTHON_FRAMES {
+                Ended::Full
+            } else {
+                Ended::At(WalkEnd::Complete)
+            };
             assert_eq!(ended, expected, "{}: {n_calls} calls", shown(&layout));
         }
     }
@@ -183,8 +291,17 @@ fn memory_that_ends_is_a_fault_and_what_was_read_before_stays() {
             builder.stack(&mixed());
             builder.image.cut(frame + u64::from(layout.frame_bytes) - 8);
             let (found, ended) = walked(&builder, &stack);
-            assert!(stack.codes.starts_with(&codes(&found)), "{}: cut at frame {idx}", shown(&layout));
-            assert_eq!(ended, Ended::At(WalkEnd::Fault), "{}: cut at frame {idx}", shown(&layout));
+            assert!(
+                stack.codes.starts_with(&codes(&found)),
+                "{}: cut at frame {idx}",
+                shown(&layout)
+            );
+            assert_eq!(
+                ended,
+                Ended::At(WalkEnd::Fault),
+                "{}: cut at frame {idx}",
+                shown(&layout)
+            );
         }
     }
 }
@@ -196,15 +313,29 @@ fn a_code_object_that_cannot_be_read_is_marked_and_costs_no_other_frame() {
         let stack = builder.stack(&calls(5));
         builder.image.cut(stack.codes[2]);
         let (found, ended) = walked(&builder, &stack);
-        assert_eq!((codes(&found), ended), (stack.codes.clone(), Ended::At(WalkEnd::Complete)));
-        let marked: Vec<bool> = found.iter().map(|frame| frame.flags & frame_flags::NO_IDENTITY != 0).collect();
-        assert_eq!(marked, [false, false, true, false, false], "{}", shown(&layout));
+        assert_eq!(
+            (codes(&found), ended),
+            (stack.codes.clone(), Ended::At(WalkEnd::Complete))
+        );
+        let marked: Vec<bool> = found
+            .iter()
+            .map(|frame| frame.flags & frame_flags::NO_IDENTITY != 0)
+            .collect();
+        assert_eq!(
+            marked,
+            [false, false, true, false, false],
+            "{}",
+            shown(&layout)
+        );
     }
 }
 
 /// A process whose lists have these threads.
 fn process(runtime: u64) -> ProcessEntry {
-    ProcessEntry { runtime, ..ProcessEntry::default() }
+    ProcessEntry {
+        runtime,
+        ..ProcessEntry::default()
+    }
 }
 
 const THREAD_POINTER: u64 = 0x7e00_0000_1000;
@@ -215,19 +346,34 @@ fn every_thread_of_every_interpreter_is_found_in_the_lists() {
         let mut builder = Builder::new(&layout);
         let stack = builder.stack(&calls(3));
         let pointer = |interp: u64, idx: u64| THREAD_POINTER + interp * 0x10_0000 + idx * 0x100;
-        let threads: Vec<Vec<_>> =
-            (0..3).map(|interp| (0..200).map(|idx| (pointer(interp, idx), Some(&stack))).collect()).collect();
+        let threads: Vec<Vec<_>> = (0..3)
+            .map(|interp| {
+                (0..200)
+                    .map(|idx| (pointer(interp, idx), Some(&stack)))
+                    .collect()
+            })
+            .collect();
         let (runtime, states) = builder.runtime(&threads);
         let reader = &mut RemoteReader(&builder.image);
         for (threads, states) in threads.iter().zip(&states) {
             for ((pointer, _), state) in threads.iter().zip(states) {
                 let thread = find_thread(reader, &process(runtime), &layout, *pointer).unwrap();
-                assert_eq!((thread.state, thread.frame), (*state, stack.leaf), "{}", shown(&layout));
+                assert_eq!(
+                    (thread.state, thread.frame),
+                    (*state, stack.leaf),
+                    "{}",
+                    shown(&layout)
+                );
                 assert_eq!(thread.datastack_chunk, stack.chunk, "{}", shown(&layout));
             }
         }
         let stranger = find_thread(reader, &process(runtime), &layout, THREAD_POINTER + 8);
-        assert_eq!(stranger.map(|thread| thread.state), Err(PythonStatus::NoThreadState), "{}", shown(&layout));
+        assert_eq!(
+            stranger.map(|thread| thread.state),
+            Err(PythonStatus::NoThreadState),
+            "{}",
+            shown(&layout)
+        );
     }
 }
 
@@ -238,13 +384,37 @@ fn a_state_with_a_frame_wins_over_one_that_is_about_to_start_and_two_are_ambiguo
         let stack = builder.stack(&calls(3));
         let other = builder.stack(&calls(2));
         // 3.8 to 3.11: a thread that is about to start carries its parent's id, and stands first.
-        let (runtime, states) = builder.runtime(&[vec![(THREAD_POINTER, None), (THREAD_POINTER, Some(&stack))]]);
-        let found = find_thread(&mut RemoteReader(&builder.image), &process(runtime), &layout, THREAD_POINTER);
-        assert_eq!(found.map(|thread| thread.state), Ok(states[0][1]), "{}", shown(&layout));
-        let both = [vec![(THREAD_POINTER, Some(&stack))], vec![(THREAD_POINTER, Some(&other))]];
+        let (runtime, states) =
+            builder.runtime(&[vec![(THREAD_POINTER, None), (THREAD_POINTER, Some(&stack))]]);
+        let found = find_thread(
+            &mut RemoteReader(&builder.image),
+            &process(runtime),
+            &layout,
+            THREAD_POINTER,
+        );
+        assert_eq!(
+            found.map(|thread| thread.state),
+            Ok(states[0][1]),
+            "{}",
+            shown(&layout)
+        );
+        let both = [
+            vec![(THREAD_POINTER, Some(&stack))],
+            vec![(THREAD_POINTER, Some(&other))],
+        ];
         let (runtime, _) = builder.runtime(&both);
-        let found = find_thread(&mut RemoteReader(&builder.image), &process(runtime), &layout, THREAD_POINTER);
-        assert_eq!(found.map(|thread| thread.state), Err(PythonStatus::Ambiguous), "{}", shown(&layout));
+        let found = find_thread(
+            &mut RemoteReader(&builder.image),
+            &process(runtime),
+            &layout,
+            THREAD_POINTER,
+        );
+        assert_eq!(
+            found.map(|thread| thread.state),
+            Err(PythonStatus::Ambiguous),
+            "{}",
+            shown(&layout)
+        );
     }
 }
 
@@ -260,14 +430,41 @@ fn lists_that_come_back_to_themselves_end_with_a_reason() {
         let first = interp_of(&builder, states[0][0]);
         let second = interp_of(&builder, states[1][0]);
         let missing = |builder: &Builder<'_>| {
-            find_thread(&mut RemoteReader(&builder.image), &process(runtime), &layout, THREAD_POINTER).map(|_| ())
+            find_thread(
+                &mut RemoteReader(&builder.image),
+                &process(runtime),
+                &layout,
+                THREAD_POINTER,
+            )
+            .map(|_| ())
         };
-        builder.image.set_word(second + u64::from(layout.interp_next), first);
-        assert_eq!(missing(&builder), Err(PythonStatus::ThreadListTruncated), "{}: interpreters", shown(&layout));
-        builder.image.set_word(second + u64::from(layout.interp_next), 0);
-        assert_eq!(missing(&builder), Err(PythonStatus::NoThreadState), "{}", shown(&layout));
-        builder.image.set_word(states[0][1] + u64::from(layout.tstate_next), states[0][0]);
-        assert_eq!(missing(&builder), Err(PythonStatus::ThreadListTruncated), "{}: thread states", shown(&layout));
+        builder
+            .image
+            .set_word(second + u64::from(layout.interp_next), first);
+        assert_eq!(
+            missing(&builder),
+            Err(PythonStatus::ThreadListTruncated),
+            "{}: interpreters",
+            shown(&layout)
+        );
+        builder
+            .image
+            .set_word(second + u64::from(layout.interp_next), 0);
+        assert_eq!(
+            missing(&builder),
+            Err(PythonStatus::NoThreadState),
+            "{}",
+            shown(&layout)
+        );
+        builder
+            .image
+            .set_word(states[0][1] + u64::from(layout.tstate_next), states[0][0]);
+        assert_eq!(
+            missing(&builder),
+            Err(PythonStatus::ThreadListTruncated),
+            "{}: thread states",
+            shown(&layout)
+        );
         const { assert!(MAX_LISTED <= 4096) };
     }
 }
@@ -284,15 +481,44 @@ fn the_slot_in_a_threads_own_storage_is_used_directly_and_through_a_pointer() {
         builder.image.set_word(storage + 0x80, second_level);
         builder.image.set_word(second_level + 40, states[0][0]);
         let find = |offset, indirect| {
-            let thread_slot = ThreadSlot { offset, indirect, known: 1, reserved: 0 };
-            let process = ProcessEntry { thread_slot, ..process(runtime) };
-            find_thread(&mut RemoteReader(&builder.image), &process, &layout, storage).map(|thread| thread.state)
+            let thread_slot = ThreadSlot {
+                offset,
+                indirect,
+                known: 1,
+                reserved: 0,
+            };
+            let process = ProcessEntry {
+                thread_slot,
+                ..process(runtime)
+            };
+            find_thread(
+                &mut RemoteReader(&builder.image),
+                &process,
+                &layout,
+                storage,
+            )
+            .map(|thread| thread.state)
         };
         assert_eq!(find(0x310, -1), Ok(states[0][0]), "{}", shown(&layout));
         assert_eq!(find(0x80, 40), Ok(states[0][0]), "{}", shown(&layout));
-        assert_eq!(find(0x80, 48), Err(PythonStatus::NoThreadState), "{}: an empty slot", shown(&layout));
-        assert_eq!(find(0x88, -1), Err(PythonStatus::NoThreadState), "{}: an empty slot", shown(&layout));
-        assert_eq!(find(0x80, 4096), Err(PythonStatus::ThreadStateFault), "{}: unmapped", shown(&layout));
+        assert_eq!(
+            find(0x80, 48),
+            Err(PythonStatus::NoThreadState),
+            "{}: an empty slot",
+            shown(&layout)
+        );
+        assert_eq!(
+            find(0x88, -1),
+            Err(PythonStatus::NoThreadState),
+            "{}: an empty slot",
+            shown(&layout)
+        );
+        assert_eq!(
+            find(0x80, 4096),
+            Err(PythonStatus::ThreadStateFault),
+            "{}: unmapped",
+            shown(&layout)
+        );
     }
 }
 
@@ -309,8 +535,15 @@ struct AnyMemory {
 
 impl AnyMemory {
     fn word_at(&self, address: u64) -> u64 {
-        let hash = (address ^ self.seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        if hash as u8 >= self.n_pointers { hash >> 3 } else { 0x1_0000 + (hash >> 40 & 0xfff8) }
+        let hash = (address ^ self.seed)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .rotate_left(29)
+            .wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        if hash as u8 >= self.n_pointers {
+            hash >> 3
+        } else {
+            0x1_0000 + (hash >> 40 & 0xfff8)
+        }
     }
 
     fn faults(&self, address: u64) -> bool {
@@ -323,7 +556,9 @@ impl ReadUser for AnyMemory {
         if self.faults(address) {
             return Err(Fault);
         }
-        Ok(std::array::from_fn(|idx| self.word_at(address.wrapping_add(idx as u64 * 8))))
+        Ok(std::array::from_fn(|idx| {
+            self.word_at(address.wrapping_add(idx as u64 * 8))
+        }))
     }
 
     fn u32(&mut self, address: u64) -> Result<u32, Fault> {
@@ -344,55 +579,101 @@ impl ReadUser for AnyMemory {
 }
 
 fn any_memory() -> impl Strategy<Value = AnyMemory> {
-    (any::<u64>(), any::<u8>(), 0_u8..40).prop_map(|(seed, n_pointers, n_faults)| AnyMemory { seed, n_pointers, n_faults })
+    (any::<u64>(), any::<u8>(), 0_u8..40).prop_map(|(seed, n_pointers, n_faults)| AnyMemory {
+        seed,
+        n_pointers,
+        n_faults,
+    })
 }
 
 /// Offsets as hostile as [`PyLayout::check`] lets through.
 fn any_layout() -> impl Strategy<Value = PyLayout> {
-    let marks = prop_oneof![Just(EntryMark::Null), Just(EntryMark::IsEntry), Just(EntryMark::Owner)];
+    let marks = prop_oneof![
+        Just(EntryMark::Null),
+        Just(EntryMark::IsEntry),
+        Just(EntryMark::Owner)
+    ];
     let roots = prop_oneof![Just(FrameRoot::Direct), Just(FrameRoot::CFrame)];
-    let identities =
-        prop_oneof![Just(IdentityKind::Version), Just(IdentityKind::Pointers3), Just(IdentityKind::Pointers4)];
-    let gils = prop_oneof![Just(GilKind::Unknown), Just(GilKind::RuntimeCurrent), Just(GilKind::Interpreter)];
+    let identities = prop_oneof![
+        Just(IdentityKind::Version),
+        Just(IdentityKind::Pointers3),
+        Just(IdentityKind::Pointers4)
+    ];
+    let gils = prop_oneof![
+        Just(GilKind::Unknown),
+        Just(GilKind::RuntimeCurrent),
+        Just(GilKind::Interpreter)
+    ];
     let tstate = prop::array::uniform5(0_u16..64);
     let frame = prop::array::uniform3(0_u16..16);
     let anywhere = prop::array::uniform6(any::<u16>());
-    (marks, roots, identities, gils, tstate, frame, anywhere, 0_u16..128, any::<bool>()).prop_map(
-        |(entry_mark, frame_root, identity_kind, gil_kind, tstate, frame, anywhere, byte, has_chunk)| PyLayout {
-            version_hex: 0,
-            runtime_interpreters_head: anywhere[0],
-            interp_next: anywhere[1],
-            interp_threads_head: anywhere[2],
-            gil: anywhere[3],
-            tstate_bytes: 512,
-            tstate_next: tstate[0] * 8,
-            tstate_interp: tstate[1] * 8,
-            tstate_thread_id: tstate[2] * 8,
-            tstate_native_thread_id: ABSENT,
-            tstate_frame: tstate[3] * 8,
-            cframe_current_frame: anywhere[4],
-            tstate_datastack_chunk: if has_chunk { tstate[4] * 8 } else { ABSENT },
-            frame_bytes: 128,
-            frame_code: frame[0] * 8,
-            frame_previous: frame[1] * 8,
-            frame_instr: frame[2] * 8,
-            frame_owner: byte,
-            frame_is_entry: byte,
-            frame_tlbc_index: ABSENT,
-            code_identity: anywhere[5] & 0x7fff,
-            frame_root,
-            entry_mark,
-            identity_kind,
-            instruction_unit: InstructionUnit::InstrPtr,
-            gil_kind,
-            code_tag_mask: 7,
-        },
+    (
+        marks,
+        roots,
+        identities,
+        gils,
+        tstate,
+        frame,
+        anywhere,
+        0_u16..128,
+        any::<bool>(),
     )
+        .prop_map(
+            |(
+                entry_mark,
+                frame_root,
+                identity_kind,
+                gil_kind,
+                tstate,
+                frame,
+                anywhere,
+                byte,
+                has_chunk,
+            )| PyLayout {
+                version_hex: 0,
+                runtime_interpreters_head: anywhere[0],
+                interp_next: anywhere[1],
+                interp_threads_head: anywhere[2],
+                gil: anywhere[3],
+                tstate_bytes: 512,
+                tstate_next: tstate[0] * 8,
+                tstate_interp: tstate[1] * 8,
+                tstate_thread_id: tstate[2] * 8,
+                tstate_native_thread_id: ABSENT,
+                tstate_frame: tstate[3] * 8,
+                cframe_current_frame: anywhere[4],
+                tstate_datastack_chunk: if has_chunk { tstate[4] * 8 } else { ABSENT },
+                frame_bytes: 128,
+                frame_code: frame[0] * 8,
+                frame_previous: frame[1] * 8,
+                frame_instr: frame[2] * 8,
+                frame_owner: byte,
+                frame_is_entry: byte,
+                frame_tlbc_index: ABSENT,
+                code_identity: anywhere[5] & 0x7fff,
+                frame_root,
+                entry_mark,
+                identity_kind,
+                instruction_unit: InstructionUnit::InstrPtr,
+                gil_kind,
+                code_tag_mask: 7,
+            },
+        )
 }
 
 fn any_call() -> impl Strategy<Value = Call> {
-    (prop::bool::weighted(0.1), prop::bool::weighted(0.1), 0_u16..40, prop::bool::weighted(0.05))
-        .prop_map(|(from_c, is_generator, n_slots, begins_chunk)| Call { from_c, is_generator, n_slots, begins_chunk })
+    (
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.1),
+        0_u16..40,
+        prop::bool::weighted(0.05),
+    )
+        .prop_map(|(from_c, is_generator, n_slots, begins_chunk)| Call {
+            from_c,
+            is_generator,
+            n_slots,
+            begins_chunk,
+        })
 }
 
 proptest! {
@@ -457,39 +738,74 @@ struct Printed {
 
 #[test]
 fn the_stacks_of_every_real_interpreter_are_those_that_it_prints() {
-    let supported = |python: &interpreters::Interpreter| (3, 8) <= python.minor() && python.minor() <= (3, 13);
-    for python in interpreters::found().into_iter().filter(|python| supported(python) && !python.free_threaded) {
+    let supported =
+        |python: &interpreters::Interpreter| (3, 8) <= python.minor() && python.minor() <= (3, 13);
+    for python in interpreters::found()
+        .into_iter()
+        .filter(|python| supported(python) && !python.free_threaded)
+    {
         let mut target = Target::start(&mut python.command(&workload("own_stack.py")));
         for _ in 0..2 {
             let printed: Printed = serde_json::from_str(&target.line()).unwrap();
             let interpreter = target.interpreter();
             let (frames, names) = remote_stack(&target, &interpreter, printed.ident);
             assert_eq!(names, printed.stack, "{}", python.path.display());
-            eprintln!("{}: {} frames, {} of them shown", interpreter.version, frames.len(), names.len());
+            eprintln!(
+                "{}: {} frames, {} of them shown",
+                interpreter.version,
+                frames.len(),
+                names.len()
+            );
         }
     }
 }
 
 /// The stack of a thread, read from outside: the frames of the walk, and the file, line and name of those that
 /// are shown.
-fn remote_stack(target: &Target, interpreter: &Interpreter, ident: u64) -> (Vec<PyFrame>, Vec<(String, u32, String)>) {
+fn remote_stack(
+    target: &Target,
+    interpreter: &Interpreter,
+    ident: u64,
+) -> (Vec<PyFrame>, Vec<(String, u32, String)>) {
     let memory = ProcessMemory::new(target.pid());
     let reader = &mut RemoteReader(&memory);
     let layout = &interpreter.layout;
     let listed = process(interpreter.runtime.0);
-    let stored = ProcessEntry { thread_slot: interpreter.thread_slot.expect("threads have a slot"), ..listed };
+    let stored = ProcessEntry {
+        thread_slot: interpreter.thread_slot.expect("threads have a slot"),
+        ..listed
+    };
     let thread = find_thread(reader, &stored, &layout.walk, ident).unwrap();
     let from_list = find_thread(reader, &listed, &layout.walk, ident).unwrap();
-    assert_eq!((thread.state, thread.frame), (from_list.state, from_list.frame), "{}", interpreter.version);
-    assert_eq!(thread.flags & sample_flags::GIL_HELD, 0, "{}: it sleeps without the GIL", interpreter.version);
+    assert_eq!(
+        (thread.state, thread.frame),
+        (from_list.state, from_list.frame),
+        "{}",
+        interpreter.version
+    );
+    assert_eq!(
+        thread.flags & sample_flags::GIL_HELD,
+        0,
+        "{}: it sleeps without the GIL",
+        interpreter.version
+    );
     let (frames, ended) = frames(reader, &layout.walk, thread.frame, thread.datastack_chunk);
-    assert_eq!(ended, Ended::At(WalkEnd::Complete), "{}", interpreter.version);
+    assert_eq!(
+        ended,
+        Ended::At(WalkEnd::Complete),
+        "{}",
+        interpreter.version
+    );
     let mut shown = Vec::new();
     for frame in &frames {
         match code::read(&memory, layout, frame).unwrap() {
             Code::Function(symbol) => {
                 let line = symbol.line(frame.instr, layout.walk.instruction_unit);
-                shown.push((symbol.function.filename.to_string(), line, symbol.function.name.to_string()));
+                shown.push((
+                    symbol.function.filename.to_string(),
+                    line,
+                    symbol.function.name.to_string(),
+                ));
             }
             Code::Internal => {}
         }

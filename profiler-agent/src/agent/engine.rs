@@ -25,7 +25,9 @@ use crate::profile::query::{ProcessFacts, ProcessFilter};
 use crate::python::process::PythonProcess;
 use crate::sample::decode::RawSample;
 use crate::sample::symbolize::Symbolizer;
-use crate::serve::query::{CounterValue, ProcessInfo, ProcessState, PullError, Query, Status};
+use crate::serve::query::{
+    CounterValue, ProcessInfo, ProcessState, PullError, Query, Status, WindowSummary,
+};
 use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::Update;
 
@@ -34,6 +36,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// CPUs that come online are found this often.
 const CPU_SYNC_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Length of the windows that samples are aggregated in.
+const WINDOW: Duration = Duration::from_secs(10);
 
 /// Profiles that can be taken at the same time.
 const MAX_PULLS: usize = 32;
@@ -125,6 +130,34 @@ struct Pull {
     counters: Vec<CounterValue>,
 }
 
+/// The window that is being filled, and what the last one held.
+struct Window {
+    aggregator: Aggregator,
+    begun: Instant,
+    last: Option<WindowSummary>,
+}
+
+impl Window {
+    fn new(aggregator: Aggregator) -> Self {
+        Self {
+            aggregator,
+            begun: Instant::now(),
+            last: None,
+        }
+    }
+
+    /// Closes the window when its time is over.
+    fn rotate(&mut self, now: Instant, next: impl FnOnce() -> Aggregator) {
+        let length = now.duration_since(self.begun);
+        if length < WINDOW {
+            return;
+        }
+        let full = std::mem::replace(&mut self.aggregator, next());
+        self.begun = now;
+        self.last = Some(WindowSummary::of(&full.finish(length, Vec::new())));
+    }
+}
+
 /// Counters of the engine itself.
 #[derive(Debug, Clone, Copy, Default)]
 struct EngineCounters {
@@ -141,6 +174,7 @@ pub(super) struct Engine {
     symbolizer: Symbolizer,
     waiting: Waiting,
     pulls: Vec<Pull>,
+    window: Window,
     counters: EngineCounters,
     rate: RateLimit,
     started: Instant,
@@ -156,7 +190,9 @@ impl Engine {
     pub(super) fn new(parts: EngineParts, recording: Option<Recording>) -> Self {
         let rate = RateLimit::new(parts.config.rate_hz, parts.config.max_samples_per_second);
         let now = Instant::now();
+        let period = parts.sampler.period_ns(parts.config.rate_hz);
         let mut engine = Self {
+            window: Window::new(aggregator(period)),
             parts,
             symbolizer: Symbolizer::default(),
             waiting: Waiting::default(),
@@ -296,18 +332,16 @@ impl Engine {
         for pull in &mut self.pulls {
             pull.add(sample, &resolved, process);
         }
+        self.window.aggregator.add(&resolved);
     }
 
     fn begin(&mut self, filter: ProcessFilter, duration: Option<Duration>, consumer: Consumer) {
-        let source = &SOURCES[0];
-        let period =
-            i64::try_from(self.parts.sampler.period_ns(self.rate.current_hz())).unwrap_or(i64::MAX);
         let begun = Instant::now();
         let counters = self.counter_values();
         self.pulls.push(Pull {
             filter,
             decided: HashMap::new(),
-            aggregator: Aggregator::new(SystemTime::now(), source.sample_types, period),
+            aggregator: aggregator(self.parts.sampler.period_ns(self.rate.current_hz())),
             begun,
             deadline: duration.and_then(|duration| begun.checked_add(duration)),
             consumer,
@@ -390,6 +424,8 @@ impl Engine {
             self.finish(pull);
         }
         self.counters.waiting_lost += self.waiting.expire() as u64;
+        let period = self.parts.sampler.period_ns(self.rate.current_hz());
+        self.window.rotate(now, || aggregator(period));
         if now.duration_since(self.second_begun) >= Duration::from_secs(1) {
             self.on_second(now);
         }
@@ -517,6 +553,7 @@ impl Engine {
             n_cpus_online: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
             n_cpus_attached: self.parts.sampler.n_cpus() as u32,
             samples_per_second: self.samples_per_second,
+            last_window: self.window.last.clone(),
             counters: self.counter_values(),
             processes: ProcessState::ALL
                 .into_iter()
@@ -547,6 +584,12 @@ impl Pull {
         };
         is_closed || self.deadline.is_some_and(|deadline| now >= deadline)
     }
+}
+
+/// An empty profile of the CPU source that begins now.
+fn aggregator(period_ns: u64) -> Aggregator {
+    let period = i64::try_from(period_ns).unwrap_or(i64::MAX);
+    Aggregator::new(SystemTime::now(), SOURCES[0].sample_types, period)
 }
 
 fn matches(filter: &ProcessFilter, process: &PythonProcess) -> bool {

@@ -41,7 +41,11 @@ pub fn programs() -> Result<Vec<LoadedProgram>, InventoryError> {
         let info = match info {
             Ok(info) => info,
             // It was unloaded while the list was read.
-            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => continue,
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                continue;
+            }
             Err(error) => return Err(error.into()),
         };
         programs.push(LoadedProgram {
@@ -62,7 +66,8 @@ pub fn program_ids(pid: Pid) -> Result<Vec<u32>, InventoryError> {
 pub fn profiled_pids(agent: Pid) -> Result<Vec<Pid>, InventoryError> {
     for id in ids(agent, "map_id:")? {
         if MapInfo::from_id(id)?.name() == b"PROCESSES" {
-            let map: HashMap<MapData, u32, EntryValue> = Map::HashMap(MapData::from_id(id)?).try_into()?;
+            let map: HashMap<MapData, u32, EntryValue> =
+                Map::HashMap(MapData::from_id(id)?).try_into()?;
             return Ok(map.keys().filter_map(Result::ok).map(Pid).collect());
         }
     }
@@ -75,8 +80,13 @@ fn ids(pid: Pid, field: &str) -> Result<Vec<u32>, InventoryError> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).map_err(error)? {
         // A descriptor can be closed while the folder is read.
-        let Ok(text) = fs::read_to_string(entry.map_err(error)?.path()) else { continue };
-        ids.extend(text.lines().filter_map(|line| line.strip_prefix(field)?.trim().parse::<u32>().ok()));
+        let Ok(text) = fs::read_to_string(entry.map_err(error)?.path()) else {
+            continue;
+        };
+        ids.extend(
+            text.lines()
+                .filter_map(|line| line.strip_prefix(field)?.trim().parse::<u32>().ok()),
+        );
     }
     ids.sort_unstable();
     ids.dedup();

@@ -4,6 +4,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 
+use super::log;
 use super::ring::EventRing;
 use super::source::CpuSource;
 use super::tables::{CounterTable, LayoutTable, ProcessTable};
@@ -101,6 +102,9 @@ impl Programs {
         }
         let mut ebpf = loader.load(OBJECT)?;
         drop(loader);
+        if settings.log_level > 0 {
+            log::forward(&mut ebpf);
+        }
         for (program, tracepoint) in LIFECYCLE {
             attach_lifecycle(&mut ebpf, program, tracepoint)?;
         }

@@ -2,6 +2,7 @@
 
 pub mod inventory;
 pub mod load;
+mod log;
 pub mod ring;
 pub mod source;
 pub mod tables;

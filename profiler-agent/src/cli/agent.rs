@@ -229,8 +229,13 @@ fn status_line(status: &Status) -> String {
         .filter(|counter| counter.name.starts_with("lost_") || counter.name.ends_with("_lost"))
         .map(|counter| counter.value)
         .sum();
+    let window = status.last_window.as_ref();
+    let hottest = match window.and_then(|window| window.hottest.as_ref()) {
+        Some((name, share)) => format!(", most in {} ({:.0} %)", escape(name), share * 100.0),
+        None => String::new(),
+    };
     format!(
-        "{n_profiled} Python processes, {:.0} samples/s, {lost} lost, up {} s; Ctrl-C ends",
+        "{n_profiled} Python processes, {:.0} samples/s{hottest}, {lost} lost, up {} s; Ctrl-C ends",
         status.samples_per_second,
         status.uptime.as_secs()
     )

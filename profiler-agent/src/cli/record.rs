@@ -80,6 +80,10 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     announce(&args, &listing);
     let outcome = wait(&args, &config, &agent.asker(), child, profile).await?;
     let (profile, status) = finish(agent, outcome).await?;
+    if profile.n_samples() == 0 && status.is_some_and(is_not_started) {
+        // The reason is on the terminal already, and an empty file would only be in the way.
+        return Ok(status.map_or(ExitCode::SUCCESS, code_of_status));
+    }
     target.write(&profile, format)?;
     eprint!("{}", summary(&profile));
     if let Target::Named(path) | Target::Default(path) = &target {
@@ -344,6 +348,16 @@ async fn finish(agent: Agent, outcome: Outcome) -> Result<(Profile, Option<ExitS
             status,
         )),
     }
+}
+
+/// Whether CMD was not found or not executable, as far as the exit code can tell.
+fn is_not_started(status: ExitStatus) -> bool {
+    let codes = [exit::LAUNCH_FAILED, exit::NOT_EXECUTABLE, exit::NOT_FOUND];
+    status.code().is_some_and(|code| {
+        codes
+            .iter()
+            .any(|not_started| i32::from(*not_started) == code)
+    })
 }
 
 /// As shells have it: 128 + n for a signal.

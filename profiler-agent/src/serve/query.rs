@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::profile::model::Profile;
-use crate::profile::query::ProcessFilter;
+use crate::profile::query::{ProcessFilter, function_totals};
 
 /// A question to the agent.
 #[derive(Debug)]
@@ -125,10 +125,47 @@ pub struct Status {
     pub n_cpus_attached: u32,
     /// Samples of all processes a second, over the last seconds.
     pub samples_per_second: f64,
+    /// The last full window; `None` before the first is over.
+    pub last_window: Option<WindowSummary>,
     /// Everything that is counted.
     pub counters: Vec<CounterValue>,
     /// Number of processes in each state.
     pub processes: Vec<(ProcessState, u32)>,
+}
+
+/// What one window held, in short.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WindowSummary {
+    /// Wall time of its start.
+    pub start: SystemTime,
+    /// Its length.
+    pub duration: Duration,
+    /// Samples in it.
+    pub n_samples: i64,
+    /// The function that was the leaf most often, and its share of the samples (0 to 1).
+    pub hottest: Option<(String, f64)>,
+}
+
+impl WindowSummary {
+    /// Of a window's profile.
+    #[must_use]
+    pub fn of(profile: &Profile) -> Self {
+        let n_samples = profile.n_samples();
+        let hottest = function_totals(profile)
+            .into_iter()
+            .next()
+            .and_then(|totals| {
+                let function = profile.functions.get(totals.function.0 as usize)?;
+                let share = totals.self_samples as f64 / n_samples.max(1) as f64;
+                Some((profile.str(function.name).to_owned(), share))
+            });
+        Self {
+            start: profile.start,
+            duration: profile.duration,
+            n_samples,
+            hottest,
+        }
+    }
 }
 
 /// A number that only grows.

@@ -133,6 +133,7 @@ fn status() -> Status {
         n_cpus_online: 4,
         n_cpus_attached: 3,
         samples_per_second: 12.5,
+        last_window: None,
         counters: vec![CounterValue {
             name: "lost_full",
             help: "Samples lost because the ring buffer was full",
