@@ -271,7 +271,7 @@ mod tests {
     fn nobody_imports_agent() {
         assert_one(
             "profiler-agent/src/serve/mod.rs",
-            "use crate::{agent::Event, ids};",
+            "use crate::{agent::Event, profile};",
             "may not name `agent`",
         );
         assert_none(

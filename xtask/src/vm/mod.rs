@@ -5,7 +5,7 @@ mod apt;
 mod guest;
 mod images;
 
-use std::{path::Path, process::Stdio, time::Instant};
+use std::{fs, path::Path, process::Stdio, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::ValueEnum;
@@ -14,7 +14,7 @@ use crate::{
     command, dist,
     test::Counts,
     timing::{self, Row},
-    toolchain,
+    toolchain, workspace,
 };
 
 /// Seconds that a guest gets from power-on to power-off; without KVM one takes 15 to 40.
@@ -59,7 +59,7 @@ impl Kernel {
     }
 }
 
-/// Boots each of `only`, or all kernels. A kernel is one test.
+/// Boots each of `only`, or all kernels. A kernel is one test; its console is left in `target/vm`.
 pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
     let kernels = if only.is_empty() {
         Kernel::value_variants()
@@ -72,6 +72,8 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
     let (base, images) = images::get(kernels)?;
     let scratch = tempfile::tempdir()?;
     let initramfs = guest::initramfs(&base, &binary, scratch.path())?;
+    let logs = workspace::target().join("vm");
+    fs::create_dir_all(&logs)?;
     let mut rows = vec![Row {
         name: "vm images".into(),
         duration: start.elapsed(),
@@ -81,7 +83,11 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
     for (kernel, image) in kernels.iter().zip(images) {
         let name = format!("vm {}", kernel.series());
         let start = Instant::now();
-        let outcome = match boot(&image, &initramfs).and_then(|console| verdict(&console)) {
+        let run = boot(&image, &initramfs).and_then(|console| {
+            fs::write(logs.join(format!("{}.log", kernel.series())), &console)?;
+            verdict(&console)
+        });
+        let outcome = match run {
             Ok(summary) => {
                 counts.n_passed += 1;
                 format!("ok: {summary}")
