@@ -7,8 +7,10 @@ mod engine;
 mod kernel_table;
 mod rate;
 mod threads;
+mod throttle;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -28,7 +30,7 @@ use crate::process::lifecycle::Lifecycle;
 use crate::profile::model::Profile;
 use crate::sample::decode::RawSample;
 use crate::serve::query::Query;
-use crate::track::process::ProcessListing;
+use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::{KernelTable, Update};
 
 /// Events that wait for the engine; a full channel holds the ring reader back, and the kernel then counts.
@@ -50,6 +52,8 @@ enum Event {
     Process(Update),
     /// The tracker has looked at every process once.
     Scanned(Vec<ProcessListing>),
+    /// How many processes there are in each state.
+    Counted(BTreeMap<TrackState, u32>),
     /// A question of the server.
     Query(Query),
     /// Stop sampling, deliver what there is.

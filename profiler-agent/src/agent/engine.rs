@@ -1,6 +1,6 @@
 //! The engine: samples in, profiles out. One loop over a closed set of events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::rate::RateLimit;
 use super::threads::TrackMessage;
+use super::throttle::Throttle;
 use super::waiting::Waiting;
 use super::{Event, raise, receive};
 use crate::bpf::source::{CpuSource, SOURCES};
@@ -183,7 +184,8 @@ pub(super) struct Engine {
     samples_per_second: f64,
     next_cpu_sync: Instant,
     stopping: Option<Instant>,
-    n_by_state: HashMap<ProcessState, u32>,
+    n_by_state: BTreeMap<TrackState, u32>,
+    throttle: Throttle,
 }
 
 impl Engine {
@@ -205,7 +207,8 @@ impl Engine {
             samples_per_second: 0.0,
             next_cpu_sync: now + CPU_SYNC_INTERVAL,
             stopping: None,
-            n_by_state: HashMap::new(),
+            n_by_state: BTreeMap::new(),
+            throttle: Throttle::default(),
         };
         if let Some(Recording { duration, reply }) = recording {
             engine.begin(
@@ -251,6 +254,7 @@ impl Engine {
             Event::Undecodable => self.counters.undecodable += 1,
             Event::Process(update) => self.on_update(update),
             Event::Scanned(listing) => self.on_scanned(listing),
+            Event::Counted(counts) => self.n_by_state = counts,
             Event::Query(query) => self.on_query(query),
             Event::Stop => {
                 if let Sampler::Kernel { source, .. } = &mut self.parts.sampler {
@@ -264,7 +268,6 @@ impl Engine {
     }
 
     fn on_scanned(&mut self, listing: Vec<ProcessListing>) {
-        self.n_by_state = count_states(&listing);
         if let Some(scanned) = self.parts.scanned.take() {
             // Nobody may be waiting for it.
             let _ = scanned.send(listing);
@@ -436,7 +439,7 @@ impl Engine {
             self.next_cpu_sync = now + CPU_SYNC_INTERVAL;
             match source.sync() {
                 Ok(n_new) => self.counters.cpu_gaps += n_new as u64,
-                Err(error) => tracing::warn!("{error}"),
+                Err(error) => self.throttle.warn("cpu", &error),
             }
         }
     }
@@ -452,15 +455,16 @@ impl Engine {
         }
         let before_hz = self.rate.current_hz();
         if let Some(rate_hz) = self.rate.on_second((n_samples as f64 / elapsed) as u64) {
-            tracing::warn!(
+            let message = format!(
                 "the sampling rate goes from {before_hz} to {rate_hz} Hz: the host gave {:.0} samples a second \
                  (--max-samples-per-second)",
                 self.samples_per_second
             );
+            self.throttle.warn("rate", &message);
             if let Sampler::Kernel { source, .. } = &mut self.parts.sampler
                 && let Err(error) = source.set_rate(rate_hz)
             {
-                tracing::error!("{error}");
+                self.throttle.warn("rate failed", &error);
             }
         }
     }
@@ -537,11 +541,6 @@ impl Engine {
     }
 
     fn status(&self) -> Status {
-        let mut processes = self.n_by_state.clone();
-        processes.insert(
-            ProcessState::Profiled,
-            self.symbolizer.processes().count() as u32,
-        );
         Status {
             uptime: self.started.elapsed(),
             kernel_release: rustix::system::uname()
@@ -555,9 +554,10 @@ impl Engine {
             samples_per_second: self.samples_per_second,
             last_window: self.window.last.clone(),
             counters: self.counter_values(),
-            processes: ProcessState::ALL
-                .into_iter()
-                .map(|state| (state, processes.get(&state).copied().unwrap_or(0)))
+            processes: self
+                .n_by_state
+                .iter()
+                .map(|(state, n_processes)| (process_state(*state), *n_processes))
                 .collect(),
         }
     }
@@ -600,14 +600,6 @@ fn matches(filter: &ProcessFilter, process: &PythonProcess) -> bool {
         comm: &facts.comm,
         cmdline: &cmdline,
     })
-}
-
-fn count_states(listing: &[ProcessListing]) -> HashMap<ProcessState, u32> {
-    let mut n_by_state = HashMap::new();
-    for process in listing {
-        *n_by_state.entry(process_state(process.state)).or_insert(0) += 1;
-    }
-    n_by_state
 }
 
 fn process_state(state: TrackState) -> ProcessState {

@@ -1,6 +1,6 @@
 //! The threads that deliver samples (the ring reader, or reads from outside) and the tracker's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
@@ -108,9 +108,15 @@ pub(super) fn track(
     tracker.scan();
     let mut is_open = deliver(&mut tracker, events);
     is_open &= events.send(Event::Scanned(tracker.listing())).is_ok();
+    let mut told = BTreeMap::new();
     while is_open {
         let due = tracker.on_timer();
         is_open = deliver(&mut tracker, events);
+        let counts = tracker.n_by_state();
+        if counts != told {
+            told.clone_from(&counts);
+            is_open &= events.send(Event::Counted(counts)).is_ok();
+        }
         match messages.recv_timeout(due.saturating_duration_since(Instant::now())) {
             Ok(message) => on_message(&mut tracker, message),
             Err(RecvTimeoutError::Timeout) => {}

@@ -567,12 +567,19 @@ impl<K: KernelTable> Tracker<K> {
             .collect()
     }
 
-    /// Whether any process is profiled or may be soon.
+    /// How many processes there are in each state.
     #[must_use]
-    pub fn has_hope(&self) -> bool {
-        self.processes
-            .values()
-            .any(|tracked| !matches!(tracked.status, Status::Refused { .. }))
+    pub fn n_by_state(&self) -> BTreeMap<TrackState, u32> {
+        let mut n_by_state = BTreeMap::new();
+        for tracked in self.processes.values() {
+            let state = match tracked.status {
+                Status::Pending { .. } => TrackState::Pending,
+                Status::Profiled(_) => TrackState::Profiled,
+                Status::Refused { .. } => TrackState::Refused,
+            };
+            *n_by_state.entry(state).or_insert(0) += 1;
+        }
+        n_by_state
     }
 }
 
