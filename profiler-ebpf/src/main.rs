@@ -4,9 +4,20 @@
 #![allow(
     missing_docs,
     unreachable_pub,
-    reason = "aya's macros make each entry point a public function of its own"
+    clippy::needless_pass_by_value,
+    reason = "aya's macros make each entry point a public function of its own, with its context by value"
 )]
-
+#![allow(
+    clippy::inline_always,
+    reason = "a call is a subprogram of its own to the verifier, which bounds their number and their stack"
+)]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    clippy::similar_names,
+    clippy::collapsible_if,
+    reason = "maps take keys and values by reference: by value they would be copied onto a stack of 512 bytes; \
+              pid and tid are the field's words"
+)]
 mod globals;
 mod lifecycle;
 mod maps;

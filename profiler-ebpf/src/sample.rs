@@ -283,14 +283,15 @@ enum WalkResult {
 
 const RUNNING: u32 = 0;
 
+/// Each Python frame can have an entry frame of its own, and the end takes a step.
+const MAX_STEPS: u32 = 2 * MAX_PYTHON_FRAMES as u32 + 2;
+
 /// Walks from `frame`, appending to the record.
 #[inline(always)]
 fn walk(layout: &PyLayout, frame: u64, scratch: &mut Scratch) -> WalkResult {
     scratch.walk = Walk::new(frame, scratch.thread.datastack_chunk);
     scratch.walk_end = RUNNING;
     let mut context = Context { scratch, layout };
-    // Each Python frame can have an entry frame of its own, and the end takes a step.
-    const MAX_STEPS: u32 = 2 * MAX_PYTHON_FRAMES as u32 + 2;
     // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
     unsafe {
         bpf_loop(
