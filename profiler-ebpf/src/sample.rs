@@ -5,9 +5,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::generated::{
-    bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_boot_ns, bpf_loop, bpf_ringbuf_output,
-    bpf_ringbuf_query,
+    bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_boot_ns,
+    bpf_loop, bpf_ringbuf_output, bpf_ringbuf_query,
 };
 use aya_ebpf::programs::PerfEventContext;
 use profiler_common::counters::Counter;
@@ -36,7 +37,9 @@ const PYTHON_OFFSET: usize = core::mem::offset_of!(SampleRecord, python);
 #[inline(always)]
 pub(crate) fn take(ctx: &PerfEventContext, source: u8) {
     count(Counter::Ticks);
-    let pid = ctx.tgid();
+    // SAFETY: a helper without arguments.
+    let ids = unsafe { bpf_get_current_pid_tgid() };
+    let pid = (ids >> 32) as u32;
     // SAFETY: the entry is only read; an update by the agent replaces the element.
     let Some(process) = (unsafe { PROCESSES.get(&pid) }) else {
         return;
@@ -46,13 +49,19 @@ pub(crate) fn take(ctx: &PerfEventContext, source: u8) {
         count(Counter::Nested);
         return;
     };
-    fill(ctx, source, process, scratch);
+    fill(ctx, source, ids, process, scratch);
     release(scratch);
 }
 
-/// Fills and submits the record.
+/// Fills and submits the record. `ids` are process (upper half) and thread.
 #[inline(always)]
-fn fill(ctx: &PerfEventContext, source: u8, process: &ProcessEntry, scratch: &mut Scratch) {
+fn fill(
+    ctx: &PerfEventContext,
+    source: u8,
+    ids: u64,
+    process: &ProcessEntry,
+    scratch: &mut Scratch,
+) {
     // SAFETY: the kernel hands the program its context.
     let data = unsafe { &*ctx.ctx };
     let in_kernel = data.regs.cs & 3 == 0;
@@ -70,8 +79,8 @@ fn fill(ctx: &PerfEventContext, source: u8, process: &ProcessEntry, scratch: &mu
         thread_state: 0,
         frame: 0,
         period: data.sample_period,
-        pid: ctx.tgid(),
-        tid: ctx.pid(),
+        pid: (ids >> 32) as u32,
+        tid: ids as u32,
         // SAFETY: a helper without arguments.
         cpu: unsafe { bpf_get_smp_processor_id() },
         flags: 0,
@@ -83,7 +92,7 @@ fn fill(ctx: &PerfEventContext, source: u8, process: &ProcessEntry, scratch: &mu
         n_python: 0,
         comm: task::comm(task_address),
     };
-    fill_registers(data.regs.rip, in_kernel, process, &mut scratch.record);
+    fill_registers(&data.regs, in_kernel, process, &mut scratch.record);
     let status = match process.state {
         ProcessState::Pending => PythonStatus::Pending,
         ProcessState::Python => match LAYOUTS.get_ptr(process.layout) {
@@ -105,24 +114,29 @@ fn fill(ctx: &PerfEventContext, source: u8, process: &ProcessEntry, scratch: &mu
 /// The user-space instruction address always; the registers when it lies in the eval loop, where the leaf's
 /// instruction may lag and a frame switch may be under way.
 #[inline(always)]
-fn fill_registers(ip: u64, in_kernel: bool, process: &ProcessEntry, record: &mut SampleRecord) {
-    record.header.user_ip = ip;
+fn fill_registers(
+    interrupted: &pt_regs,
+    in_kernel: bool,
+    process: &ProcessEntry,
+    record: &mut SampleRecord,
+) {
     if in_kernel {
         record.header.flags |= sample_flags::IN_KERNEL;
-    } else if !in_eval_loop(process, ip) {
+        let Some(ip) = task::saved_user_registers(&mut record.registers) else {
+            count(Counter::RegistersFailed);
+            return;
+        };
+        record.header.user_ip = ip;
+        if in_eval_loop(process, ip) {
+            record.header.flags |= sample_flags::USER_REGISTERS;
+        }
         return;
     }
-    match task::user_registers(&mut record.registers) {
-        Some(ip) => {
-            record.header.user_ip = ip;
-            if in_eval_loop(process, ip) {
-                record.header.flags |= sample_flags::USER_REGISTERS;
-            }
-        }
-        None => {
-            record.header.user_ip = 0;
-            count(Counter::RegistersFailed);
-        }
+    // What was interrupted is user space: its registers are the context's, which need no helper.
+    record.header.user_ip = interrupted.rip;
+    if in_eval_loop(process, interrupted.rip) {
+        record.registers = task::user_registers(interrupted);
+        record.header.flags |= sample_flags::USER_REGISTERS;
     }
 }
 

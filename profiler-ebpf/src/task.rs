@@ -46,20 +46,23 @@ pub(crate) fn n_living_threads(task: u64) -> Option<i32> {
 /// The registers with which the current task last left user space: instruction pointer and the rest.
 /// `bpf_task_pt_regs` is there from 5.15 on.
 #[inline(always)]
-pub(crate) fn user_registers(registers: &mut UserRegisters) -> Option<u64> {
+pub(crate) fn saved_user_registers(registers: &mut UserRegisters) -> Option<u64> {
     // SAFETY: helpers on the current task.
     let address = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf().cast()) };
     let saved: pt_regs = memory::kernel(address as u64)?;
-    registers.general = general(&saved);
-    registers.sp = saved.rsp;
+    *registers = user_registers(&saved);
     Some(saved.rip)
 }
 
-/// The general registers, in the order of `pt_regs`.
+/// The registers of user space in a record's order, which is that of `pt_regs`.
 #[inline(always)]
-fn general(saved: &pt_regs) -> [u64; N_GENERAL_REGISTERS] {
-    [
+pub(crate) fn user_registers(saved: &pt_regs) -> UserRegisters {
+    let general: [u64; N_GENERAL_REGISTERS] = [
         saved.r15, saved.r14, saved.r13, saved.r12, saved.rbp, saved.rbx, saved.r11, saved.r10,
         saved.r9, saved.r8, saved.rax, saved.rcx, saved.rdx, saved.rsi, saved.rdi,
-    ]
+    ];
+    UserRegisters {
+        general,
+        sp: saved.rsp,
+    }
 }

@@ -4,7 +4,7 @@ Arguments: the kind of stack (`recursion` or `functions`), its depth in frames w
 leaf's, the number of idle threads. Prints `ready`, then obeys lines on stdin:
 
     time N                the fewest nanoseconds that a piece of N rounds took, of some pieces
-    pieces N SECONDS      pieces of N rounds for SECONDS: fewest and median nanoseconds, how many pieces
+    pieces N SECONDS      pieces of N rounds for SECONDS: fewest and mean nanoseconds of a piece
     spin                  works until it is killed
 """
 
@@ -40,7 +40,7 @@ def serve():
             print(timed_pieces(int(arguments[0]), 0, 50)[0], flush=True)
         elif command == "pieces":
             pieces = timed_pieces(int(arguments[0]), float(arguments[1]), 1)
-            print(pieces[0], pieces[len(pieces) // 2], len(pieces), flush=True)
+            print(pieces[0], sum(pieces) / len(pieces), flush=True)
         elif command == "spin":
             while True:
                 work(1000)

@@ -1,6 +1,6 @@
 //! What /proc tells of a process: CPU time, memory, and the BPF programs and maps that it holds.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -41,24 +41,38 @@ pub struct RunTime {
     pub n_runs: u64,
 }
 
-/// Run-time statistics of the one sampling program that a process holds (`run_time_ns` and `run_cnt` of its
-/// file descriptor, Linux 5.8+).
-pub fn sampler_run_time(pid: u32) -> Result<RunTime> {
-    let mut programs = BTreeMap::new();
-    for info in descriptors(pid)? {
-        if info.get("prog_type").is_some_and(|kind| kind == PERF_EVENT) {
-            let run_time = RunTime {
-                ns: number(&info, "run_time_ns"),
-                n_runs: number(&info, "run_cnt"),
-            };
-            programs.insert(number(&info, "prog_id"), run_time);
+/// The one sampling program that a process holds.
+#[derive(Debug)]
+pub struct Sampler {
+    /// What the kernel says of its file descriptor.
+    path: PathBuf,
+}
+
+impl Sampler {
+    /// Finds it among the files of a process.
+    pub fn of(pid: u32) -> Result<Self> {
+        let mut programs = BTreeMap::new();
+        for (path, info) in descriptors(pid)? {
+            if info.get("prog_type").is_some_and(|kind| kind == PERF_EVENT) {
+                programs.insert(number(&info, "prog_id"), path);
+            }
+        }
+        let mut paths = programs.into_values();
+        match (paths.next(), paths.next()) {
+            (Some(path), None) => Ok(Self { path }),
+            (None, _) => bail!("process {pid} holds no sampling program"),
+            (Some(_), Some(_)) => bail!("process {pid} holds several sampling programs"),
         }
     }
-    let mut run_times = programs.into_values();
-    match (run_times.next(), run_times.next()) {
-        (Some(run_time), None) => Ok(run_time),
-        (None, _) => bail!("process {pid} holds no sampling program"),
-        (Some(_), Some(_)) => bail!("process {pid} holds several sampling programs"),
+
+    /// Its statistics since it was loaded (`run_time_ns` and `run_cnt`, Linux 5.8+).
+    pub fn run_time(&self) -> Result<RunTime> {
+        let text = fs::read_to_string(&self.path).context("the sampling program has gone")?;
+        let info = fields(&text);
+        Ok(RunTime {
+            ns: number(&info, "run_time_ns"),
+            n_runs: number(&info, "run_cnt"),
+        })
     }
 }
 
@@ -66,8 +80,8 @@ pub fn sampler_run_time(pid: u32) -> Result<RunTime> {
 pub fn map_bytes(pid: u32) -> Result<u64> {
     let maps: BTreeMap<u64, u64> = descriptors(pid)?
         .iter()
-        .filter(|info| info.contains_key("map_id"))
-        .map(|info| (number(info, "map_id"), number(info, "memlock")))
+        .filter(|(_, info)| info.contains_key("map_id"))
+        .map(|(_, info)| (number(info, "map_id"), number(info, "memlock")))
         .collect();
     Ok(maps.values().sum())
 }
@@ -103,23 +117,30 @@ pub fn cpu_ns(pid: u32) -> Result<u64> {
     Ok(ns)
 }
 
-/// What the kernel says of each open file of a process.
-fn descriptors(pid: u32) -> Result<Vec<BTreeMap<String, String>>> {
+/// What the kernel says of an open file.
+type Fields = BTreeMap<String, String>;
+
+/// What the kernel says of each open file of a process, and where it does.
+fn descriptors(pid: u32) -> Result<Vec<(PathBuf, Fields)>> {
     let path = format!("/proc/{pid}/fdinfo");
-    let entries = fs::read_dir(Path::new(&path)).context(path)?;
-    // A file can be closed in between.
-    let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    Ok(texts.map(|text| fields(&text)).collect())
+    let entries = fs::read_dir(&path).context(path)?;
+    let described = entries.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        // A file can be closed in between.
+        let text = fs::read_to_string(&path).ok()?;
+        Some((path, fields(&text)))
+    });
+    Ok(described.collect())
 }
 
-fn fields(text: &str) -> BTreeMap<String, String> {
+fn fields(text: &str) -> Fields {
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     pairs
         .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
         .collect()
 }
 
-fn number(info: &BTreeMap<String, String>, name: &str) -> u64 {
+fn number(info: &Fields, name: &str) -> u64 {
     info.get(name)
         .and_then(|value| value.parse().ok())
         .unwrap_or(0)

@@ -43,8 +43,8 @@ pub struct Target {
 pub struct Pieces {
     /// Of the fastest piece, in nanoseconds.
     pub best_ns: f64,
-    /// Of the median piece, in nanoseconds.
-    pub median_ns: f64,
+    /// Of all the time by the number of pieces, in nanoseconds.
+    pub mean_ns: f64,
 }
 
 impl Target {
@@ -134,7 +134,7 @@ impl Target {
         };
         Ok(Pieces {
             best_ns: next()?,
-            median_ns: next()?,
+            mean_ns: next()?,
         })
     }
 

@@ -2,7 +2,8 @@
 //! `pyagent_tests::bench`.
 //!
 //! Arguments: names of the parts to measure (`kernel`, `slowdown`, `cpu`, `memory`, `start`), all without
-//! any. All parts go into bench/RESULTS.md; some only to stdout.
+//! any; and a version (`3.12`) to measure no other in the kernel. The whole run goes into bench/RESULTS.md,
+//! a part of it only to stderr.
 
 use std::{
     env, fs,
@@ -22,9 +23,13 @@ const PARTS: [&str; 5] = ["kernel", "slowdown", "cpu", "memory", "start"];
 
 fn main() -> Result<()> {
     let asked: Vec<String> = env::args().skip(1).collect();
-    for part in &asked {
+    let (versions, parts): (Vec<&str>, Vec<&str>) = asked
+        .iter()
+        .map(String::as_str)
+        .partition(|argument| argument.starts_with("3."));
+    for part in &parts {
         ensure!(
-            PARTS.contains(&part.as_str()),
+            PARTS.contains(part),
             "there is no part {part}; the parts are {}",
             PARTS.join(", ")
         );
@@ -37,12 +42,21 @@ fn main() -> Result<()> {
         .iter()
         .find(|interpreter| interpreter.minor() == AIM_VERSION && !interpreter.free_threaded)
         .context("the aims are for CPython 3.12, which was not found")?;
+    let is_asked = |interpreter: &Interpreter| {
+        let (major, minor) = interpreter.minor();
+        versions.is_empty() || versions.contains(&format!("{major}.{minor}").as_str())
+    };
+    let in_kernel: Vec<_> = interpreters
+        .iter()
+        .filter(|found| is_asked(found))
+        .cloned()
+        .collect();
     let host = host::description();
     let mut sections = Vec::new();
     for part in PARTS {
-        if asked.is_empty() || asked.iter().any(|asked| asked == part) {
+        if parts.is_empty() || parts.contains(&part) {
             eprintln!("{part}");
-            sections.extend(measure(part, &interpreters, interpreter, &pyagent)?);
+            sections.extend(measure(part, &in_kernel, interpreter, &pyagent)?);
         }
     }
     let text = report::markdown(&host, &sections);
