@@ -33,8 +33,8 @@ impl ReadUser for CurrentTask {
         // SAFETY: as above.
         let error =
             unsafe { bpf_probe_read_user(word.as_mut_ptr().cast(), 4, address as *const _) };
-        // SAFETY: as above.
         if error == 0 {
+            // SAFETY: as above.
             Ok(unsafe { word.assume_init() })
         } else {
             Err(Fault)
@@ -68,8 +68,8 @@ pub(crate) fn kernel<T: Copy>(address: u64) -> Option<T> {
             address as *const _,
         )
     };
-    // SAFETY: the helper filled it.
     if error == 0 {
+        // SAFETY: the helper filled it.
         Some(unsafe { value.assume_init() })
     } else {
         None

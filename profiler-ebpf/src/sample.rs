@@ -432,7 +432,7 @@ unsafe extern "C" fn repair_step(index: u32, context: *mut c_void) -> i64 {
         let address = candidate.wrapping_add(u64::from(layout.cframe_current_frame));
         match CurrentTask.u64(address) {
             Ok(current_frame) if current_frame != 0 && current_frame & 7 == 0 => {
-                frame = current_frame
+                frame = current_frame;
             }
             Ok(_) | Err(Fault) => return 0,
         }
