@@ -1,8 +1,9 @@
 //! The kernel programs on the kernel of this machine: they load, fire and report, follow processes through
 //! fork, exec and exit, and leave nothing behind. Root, one test at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use profiler_agent::bpf::load::{Programs, Settings};
 use profiler_agent::config::DEFAULT_RING_BYTES;
 use profiler_agent::ids::Pid;
 use profiler_agent::profile::model::{Frame, FrameKind, Profile};
+use pyagent_tests::compiler::{self, compile, workload};
 use pyagent_tests::interpreters::{self, Interpreter};
 use pyagent_tests::pyagent::Pyagent;
 use pyagent_tests::recorder::{Recorder, counter, of_cmdline, of_pids, samples};
@@ -257,7 +259,8 @@ fn samples_of_processes_that_are_not_selected_are_not_taken() {
 const WORK: &str = "
 import os, sys, time
 def work_inner_LETTER(seconds):
-    while time.process_time() < seconds:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
         for i in range(1000):
             pass
 def work_outer_LETTER(seconds):
@@ -355,8 +358,8 @@ fn a_process_that_gets_the_id_of_another_has_none_of_its_functions() {
     }
 }
 
-/// Forks children one after the other; each burns CPU time from its first instruction on and ends. Prints each
-/// child's id and its CPU time in microseconds.
+/// Forks children one after the other; each burns CPU time from its first instruction on, says so, and stays
+/// until all have. Prints each child's id and its CPU time in microseconds.
 const FORKS: &str = "
 import os, sys
 def burn():
@@ -365,13 +368,21 @@ def burn():
         total += i
 def child():
     burn()
+    os.write(burnt[1], b'.')
+    os.read(stay[0], 1)
     os._exit(0)
 print('ready', flush=True)
 sys.stdin.readline()
+burnt, stay = os.pipe(), os.pipe()
+pids = []
 for i in range(40):
-    pid = os.fork()
-    if pid == 0:
+    pids.append(os.fork())
+    if pids[-1] == 0:
+        os.close(stay[1])
         child()
+    os.read(burnt[0], 1)
+os.close(stay[1])
+for pid in pids:
     pid, status, usage = os.wait4(pid, 0)
     print(pid, int((usage.ru_utime + usage.ru_stime) * 1e6))
 print('end', flush=True)
@@ -552,5 +563,128 @@ fn two_agents_at_once_both_see_everything() {
             .sum();
         eprintln!("{n_right} of {n_all}");
         assert!(n_right * 100 >= n_all * 99 && n_all > 0, "{folded}");
+    }
+}
+
+/// What `hostile.c` can do, beside `sane`.
+const SCENARIOS: [&str; 14] = [
+    "frame-self",
+    "frame-ring",
+    "frame-deep",
+    "thread-ring",
+    "interp-ring",
+    "many-threads",
+    "strings",
+    "tables",
+    "pointers",
+    "leaf",
+    "chunks",
+    "offsets",
+    "chaos",
+    "flood",
+];
+
+/// The hostile program, as something that looks like CPython 3.13 and as something that looks like 3.8.
+fn hostile_programs(folder: &Path) -> [PathBuf; 2] {
+    [("as_3_13", None), ("as_3_8", Some("-DFAKE_3_8"))].map(|(name, fake)| {
+        let program = folder.join(name);
+        let arguments: Vec<&str> = ["-O1", "-Wall", "-Werror", "-pthread"].into_iter().chain(fake).collect();
+        compile(&workload("hostile.c"), &program, &arguments);
+        program
+    })
+}
+
+/// CPU time of a process, in nanoseconds.
+fn cpu_nanos(pid: Pid) -> i64 {
+    let schedstat = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).unwrap();
+    schedstat.split_ascii_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// How a profile of a hostile process and an honest one beside it came out.
+#[derive(Debug)]
+struct Beside {
+    /// Share of the honest process's CPU time that is in the profile with the right stack.
+    share: f64,
+    n_hostile: i64,
+    hostile_remarks: BTreeMap<String, i64>,
+    hostile_names: BTreeSet<String>,
+    agent_cpu: f64,
+    growth_bytes: u64,
+    n_lost: u64,
+}
+
+fn profile_beside(python: &Interpreter, program: &Path, scenario: &str) -> Beside {
+    let honest = start(python, SPIN, &["20"]);
+    let mut hostile = Target::start(Command::new(program).arg(scenario));
+    assert_eq!(hostile.line(), "ready", "{scenario}");
+    let recorder = Recorder::start(&of_pids(&[honest.pid(), hostile.pid()], 499));
+    let (begun, used, agent_before) = (Instant::now(), cpu_nanos(honest.pid()), agent_cpu_time());
+    let before = resident_bytes(own_pid());
+    let mut most = before;
+    while cpu_nanos(honest.pid()) - used < 1_500_000_000 {
+        // The state of the agent also shows that it lives.
+        assert!(recorder.status().n_cpus_attached > 0, "{scenario}");
+        most = most.max(resident_bytes(own_pid()));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let agent_cpu = (agent_cpu_time() - agent_before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let status = recorder.status();
+    let n_lost = ["lost_full", "lost_nested", "samples_undiscovered_lost"].map(|name| counter(&status, name)).iter().sum();
+    let used = cpu_nanos(honest.pid()) - used;
+    let profile = recorder.stop();
+    let right: Vec<&str> = ["<module>"].into_iter().chain(["descend"; 21]).chain(["spin"]).collect();
+    let mut beside = Beside {
+        share: 0.0,
+        n_hostile: 0,
+        hostile_remarks: BTreeMap::new(),
+        hostile_names: BTreeSet::new(),
+        agent_cpu,
+        growth_bytes: most.saturating_sub(before),
+        n_lost,
+    };
+    for (thread, frames, n, nanos) in samples(&profile) {
+        if thread.pid == i64::from(honest.pid().0) {
+            let is_right = python_names(&frames) == right && remarks(&frames).is_empty();
+            beside.share += if is_right { nanos as f64 / used as f64 } else { 0.0 };
+        } else {
+            beside.n_hostile += n;
+            let names = frames.iter().filter(|frame| frame.kind == FrameKind::Python).map(|frame| frame.name);
+            beside.hostile_names.extend(names.map(|name| name.chars().take(12).collect()));
+            for remark in remarks(&frames).into_iter().take(1) {
+                *beside.hostile_remarks.entry(remark.to_owned()).or_default() += n;
+            }
+        }
+    }
+    beside
+}
+
+#[test]
+fn a_hostile_process_costs_only_its_own_samples() {
+    if !compiler::is_there() {
+        return;
+    }
+    let python = interpreters().pop().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for program in hostile_programs(folder.path()) {
+        let name = program.file_name().unwrap().to_str().unwrap();
+        let sane = profile_beside(&python, &program, "sane");
+        assert!(sane.hostile_names.contains("forged"), "{name}: the forgery is not even believed: {sane:?}");
+        for scenario in SCENARIOS {
+            let beside = profile_beside(&python, &program, scenario);
+            eprintln!(
+                "{name} {scenario}: honest {:.1} %, hostile {} samples {:?}, agent {:.1} % CPU and {} KiB, lost {}",
+                beside.share * 100.0,
+                beside.n_hostile,
+                beside.hostile_remarks,
+                beside.agent_cpu * 100.0,
+                beside.growth_bytes / 1024,
+                beside.n_lost
+            );
+            assert!((0.97..1.06).contains(&beside.share), "{name} {scenario}: {beside:?}");
+            assert!(beside.n_hostile > 0, "{name} {scenario}: its own samples are there, with a reason");
+            assert!(beside.agent_cpu < 0.5, "{name} {scenario}: {beside:?}");
+            assert!(beside.growth_bytes < 64 << 20, "{name} {scenario}: {beside:?}");
+            assert_eq!(beside.n_lost, 0, "{name} {scenario}: {beside:?}");
+        }
     }
 }

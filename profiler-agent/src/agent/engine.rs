@@ -528,6 +528,11 @@ impl Engine {
                 ("cpu_attached_late", "CPUs that came online while sampling", own.cpu_gaps),
                 ("frames_code_object_gone", "Frames whose code object had gone", symbolizer.frames_gone),
                 ("frames_unreadable", "Frames whose code object could not be read", symbolizer.frames_unreadable),
+                (
+                    "frames_over_budget",
+                    "Frames whose code object was not read because their process has too many new ones",
+                    symbolizer.frames_over_budget,
+                ),
                 ("leaves_repaired", "Leaf instructions that lagged and were corrected", symbolizer.leaves_repaired),
             ]
             .map(|(name, help, value)| CounterValue { name, help, value }),

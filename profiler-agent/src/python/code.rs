@@ -42,6 +42,20 @@ pub enum Code {
     Internal,
 }
 
+impl Code {
+    /// Memory that it takes, beside the value itself; an estimate.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Function(symbol) => {
+                let texts = symbol.function.name.len() + symbol.function.filename.len();
+                size_of::<CodeSymbol>() + size_of::<ResolvedFunction>() + texts + symbol.lines.size_bytes()
+            }
+            Self::Internal => 0,
+        }
+    }
+}
+
 /// Why a code object could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
@@ -57,6 +71,9 @@ pub enum CodeError {
     /// One of its strings is damaged.
     #[error("damaged code object")]
     Damaged,
+    /// Its program has used up the time that is spent on reading its code objects.
+    #[error("not read: too many new ones")]
+    OverBudget,
 }
 
 impl From<MemoryError> for CodeError {

@@ -74,6 +74,12 @@ impl LineTable {
         }
     }
 
+    /// Memory that its ranges take.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        size_of_val(&*self.ranges)
+    }
+
     /// Line of the instruction at `offset_bytes` from the code object's first instruction.
     ///
     /// `None` where the interpreter itself says that there is no line (`frame.f_lineno is None`): code that

@@ -1,5 +1,6 @@
 //! Samples on their way from the ring buffer to a profile: decode, symbolize.
 
+mod code_cache;
 pub mod decode;
 pub mod native;
 pub mod remote;

@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use profiler_common::event::{PyFrame, PythonStatus, sample_flags};
 use profiler_common::layout::InstructionUnit;
 
+use super::code_cache::CodeCache;
 use super::decode::{RawSample, comm_text};
 use super::native::NativeSymbolizer;
 use crate::ids::{Address, Generation, Tid};
@@ -21,12 +22,6 @@ use crate::profile::aggregate::{ResolvedFrame, ResolvedFunction, ResolvedSample,
 use crate::python::code::{self, Code, CodeError};
 use crate::python::process::PythonProcess;
 use crate::python::thread_name::{ThreadNameLayout, thread_names};
-
-/// Layers of inherited code objects that are searched one by one; more are merged into one.
-const MAX_LAYERS: usize = 4;
-
-/// Code objects of one process that are remembered; a process that makes them without end starts over.
-const MAX_CODES: usize = 200_000;
 
 /// Repair rules that are remembered, over all binaries.
 const MAX_RULES: usize = 65_536;
@@ -40,9 +35,6 @@ const NAMES_MIN_AGE: Duration = Duration::from_secs(1);
 /// Threads of one process whose labels are remembered.
 const MAX_THREADS: usize = 65_536;
 
-type CodeKey = (u64, u32);
-type Codes = HashMap<CodeKey, Result<Code, CodeError>, RandomState>;
-
 /// What happened to samples on the way through the symbolizer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SymbolizeCounters {
@@ -50,6 +42,8 @@ pub struct SymbolizeCounters {
     pub frames_gone: u64,
     /// Frames that could not be read for another reason.
     pub frames_unreadable: u64,
+    /// Frames whose code object was not read, because its program has used up the time for that.
+    pub frames_over_budget: u64,
     /// Leaf instructions that lagged and were corrected.
     pub leaves_repaired: u64,
     /// Samples by Python status.
@@ -60,8 +54,7 @@ pub struct SymbolizeCounters {
 struct Program {
     process: Arc<PythonProcess>,
     memory: ProcessMemory,
-    codes: Codes,
-    inherited: Vec<Arc<Codes>>,
+    codes: CodeCache,
     threads: HashMap<(Tid, u64), Arc<ThreadLabels>, RandomState>,
     /// Names by ident (pthread_t), as `threading` has them.
     names: HashMap<u64, Box<str>>,
@@ -88,7 +81,7 @@ impl Symbolizer {
             return;
         }
         self.programs
-            .insert(generation, Program::new(process, Vec::new()));
+            .insert(generation, Program::new(process, CodeCache::new()));
     }
 
     /// A process was forked: the child knows what the parent knew. Called in the order of the kernel's
@@ -102,9 +95,9 @@ impl Symbolizer {
             generation: child,
             ..PythonProcess::clone(&parent.process)
         };
-        let inherited = parent.share_codes();
+        let codes = parent.codes.fork();
         self.programs
-            .insert(child, Program::new(Arc::new(process), inherited));
+            .insert(child, Program::new(Arc::new(process), codes));
     }
 
     /// A program has ended; nothing of it comes any more.
@@ -205,32 +198,15 @@ impl Symbolizer {
 }
 
 impl Program {
-    fn new(process: Arc<PythonProcess>, inherited: Vec<Arc<Codes>>) -> Self {
+    fn new(process: Arc<PythonProcess>, codes: CodeCache) -> Self {
         Self {
             memory: ProcessMemory::new(process.pid),
             process,
-            codes: Codes::default(),
-            inherited,
+            codes,
             threads: HashMap::default(),
             names: HashMap::new(),
             names_read: None,
         }
-    }
-
-    /// Freezes what is known into a shared layer.
-    fn share_codes(&mut self) -> Vec<Arc<Codes>> {
-        if !self.codes.is_empty() {
-            self.inherited
-                .push(Arc::new(std::mem::take(&mut self.codes)));
-        }
-        if self.inherited.len() > MAX_LAYERS {
-            let mut merged = Codes::default();
-            for layer in &self.inherited {
-                merged.extend(layer.iter().map(|(key, code)| (*key, code.clone())));
-            }
-            self.inherited = vec![Arc::new(merged)];
-        }
-        self.inherited.clone()
     }
 
     fn code(
@@ -238,28 +214,15 @@ impl Program {
         frame: &PyFrame,
         counters: &mut SymbolizeCounters,
     ) -> Result<Code, CodeError> {
-        let key = (frame.code, frame.identity);
-        let known = self.codes.get(&key).or_else(|| {
-            self.inherited
-                .iter()
-                .rev()
-                .find_map(|layer| layer.get(&key))
-        });
-        let code = match known {
-            Some(code) => code.clone(),
-            None => {
-                let code = code::read(&self.memory, &self.process.interpreter.layout, frame);
-                if self.codes.len() >= MAX_CODES {
-                    self.codes.clear();
-                }
-                self.codes.insert(key, code.clone());
-                code
-            }
-        };
+        let (memory, layout) = (&self.memory, &self.process.interpreter.layout);
+        let code = self
+            .codes
+            .get(frame, || code::read(memory, layout, frame));
         match &code {
             Ok(_) => {}
             Err(CodeError::Gone | CodeError::ProcessGone) => counters.frames_gone += 1,
             Err(CodeError::Denied | CodeError::Damaged) => counters.frames_unreadable += 1,
+            Err(CodeError::OverBudget) => counters.frames_over_budget += 1,
         }
         code
     }
@@ -383,6 +346,7 @@ fn code_reason(error: CodeError) -> &'static str {
         CodeError::ProcessGone => "process gone before it was read",
         CodeError::Denied => "memory not readable",
         CodeError::Damaged => "damaged code object",
+        CodeError::OverBudget => "code object not read: too many new ones",
     }
 }
 
