@@ -62,7 +62,7 @@ fn figures() {
             let n = sampled.n_samples();
             let mut remarks: BTreeMap<&str, u64> = BTreeMap::new();
             for stack in &sampled.stacks {
-                for remark in &stack.remarks {
+                if let Some(remark) = stack.remarks.first() {
                     *remarks.entry(remark).or_default() += stack.n_samples;
                 }
             }
@@ -81,8 +81,16 @@ fn figures() {
                 sampled.cpu_seconds,
                 sampled.sampled_seconds() / sampled.cpu_seconds
             );
-            for (what, n) in wrong.iter().take(6) {
+            for (what, n) in wrong.iter().take(4) {
                 println!("      {n} {what}");
+            }
+            let is_odd = |stack: &&super::recording::Stack| {
+                !stack.remarks.is_empty() || sampled.legal.judge(&stack.frames).is_some()
+            };
+            if !sampled.workload.has_young_processes {
+                for stack in sampled.stacks.iter().filter(is_odd).take(12) {
+                    println!("      {} x {}", stack.n_samples, stack.shown.chars().take(600).collect::<String>());
+                }
             }
         }
         let mut counters: Vec<_> = recorded.counters.iter().filter(|(_, value)| **value > 0).collect();

@@ -12,8 +12,8 @@ pub(crate) type Function = (String, String, u32);
 /// What the interpreter said.
 #[derive(Debug, Default)]
 pub(crate) struct Legal {
-    /// Lines of each function's code.
-    pub(crate) lines: HashMap<Function, BTreeSet<u32>>,
+    /// What is known of each function.
+    functions: HashMap<Function, Facts>,
     /// Caller, its line, callee.
     calls: HashSet<(Function, u32, Function)>,
     /// Functions that nothing in Python has called.
@@ -22,11 +22,26 @@ pub(crate) struct Legal {
     pub(crate) pids: HashSet<i64>,
 }
 
+/// What the interpreter says of a function's code.
+#[derive(Debug, Default, Deserialize)]
+struct Facts {
+    /// Its lines; 0 when an instruction has none.
+    lines: BTreeSet<u32>,
+    /// The lines that call.
+    calling: BTreeSet<u32>,
+    /// A call makes a generator or a coroutine and returns.
+    makes_generator: bool,
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Record {
     Pid { pid: i64 },
-    Function { function: Function, lines: BTreeSet<u32> },
+    Function {
+        function: Function,
+        #[serde(flatten)]
+        facts: Facts,
+    },
     Call { callee: Function, caller: Option<Function>, line: u32 },
 }
 
@@ -45,7 +60,7 @@ pub(crate) enum Wrong {
     /// The function's code has no such line.
     Line(Frame),
     /// The caller does not call the callee at its line.
-    Call { caller: Frame, callee: Function },
+    Call { caller: Frame, callee: Frame },
     /// Nothing but Python calls this function.
     Root(Function),
 }
@@ -59,7 +74,12 @@ impl Legal {
                 Record::Pid { pid } => {
                     legal.pids.insert(pid);
                 }
-                Record::Function { function, lines } => legal.lines.entry(function).or_default().extend(lines),
+                Record::Function { function, facts } => {
+                    let known = legal.functions.entry(function).or_default();
+                    known.lines.extend(facts.lines);
+                    known.calling.extend(facts.calling);
+                    known.makes_generator |= facts.makes_generator;
+                }
                 Record::Call { callee, caller: Some(caller), line } => {
                     legal.calls.insert((caller, line, callee));
                 }
@@ -74,22 +94,30 @@ impl Legal {
 
     /// The first thing that is wrong with a complete stack, leaf first.
     pub(crate) fn judge(&self, frames: &[Frame]) -> Option<Wrong> {
-        for (idx, frame) in frames.iter().enumerate() {
-            let Some(lines) = self.lines.get(&frame.function) else {
-                return Some(Wrong::Function(frame.function.clone()));
-            };
-            let Some(callee) = idx.checked_sub(1).map(|idx| &frames[idx]) else {
-                if !lines.contains(&frame.line) {
-                    return Some(Wrong::Line(frame.clone()));
-                }
-                continue;
-            };
-            let call = (frame.function.clone(), frame.line, callee.function.clone());
-            if !self.calls.contains(&call) {
-                return Some(Wrong::Call { caller: frame.clone(), callee: call.2 });
+        let facts = |frame: &Frame| self.functions.get(&frame.function).ok_or(Wrong::Function(frame.function.clone()));
+        self.judge_with(frames, facts).err()
+    }
+
+    fn judge_with<'a>(
+        &self,
+        frames: &[Frame],
+        facts: impl Fn(&Frame) -> Result<&'a Facts, Wrong>,
+    ) -> Result<(), Wrong> {
+        let [leaf, ..] = frames else { return Ok(()) };
+        if !facts(leaf)?.lines.contains(&leaf.line) {
+            return Err(Wrong::Line(leaf.clone()));
+        }
+        for (idx, pair) in frames.windows(2).enumerate() {
+            let [callee, caller] = pair else { break };
+            let call = (caller.function.clone(), caller.line, callee.function.clone());
+            let (callee_facts, caller_facts) = (facts(callee)?, facts(caller)?);
+            // The moment in which a generator is made, which the interpreter does not report.
+            let is_making = idx == 0 && callee_facts.makes_generator && callee.line == callee.function.2;
+            if !self.calls.contains(&call) && !(is_making && caller_facts.calling.contains(&caller.line)) {
+                return Err(Wrong::Call { caller: caller.clone(), callee: callee.clone() });
             }
         }
-        let root = &frames.last()?.function;
-        (!self.roots.contains(root)).then(|| Wrong::Root(root.clone()))
+        let root = &frames[frames.len() - 1].function;
+        if self.roots.contains(root) { Ok(()) } else { Err(Wrong::Root(root.clone())) }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Stack {
     pub(crate) frames: Vec<Frame>,
     /// Remarks in the place of frames: what is missing.
     pub(crate) remarks: Vec<String>,
+    /// Everything, leaf first, for people.
+    pub(crate) shown: String,
     pub(crate) n_samples: u64,
     pub(crate) seconds: f64,
 }
@@ -148,6 +150,8 @@ fn stacks(profile: &Profile) -> HashMap<i64, Vec<Stack>> {
         let thread = profile.thread(sample.labels);
         let mut frames = Vec::new();
         let mut remarks = Vec::new();
+        let shown = profile.frames(sample.stack).map(|frame| format!("{}:{}", frame.name, frame.line));
+        let shown = shown.collect::<Vec<_>>().join(" < ");
         for frame in profile.frames(sample.stack) {
             let start_line = profile.functions[frame.function.0 as usize].start_line;
             match frame.kind {
@@ -166,6 +170,7 @@ fn stacks(profile: &Profile) -> HashMap<i64, Vec<Stack>> {
             python_version: thread.python_version.to_owned(),
             frames,
             remarks,
+            shown,
             n_samples: sample.values[0] as u64,
             seconds: sample.values[1] as f64 / 1e9,
         });

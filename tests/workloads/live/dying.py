@@ -60,6 +60,7 @@ class Maker(threading.Thread):
             for _ in range(5):
                 live_and_die(self.kind, idx)
                 idx += 1
+            run.untrace_thread()
             self.ended.release()
 
 

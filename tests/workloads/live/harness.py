@@ -13,6 +13,7 @@ calls nothing but C functions.
 """
 
 import dis
+import inspect
 import json
 import os
 import resource
@@ -34,11 +35,15 @@ class Legal:
         self.path = path
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.seen = set()
+        self.start = None
 
     def note(self, frame, event=None, argument=None):
         """A profile function. What is new has its whole chain noted: frames that began before count too."""
         while frame is not None:
             back = frame.f_back
+            # The function that has begun to trace a thread is none of the program's.
+            if back is not None and back.f_code.co_name == "traced_thread":
+                back = None
             code = frame.f_code
             pair = (code, None, 0) if back is None else (code, back.f_code, back.f_lineno or 0)
             if pair in self.seen:
@@ -50,13 +55,47 @@ class Legal:
     def write(self, code, caller, line):
         if code not in self.seen:
             self.seen.add(code)
-            lines = {line for _, line in dis.findlinestarts(code) if line}
-            lines.add(code.co_firstlineno)
-            self.append({"function": function(code), "lines": sorted(lines)})
+            self.append({"function": function(code), **facts(code)})
         self.append({"callee": function(code), "caller": caller and function(caller), "line": line})
+
+    def trace_threads(self):
+        """From their first function on: `threading.setprofile` begins in the middle of the second."""
+        name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+        start = getattr(threading, name)
+        self.start = (name, start)
+
+        def start_traced(function, *arguments, **named):
+            def traced_thread(*arguments):
+                sys.setprofile(self.note)
+                return function(*arguments)
+
+            return start(traced_thread, *arguments, **named)
+
+        setattr(threading, name, start_traced)
+
+    def leave_threads(self):
+        setattr(threading, *self.start)
 
     def append(self, record):
         os.write(self.fd, json.dumps(record).encode() + b"\n")
+
+
+def facts(code):
+    """The lines of a code object (0: some instruction has none), those that call, whether a call only makes a
+    generator or coroutine: that is no event for `sys.setprofile`."""
+    lines = {line or 0 for _, _, line in code.co_lines()} if hasattr(code, "co_lines") else set()
+    starts = dict(dis.findlinestarts(code))
+    line = code.co_firstlineno
+    calling = set()
+    for instruction in dis.get_instructions(code):
+        line = starts.get(instruction.offset) or line
+        if "CALL" in instruction.opname:
+            calling.add(line)
+    lines.update(line for line in starts.values() if line)
+    lines.add(code.co_firstlineno)
+    generator_flags = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+    makes_generator = bool(code.co_flags & generator_flags)
+    return {"lines": sorted(lines), "calling": sorted(calling), "makes_generator": makes_generator}
 
 
 def function(code):
@@ -78,16 +117,20 @@ class Run:
         self.output = os.open(os.devnull, os.O_WRONLY)
         self.shares = {}
         self.report = {"shares": [], "threads": []}
-        threading.setprofile(legal.note)
+        legal.trace_threads()
+
+    def untrace_thread(self):
+        """Threads that stay call this at the end of each pass."""
+        if self.n_passes == N_TRACED_PASSES - 1:
+            sys.setprofile(None)
 
     def measure(self, work):
         """Runs a function and adds its CPU time to the report."""
+        share = self.share(work.__code__)
         begun = time.thread_time()
         work()
         if not self.is_traced:
-            self.share(work.__code__)[1] += time.thread_time() - begun
-        else:
-            self.share(work.__code__)
+            share[1] += time.thread_time() - begun
 
     def share(self, code):
         if code not in self.shares:
@@ -119,7 +162,7 @@ class Run:
             return
         self.is_traced = False
         self.output = 1
-        threading.setprofile(None)
+        self.legal.leave_threads()
         sys.setprofile(None)
         os.environ.pop("LIVE_LEGAL", None)
         os.write(1, b'["ready", {}]\n')
@@ -161,9 +204,8 @@ class Member(threading.Thread):
         self.entry[0] = threading.get_native_id()
         while True:
             self.begin.acquire()
-            if not run.is_traced:
-                sys.setprofile(None)
             self.work()
+            run.untrace_thread()
             if run.is_traced:
                 self.traced_seconds = time.thread_time()
             self.entry[3] = time.thread_time() - self.traced_seconds
@@ -186,7 +228,7 @@ def follow(path):
     global run
     legal = Legal(path)
     legal.append({"pid": os.getpid()})
-    threading.setprofile(legal.note)
+    legal.trace_threads()
     sys.setprofile(legal.note)
 
 
