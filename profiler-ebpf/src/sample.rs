@@ -166,7 +166,8 @@ fn fill_python(
     scratch.record.header.flags |= scratch.thread.flags;
     let end = walk(layout, scratch.thread.frame, scratch);
     let end = match end {
-        WalkResult::End(WalkEnd::FrameSwitch) if can_repair(layout, scratch) => {
+        // A loop is a chain that begins at a frame that has returned, whose memory is used again.
+        WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) if can_repair(layout, scratch) => {
             repair(layout, scratch, end)
         }
         // A first frame that cannot be read is a chain that was never written; a later one is paged out.
@@ -365,8 +366,8 @@ fn can_repair(layout: &PyLayout, scratch: &Scratch) -> bool {
 }
 
 /// Candidates for the frame that the chain should have gone on with: the `_PyCFrame` before, then each
-/// general register as a frame, then each as a `_PyCFrame`.
-const N_CANDIDATES: u32 = 1 + 2 * profiler_common::event::N_GENERAL_REGISTERS as u32;
+/// general register as a frame, then each as a `_PyCFrame`, then again the `_PyCFrame` before.
+const N_CANDIDATES: u32 = 2 + 2 * profiler_common::event::N_GENERAL_REGISTERS as u32;
 
 /// Completes a stack that was caught in a frame switch: the true caller is in a register.
 #[inline(always)]
@@ -403,11 +404,17 @@ unsafe extern "C" fn repair_step(index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `repair` passes its context.
     let Context { scratch, layout } = unsafe { &mut *context.cast::<Context<'_>>() };
     let n_registers = profiler_common::event::N_GENERAL_REGISTERS as u32;
-    let is_cframe = index == 0 || index > n_registers;
+    // A generator is mostly resumed by a frame of its own evaluation loop, which a register holds; the
+    // `_PyCFrame` before belongs to the loop that called this one, and would skip that frame.
+    if index == 0 && scratch.n_kept > 0 {
+        return 0;
+    }
+    let is_previous_cframe = index == 0 || index == N_CANDIDATES - 1;
+    let is_cframe = is_previous_cframe || index > n_registers;
     if is_cframe && !matches!(layout.frame_root, FrameRoot::CFrame) {
         return 0;
     }
-    let candidate = if index == 0 {
+    let candidate = if is_previous_cframe {
         scratch.thread.previous_cframe
     } else {
         let register_idx = if index > n_registers {

@@ -6,6 +6,7 @@
 //! from the programs: they report their own CPU times and depths, and `sys.setprofile` tells every legal call.
 
 mod check;
+mod families;
 mod legal;
 mod recording;
 mod workload;

@@ -47,6 +47,8 @@ pub(crate) struct Sampled {
     pub(crate) cpu_seconds: f64,
     pub(crate) stacks: Vec<Stack>,
     pub(crate) pid: i64,
+    /// Seconds between two samples of a CPU.
+    pub(crate) period: f64,
 }
 
 /// One recording of one interpreter.
@@ -116,6 +118,7 @@ pub(crate) fn record(workloads: &[Workload], interpreter: &Interpreter, next: &I
         stacks: legal.pids.iter().flat_map(|pid| stacks.remove(pid).unwrap_or_default()).collect(),
         legal,
         pid: running.pid().into(),
+        period: profile.period as f64 / 1e9,
     });
     let sampled = sampled.collect();
     for (pid, stacks) in stacks {

@@ -4,6 +4,9 @@ import os
 
 from harness import run
 
+NEXT = os.environ["LIVE_NEXT"]
+AFTER = os.environ["LIVE_AFTER"]
+
 
 def before():
     total = 0
@@ -17,7 +20,7 @@ def body():
 
 
 def become():
-    os.execv(os.environ["LIVE_NEXT"], [os.environ["LIVE_NEXT"], "-I", "-S", "-B", os.environ["LIVE_AFTER"]])
+    os.execv(NEXT, [NEXT, "-I", "-S", "-B", AFTER])
 
 
 run.at_end = become

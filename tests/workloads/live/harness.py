@@ -41,15 +41,15 @@ class Legal:
         """A profile function. What is new has its whole chain noted: frames that began before count too."""
         while frame is not None:
             back = frame.f_back
-            # The function that has begun to trace a thread is none of the program's.
-            if back is not None and back.f_code.co_name == "traced_thread":
-                back = None
             code = frame.f_code
             pair = (code, None, 0) if back is None else (code, back.f_code, back.f_lineno or 0)
             if pair in self.seen:
                 break
             self.seen.add(pair)
             self.write(*pair)
+            if back is not None and back.f_code.co_name == "traced_thread":
+                # Threads that nobody traces begin here.
+                self.write(code, None, 0)
             frame = back
 
     def write(self, code, caller, line):
