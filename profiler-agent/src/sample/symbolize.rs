@@ -25,6 +25,9 @@ use crate::python::thread_name::{ThreadNameLayout, thread_names};
 /// Layers of inherited code objects that are searched one by one; more are merged into one.
 const MAX_LAYERS: usize = 4;
 
+/// Processes that a forked child's code objects are looked for in when it has ended.
+const MAX_ANCESTORS: usize = 4;
+
 /// Code objects of one process that are remembered; a process that makes them without end starts over.
 const MAX_CODES: usize = 200_000;
 
@@ -62,6 +65,8 @@ struct Program {
     memory: ProcessMemory,
     codes: Codes,
     inherited: Vec<Arc<Codes>>,
+    /// Memory of the processes that it was forked from, the parent first.
+    ancestors: Vec<ProcessMemory>,
     threads: HashMap<(Tid, u64), Arc<ThreadLabels>, RandomState>,
     /// Names by ident (pthread_t), as `threading` has them.
     names: HashMap<u64, Box<str>>,
@@ -102,9 +107,11 @@ impl Symbolizer {
             generation: child,
             ..PythonProcess::clone(&parent.process)
         };
-        let inherited = parent.share_codes();
-        self.programs
-            .insert(child, Program::new(Arc::new(process), inherited));
+        let mut program = Program::new(Arc::new(process), parent.share_codes());
+        program.ancestors.clone_from(&parent.ancestors);
+        program.ancestors.insert(0, parent.memory);
+        program.ancestors.truncate(MAX_ANCESTORS);
+        self.programs.insert(child, program);
     }
 
     /// A program has ended; nothing of it comes any more.
@@ -211,6 +218,7 @@ impl Program {
             process,
             codes: Codes::default(),
             inherited,
+            ancestors: Vec::new(),
             threads: HashMap::default(),
             names: HashMap::new(),
             names_read: None,
@@ -248,7 +256,7 @@ impl Program {
         let code = match known {
             Some(code) => code.clone(),
             None => {
-                let code = code::read(&self.memory, &self.process.interpreter.layout, frame);
+                let code = self.read(frame);
                 if self.codes.len() >= MAX_CODES {
                     self.codes.clear();
                 }
@@ -262,6 +270,18 @@ impl Program {
             Err(CodeError::Denied | CodeError::Damaged) => counters.frames_unreadable += 1,
         }
         code
+    }
+
+    /// Reads a code object. A forked child that has ended shared its code with its parent, which may still be
+    /// there; the identity says whether it is the same.
+    fn read(&self, frame: &PyFrame) -> Result<Code, CodeError> {
+        let layout = &self.process.interpreter.layout;
+        let own = code::read(&self.memory, layout, frame);
+        if !matches!(own, Err(CodeError::ProcessGone)) {
+            return own;
+        }
+        let read = |memory| code::read(memory, layout, frame).ok();
+        self.ancestors.iter().find_map(read).ok_or(CodeError::ProcessGone)
     }
 
     fn labels(&mut self, sample: &RawSample) -> Arc<ThreadLabels> {

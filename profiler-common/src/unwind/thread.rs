@@ -29,8 +29,7 @@ pub struct Thread {
     pub flags: u32,
 }
 
-/// Looks a thread up in its own storage. `Ok(None)`: walk the lists. Either there is no calibrated slot, or it
-/// cannot be read: the storage of a thread that begins or ends is often a page that nothing was written to.
+/// Looks a thread up in its own storage. `Ok(None)`: there is no calibrated slot, walk the lists.
 #[inline(always)]
 pub fn own_storage<R: ReadUser>(
     reader: &mut R,
@@ -42,14 +41,14 @@ pub fn own_storage<R: ReadUser>(
         return Ok(None);
     }
     let address = thread_pointer.wrapping_add_signed(i64::from(slot.offset));
-    let Ok(mut state) = reader.u64(address) else {
-        return Ok(None);
-    };
+    let mut state = reader
+        .u64(address)
+        .map_err(|Fault| PythonStatus::ThreadStateFault)?;
     if slot.indirect >= 0 && state != 0 {
-        let Ok(indirect) = reader.u64(state.wrapping_add_signed(i64::from(slot.indirect))) else {
-            return Ok(None);
-        };
-        state = indirect;
+        let address = state.wrapping_add_signed(i64::from(slot.indirect));
+        state = reader
+            .u64(address)
+            .map_err(|Fault| PythonStatus::ThreadStateFault)?;
     }
     // A slot without a state: the thread has never called into Python.
     if state == 0 {

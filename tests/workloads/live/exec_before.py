@@ -1,5 +1,6 @@
 """Becomes another program, run by another interpreter: that of exec_after.py."""
 
+import functools
 import os
 
 from harness import run
@@ -19,8 +20,4 @@ def body():
     before()
 
 
-def become():
-    os.execv(NEXT, [NEXT, "-I", "-S", "-B", AFTER])
-
-
-run.at_end = become
+run.at_end = functools.partial(os.execv, NEXT, [NEXT, "-I", "-S", "-B", AFTER])
