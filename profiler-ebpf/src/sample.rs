@@ -165,18 +165,10 @@ fn fill_python(
     scratch.record.header.frame = scratch.thread.frame;
     scratch.record.header.flags |= scratch.thread.flags;
     let end = walk(layout, scratch.thread.frame, scratch);
-    let end = match end {
-        // A loop is a chain that begins at a frame that has returned, whose memory is used again.
-        WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) if can_repair(layout, scratch) => {
-            repair(layout, scratch, end)
-        }
-        // A first frame that cannot be read is a chain that was never written; a later one is paged out.
-        WalkResult::End(WalkEnd::Fault)
-            if can_repair(layout, scratch) && scratch.record.header.n_python == 0 =>
-        {
-            repair(layout, scratch, end)
-        }
-        WalkResult::End(_) | WalkResult::Full => end,
+    let end = if can_repair(layout, scratch) && may_be_half_built(end, scratch) {
+        repair(layout, scratch, end)
+    } else {
+        end
     };
     match end {
         WalkResult::Full => PythonStatus::Truncated,
@@ -358,6 +350,20 @@ unsafe extern "C" fn walk_step(_index: u32, context: *mut c_void) -> i64 {
     }
 }
 
+/// Whether a walk with this end can have gone over a chain that is being built.
+#[inline(always)]
+fn may_be_half_built(end: WalkResult, scratch: &Scratch) -> bool {
+    match end {
+        // A chain that begins at a frame that has returned, whose memory is used again, can lead back to itself.
+        WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) => true,
+        // A first frame that cannot be read, or whose link to the next was never written. Later ones are paged
+        // out, and what was walked of them is right.
+        WalkResult::End(WalkEnd::Fault) => scratch.record.header.n_python <= 1,
+        WalkResult::End(WalkEnd::Complete) => scratch.walk.is_lone_generator_entry(),
+        WalkResult::Full => false,
+    }
+}
+
 /// Frame switches happen in the eval loop only, and are repaired from its registers.
 #[inline(always)]
 fn can_repair(layout: &PyLayout, scratch: &Scratch) -> bool {
@@ -392,8 +398,17 @@ fn repair(layout: &PyLayout, scratch: &mut Scratch, end: WalkResult) -> WalkResu
     };
     let scratch = context.scratch;
     if scratch.repaired == 0 {
-        scratch.record.header.n_python = n_kept;
-        return end;
+        return match end {
+            // The chain was as it should be.
+            WalkResult::End(WalkEnd::Complete | WalkEnd::Fault) => {
+                scratch.record.header.n_python = 0;
+                walk(layout, scratch.thread.frame, scratch)
+            }
+            WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) | WalkResult::Full => {
+                scratch.record.header.n_python = n_kept;
+                end
+            }
+        };
     }
     count(Counter::Repaired);
     scratch.record.header.flags |= sample_flags::REPAIRED;

@@ -140,8 +140,13 @@ fn read_unchecked(
         layout.qualname
     };
     let name = read_str(memory, layout, pointer(name_at)?)?;
-    // _Py_InitCleanup (3.12+): a real code object of the interpreter, called like its file.
-    if &*filename == "__init__" && &*name == "__init__" {
+    // Real code objects of the interpreter (3.12+): _Py_InitCleanup, called like its file; that of the frame
+    // through which C enters, whose owner may not be written yet.
+    let is_internal = matches!(
+        (&*filename, &*name),
+        ("__init__", "__init__") | ("<shim>", "<interpreter trampoline>")
+    );
+    if is_internal {
         return Ok(Code::Internal);
     }
     // A negative first line is no line.

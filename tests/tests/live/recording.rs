@@ -49,6 +49,8 @@ pub(crate) struct Sampled {
     pub(crate) pid: i64,
     /// Seconds between two samples of a CPU.
     pub(crate) period: f64,
+    /// Share of the busy CPUs' time that was no thread's: interrupts, and what the hypervisor took.
+    pub(crate) untimed_share: f64,
 }
 
 /// One recording of one interpreter.
@@ -105,8 +107,10 @@ pub(crate) fn record(workloads: &[Workload], interpreter: &Interpreter, next: &I
         let version = interpreter.version;
         assert_eq!(process.state, TrackState::Profiled, "{version:?}: {}: {}", process.program, process.reason);
     }
+    let before = Ticks::now();
     running.iter_mut().for_each(Running::go);
     let done: Vec<_> = running.iter_mut().map(|workload| (workload.wait_until_done(), workload.workload)).collect();
+    let untimed_share = before.untimed_share();
     let status = runtime.block_on(agent.asker().status()).unwrap();
     agent.stop();
     let profile = profile.blocking_recv().unwrap();
@@ -119,6 +123,7 @@ pub(crate) fn record(workloads: &[Workload], interpreter: &Interpreter, next: &I
         legal,
         pid: running.pid().into(),
         period: profile.period as f64 / 1e9,
+        untimed_share,
     });
     let sampled = sampled.collect();
     for (pid, stacks) in stacks {
@@ -131,6 +136,26 @@ pub(crate) fn record(workloads: &[Workload], interpreter: &Interpreter, next: &I
         sampled,
         counters: status.counters.iter().map(|counter| (counter.name, counter.value)).collect(),
         comments: profile.comments.clone(),
+    }
+}
+
+/// What the kernel says of all CPUs, in ticks: `/proc/stat`, first line.
+struct Ticks {
+    timed: u64,
+    untimed: u64,
+}
+
+impl Ticks {
+    fn now() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap();
+        let ticks: Vec<u64> = stat.lines().next().unwrap().split_whitespace().skip(1).flat_map(str::parse).collect();
+        let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = ticks[..] else { panic!("{stat}") };
+        Self { timed: user + nice + system, untimed: irq + softirq + steal }
+    }
+
+    fn untimed_share(&self) -> f64 {
+        let now = Self::now();
+        (now.untimed - self.untimed) as f64 / (now.timed - self.timed).max(1) as f64
     }
 }
 

@@ -84,8 +84,11 @@ def body():
         comprehensions()
         generator = two_ways()
         next(generator)
-        for _ in range(20):
-            generator.send(3)
+        try:
+            while True:
+                generator.send(3)
+        except StopIteration:
+            pass
         begun = abandoned()
         next(begun)
         begun.close()
