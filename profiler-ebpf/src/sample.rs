@@ -165,17 +165,10 @@ fn fill_python(
     scratch.record.header.frame = scratch.thread.frame;
     scratch.record.header.flags |= scratch.thread.flags;
     let end = walk(layout, scratch.thread.frame, scratch);
-    let end = match end {
-        WalkResult::End(WalkEnd::FrameSwitch) if can_repair(layout, scratch) => {
-            repair(layout, scratch, end)
-        }
-        // A first frame that cannot be read is a chain that was never written; a later one is paged out.
-        WalkResult::End(WalkEnd::Fault)
-            if can_repair(layout, scratch) && scratch.record.header.n_python == 0 =>
-        {
-            repair(layout, scratch, end)
-        }
-        WalkResult::End(_) | WalkResult::Full => end,
+    let end = if can_repair(layout, scratch) && may_be_half_built(end, scratch) {
+        repair(layout, scratch, end)
+    } else {
+        end
     };
     match end {
         WalkResult::Full => PythonStatus::Truncated,
@@ -357,6 +350,20 @@ unsafe extern "C" fn walk_step(_index: u32, context: *mut c_void) -> i64 {
     }
 }
 
+/// Whether a walk with this end can have gone over a chain that is being built.
+#[inline(always)]
+fn may_be_half_built(end: WalkResult, scratch: &Scratch) -> bool {
+    match end {
+        // A chain that begins at a frame that has returned, whose memory is used again, can lead back to itself.
+        WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) => true,
+        // A first frame that cannot be read, or whose link to the next was never written. Later ones are paged
+        // out, and what was walked of them is right.
+        WalkResult::End(WalkEnd::Fault) => scratch.record.header.n_python <= 1,
+        WalkResult::End(WalkEnd::Complete) => scratch.walk.is_lone_generator_entry(),
+        WalkResult::Full => false,
+    }
+}
+
 /// Frame switches happen in the eval loop only, and are repaired from its registers.
 #[inline(always)]
 fn can_repair(layout: &PyLayout, scratch: &Scratch) -> bool {
@@ -365,8 +372,8 @@ fn can_repair(layout: &PyLayout, scratch: &Scratch) -> bool {
 }
 
 /// Candidates for the frame that the chain should have gone on with: the `_PyCFrame` before, then each
-/// general register as a frame, then each as a `_PyCFrame`.
-const N_CANDIDATES: u32 = 1 + 2 * profiler_common::event::N_GENERAL_REGISTERS as u32;
+/// general register as a frame, then each as a `_PyCFrame`, then again the `_PyCFrame` before.
+const N_CANDIDATES: u32 = 2 + 2 * profiler_common::event::N_GENERAL_REGISTERS as u32;
 
 /// Completes a stack that was caught in a frame switch: the true caller is in a register.
 #[inline(always)]
@@ -391,8 +398,17 @@ fn repair(layout: &PyLayout, scratch: &mut Scratch, end: WalkResult) -> WalkResu
     };
     let scratch = context.scratch;
     if scratch.repaired == 0 {
-        scratch.record.header.n_python = n_kept;
-        return end;
+        return match end {
+            // The chain was as it should be.
+            WalkResult::End(WalkEnd::Complete | WalkEnd::Fault) => {
+                scratch.record.header.n_python = 0;
+                walk(layout, scratch.thread.frame, scratch)
+            }
+            WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) | WalkResult::Full => {
+                scratch.record.header.n_python = n_kept;
+                end
+            }
+        };
     }
     count(Counter::Repaired);
     scratch.record.header.flags |= sample_flags::REPAIRED;
@@ -403,11 +419,17 @@ unsafe extern "C" fn repair_step(index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `repair` passes its context.
     let Context { scratch, layout } = unsafe { &mut *context.cast::<Context<'_>>() };
     let n_registers = profiler_common::event::N_GENERAL_REGISTERS as u32;
-    let is_cframe = index == 0 || index > n_registers;
+    // A generator is mostly resumed by a frame of its own evaluation loop, which a register holds; the
+    // `_PyCFrame` before belongs to the loop that called this one, and would skip that frame.
+    if index == 0 && scratch.n_kept > 0 {
+        return 0;
+    }
+    let is_previous_cframe = index == 0 || index == N_CANDIDATES - 1;
+    let is_cframe = is_previous_cframe || index > n_registers;
     if is_cframe && !matches!(layout.frame_root, FrameRoot::CFrame) {
         return 0;
     }
-    let candidate = if index == 0 {
+    let candidate = if is_previous_cframe {
         scratch.thread.previous_cframe
     } else {
         let register_idx = if index > n_registers {

@@ -1,7 +1,9 @@
 //! Code objects: from an address in the target to a function and its lines.
 //!
 //! A code object can die between the sample and the look at it, and its memory be used again. The kernel
-//! took an identity with the sample; here it is read before and after the strings, and must be the same.
+//! took an identity with the sample; here it is read before and after the strings, and must be the same. Memory
+//! that was freed and not used again still has the identity, but pointers to strings that may be others' by now:
+//! the reference count, which every allocator overwrites, tells it.
 
 use std::sync::Arc;
 
@@ -95,10 +97,32 @@ impl From<StrError> for CodeError {
 /// Reads the code object of a frame.
 pub fn read(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Result<Code, CodeError> {
     check_identity(memory, layout, frame)?;
+    check_alive(memory, layout, frame)?;
     let result = read_unchecked(memory, &layout.code, Address(frame.code));
     // What was read of memory that changed meanwhile means nothing, errors included.
     check_identity(memory, layout, frame)?;
+    check_alive(memory, layout, frame)?;
     result
+}
+
+/// Whether the object is allocated: a freed one has a pointer to another free block, its complement or 0 in the
+/// place of its reference count (pymalloc, glibc, musl). Immortal objects count to less than 2^32 (3.12+).
+fn check_alive(
+    memory: &impl ReadMemory,
+    layout: &Layout,
+    frame: &PyFrame,
+) -> Result<(), CodeError> {
+    /// 3.14 keeps flags beside a narrower count.
+    const OTHER_HEADER: u32 = 0x030e_0000;
+    /// `ob_type` behind a plain count; free-threaded builds have it further on.
+    const PLAIN_HEADER: u16 = 8;
+    if layout.walk.version_hex >= OTHER_HEADER || layout.code.ob_type != PLAIN_HEADER {
+        return Ok(());
+    }
+    match memory.read_u64(Address(frame.code))? {
+        1..=0xffff_ffff => Ok(()),
+        _ => Err(CodeError::Gone),
+    }
 }
 
 fn check_identity(
@@ -133,8 +157,13 @@ fn read_unchecked(
         layout.qualname
     };
     let name = read_str(memory, layout, pointer(name_at)?)?;
-    // _Py_InitCleanup (3.12+): a real code object of the interpreter, called like its file.
-    if &*filename == "__init__" && &*name == "__init__" {
+    // Real code objects of the interpreter (3.12+): _Py_InitCleanup, called like its file; that of the frame
+    // through which C enters, whose owner may not be written yet.
+    let is_internal = matches!(
+        (&*filename, &*name),
+        ("__init__", "__init__") | ("<shim>", "<interpreter trampoline>")
+    );
+    if is_internal {
         return Ok(Code::Internal);
     }
     // A negative first line is no line.

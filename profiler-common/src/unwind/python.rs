@@ -99,6 +99,15 @@ impl Walk {
     pub const fn is_behind_lone_generator(&self) -> bool {
         self.frame == 0 && self.n_steps == 1 && self.last_owner == OWNER_GENERATOR
     }
+
+    /// Whether the walk consists of a single generator frame that is an entry. 3.11 marks generators that C code
+    /// has resumed as entries, and they stay so when they are suspended: an evaluation loop that begins can still
+    /// point to one from before. A generator that is the first frame of a thread looks the same.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_lone_generator_entry(&self) -> bool {
+        self.n_steps == 1 && self.last_is_entry && self.last_owner == OWNER_GENERATOR
+    }
 }
 
 /// Takes one step towards the root.

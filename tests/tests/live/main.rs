@@ -1,0 +1,12 @@
+//! Real programs on real interpreters, sampled by the real agent: are stacks complete, are they true, do they
+//! add up?
+//!
+//! A table of workloads (`workloads/live`) times every interpreter of the host. Each interpreter is recorded
+//! once, all workloads at the same time, and each test looks at one property of what came. Expectations come
+//! from the programs: they report their own CPU times and depths, and `sys.setprofile` tells every legal call.
+
+mod check;
+mod families;
+mod legal;
+mod recording;
+mod workload;

@@ -1,0 +1,25 @@
+"""C code that works with the GIL released, in two threads at the same time."""
+
+import hashlib
+import zlib
+
+from harness import Crew, run
+
+TEXT = bytes(range(256)) * 1024
+
+
+def compress():
+    for _ in range(2):
+        zlib.compress(TEXT, 6)
+
+
+def digest():
+    for _ in range(2):
+        hashlib.sha256(TEXT).digest()
+
+
+CREW = Crew(["compressor", "digester"], [compress, digest])
+
+
+def body():
+    CREW.round()
