@@ -588,7 +588,10 @@ const SCENARIOS: [&str; 14] = [
 fn hostile_programs(folder: &Path) -> [PathBuf; 2] {
     [("as_3_13", None), ("as_3_8", Some("-DFAKE_3_8"))].map(|(name, fake)| {
         let program = folder.join(name);
-        let arguments: Vec<&str> = ["-O1", "-Wall", "-Werror", "-pthread"].into_iter().chain(fake).collect();
+        let arguments: Vec<&str> = ["-O1", "-Wall", "-Werror", "-pthread"]
+            .into_iter()
+            .chain(fake)
+            .collect();
         compile(&workload("hostile.c"), &program, &arguments);
         program
     })
@@ -597,7 +600,12 @@ fn hostile_programs(folder: &Path) -> [PathBuf; 2] {
 /// CPU time of a process, in nanoseconds.
 fn cpu_nanos(pid: Pid) -> i64 {
     let schedstat = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).unwrap();
-    schedstat.split_ascii_whitespace().next().unwrap().parse().unwrap()
+    schedstat
+        .split_ascii_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 /// How a profile of a hostile process and an honest one beside it came out.
@@ -629,10 +637,17 @@ fn profile_beside(python: &Interpreter, program: &Path, scenario: &str) -> Besid
     }
     let agent_cpu = (agent_cpu_time() - agent_before).as_secs_f64() / begun.elapsed().as_secs_f64();
     let status = recorder.status();
-    let n_lost = ["lost_full", "lost_nested", "samples_undiscovered_lost"].map(|name| counter(&status, name)).iter().sum();
+    let n_lost = ["lost_full", "lost_nested", "samples_undiscovered_lost"]
+        .map(|name| counter(&status, name))
+        .iter()
+        .sum();
     let used = cpu_nanos(honest.pid()) - used;
     let profile = recorder.stop();
-    let right: Vec<&str> = ["<module>"].into_iter().chain(["descend"; 21]).chain(["spin"]).collect();
+    let right: Vec<&str> = ["<module>"]
+        .into_iter()
+        .chain(["descend"; 21])
+        .chain(["spin"])
+        .collect();
     let mut beside = Beside {
         share: 0.0,
         n_hostile: 0,
@@ -645,11 +660,20 @@ fn profile_beside(python: &Interpreter, program: &Path, scenario: &str) -> Besid
     for (thread, frames, n, nanos) in samples(&profile) {
         if thread.pid == i64::from(honest.pid().0) {
             let is_right = python_names(&frames) == right && remarks(&frames).is_empty();
-            beside.share += if is_right { nanos as f64 / used as f64 } else { 0.0 };
+            beside.share += if is_right {
+                nanos as f64 / used as f64
+            } else {
+                0.0
+            };
         } else {
             beside.n_hostile += n;
-            let names = frames.iter().filter(|frame| frame.kind == FrameKind::Python).map(|frame| frame.name);
-            beside.hostile_names.extend(names.map(|name| name.chars().take(12).collect()));
+            let names = frames
+                .iter()
+                .filter(|frame| frame.kind == FrameKind::Python)
+                .map(|frame| frame.name);
+            beside
+                .hostile_names
+                .extend(names.map(|name| name.chars().take(12).collect()));
             for remark in remarks(&frames).into_iter().take(1) {
                 *beside.hostile_remarks.entry(remark.to_owned()).or_default() += n;
             }
@@ -668,7 +692,10 @@ fn a_hostile_process_costs_only_its_own_samples() {
     for program in hostile_programs(folder.path()) {
         let name = program.file_name().unwrap().to_str().unwrap();
         let sane = profile_beside(&python, &program, "sane");
-        assert!(sane.hostile_names.contains("forged"), "{name}: the forgery is not even believed: {sane:?}");
+        assert!(
+            sane.hostile_names.contains("forged"),
+            "{name}: the forgery is not even believed: {sane:?}"
+        );
         for scenario in SCENARIOS {
             let beside = profile_beside(&python, &program, scenario);
             eprintln!(
@@ -680,10 +707,19 @@ fn a_hostile_process_costs_only_its_own_samples() {
                 beside.growth_bytes / 1024,
                 beside.n_lost
             );
-            assert!((0.97..1.06).contains(&beside.share), "{name} {scenario}: {beside:?}");
-            assert!(beside.n_hostile > 0, "{name} {scenario}: its own samples are there, with a reason");
+            assert!(
+                (0.97..1.06).contains(&beside.share),
+                "{name} {scenario}: {beside:?}"
+            );
+            assert!(
+                beside.n_hostile > 0,
+                "{name} {scenario}: its own samples are there, with a reason"
+            );
             assert!(beside.agent_cpu < 0.5, "{name} {scenario}: {beside:?}");
-            assert!(beside.growth_bytes < 64 << 20, "{name} {scenario}: {beside:?}");
+            assert!(
+                beside.growth_bytes < 64 << 20,
+                "{name} {scenario}: {beside:?}"
+            );
             assert_eq!(beside.n_lost, 0, "{name} {scenario}: {beside:?}");
         }
     }

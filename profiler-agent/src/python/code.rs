@@ -51,7 +51,10 @@ impl Code {
         match self {
             Self::Function(symbol) => {
                 let texts = symbol.function.name.len() + symbol.function.filename.len();
-                size_of::<CodeSymbol>() + size_of::<ResolvedFunction>() + texts + symbol.lines.size_bytes()
+                size_of::<CodeSymbol>()
+                    + size_of::<ResolvedFunction>()
+                    + texts
+                    + symbol.lines.size_bytes()
             }
             Self::Internal => 0,
         }

@@ -63,7 +63,11 @@ pub(super) struct CodeCache {
 impl CodeCache {
     /// Knows nothing.
     pub(super) fn new() -> Self {
-        Self { own: Layer::default(), inherited: Vec::new(), budget: Budget::new(Instant::now()) }
+        Self {
+            own: Layer::default(),
+            inherited: Vec::new(),
+            budget: Budget::new(Instant::now()),
+        }
     }
 
     /// The cache of a forked child, which knows what this one knows now.
@@ -80,7 +84,11 @@ impl CodeCache {
             }
             self.inherited = vec![Arc::new(merged)];
         }
-        Self { own: Layer::default(), inherited: self.inherited.clone(), budget: self.budget }
+        Self {
+            own: Layer::default(),
+            inherited: self.inherited.clone(),
+            budget: self.budget,
+        }
     }
 
     /// Number of code objects that this program has learned itself.
@@ -95,7 +103,12 @@ impl CodeCache {
         read: impl FnOnce() -> Result<Code, CodeError>,
     ) -> Result<Code, CodeError> {
         let key = (frame.code, frame.identity);
-        let inherited = || self.inherited.iter().rev().find_map(|layer| layer.codes.get(&key));
+        let inherited = || {
+            self.inherited
+                .iter()
+                .rev()
+                .find_map(|layer| layer.codes.get(&key))
+        };
         if let Some(code) = self.own.codes.get(&key).or_else(inherited) {
             return code.clone();
         }
@@ -126,7 +139,10 @@ struct Budget {
 
 impl Budget {
     fn new(now: Instant) -> Self {
-        Self { left: BURST, refilled: now }
+        Self {
+            left: BURST,
+            refilled: now,
+        }
     }
 
     /// Whether anything is left.
@@ -147,18 +163,32 @@ mod tests {
     use super::*;
 
     fn frame(code: u64) -> PyFrame {
-        PyFrame { code, ..PyFrame::default() }
+        PyFrame {
+            code,
+            ..PyFrame::default()
+        }
     }
 
     #[test]
     fn what_is_known_is_read_once_and_a_child_knows_it_too() {
         let mut cache = CodeCache::new();
         for generation in 0..10 {
-            assert_eq!(cache.get(&frame(generation), || Err(CodeError::Gone)).unwrap_err(), CodeError::Gone);
+            assert_eq!(
+                cache
+                    .get(&frame(generation), || Err(CodeError::Gone))
+                    .unwrap_err(),
+                CodeError::Gone
+            );
             cache = cache.fork();
             for known in 0..=generation {
-                let known = cache.get(&frame(known), || Err(CodeError::Denied)).unwrap_err();
-                assert_eq!(known, CodeError::Gone, "a second read would have said otherwise");
+                let known = cache
+                    .get(&frame(known), || Err(CodeError::Denied))
+                    .unwrap_err();
+                assert_eq!(
+                    known,
+                    CodeError::Gone,
+                    "a second read would have said otherwise"
+                );
             }
         }
         assert_eq!(cache.len(), 0);
@@ -173,7 +203,12 @@ mod tests {
                 cache = cache.fork();
             }
         }
-        let n_bytes = cache.own.n_bytes + cache.inherited.iter().map(|layer| layer.n_bytes).sum::<usize>();
+        let n_bytes = cache.own.n_bytes
+            + cache
+                .inherited
+                .iter()
+                .map(|layer| layer.n_bytes)
+                .sum::<usize>();
         assert!(n_bytes <= (MAX_LAYERS + 1) * MAX_BYTES, "{n_bytes}");
         assert!(cache.own.n_bytes > 0);
     }

@@ -215,9 +215,7 @@ impl Program {
         counters: &mut SymbolizeCounters,
     ) -> Result<Code, CodeError> {
         let (memory, layout) = (&self.memory, &self.process.interpreter.layout);
-        let code = self
-            .codes
-            .get(frame, || code::read(memory, layout, frame));
+        let code = self.codes.get(frame, || code::read(memory, layout, frame));
         match &code {
             Ok(_) => {}
             Err(CodeError::Gone | CodeError::ProcessGone) => counters.frames_gone += 1,

@@ -11,12 +11,20 @@ use super::workload::Workload;
 
 /// The same processes from the first sample to the last.
 const fn steady(name: &'static str, cpu_seconds: f64) -> Workload {
-    Workload { name, cpu_seconds, has_young_processes: false }
+    Workload {
+        name,
+        cpu_seconds,
+        has_young_processes: false,
+    }
 }
 
 /// Ends by the number of its passes.
 const fn with_children(name: &'static str) -> Workload {
-    Workload { name, cpu_seconds: 60.0, has_young_processes: true }
+    Workload {
+        name,
+        cpu_seconds: 60.0,
+        has_young_processes: true,
+    }
 }
 
 /// What is sampled at the same time. Processes that come and go have a recording of their own: on a host whose
@@ -36,7 +44,12 @@ const WORKLOADS: [&[Workload]; 2] = [
         steady("names", 1.0),
         steady("dying", 1.0),
     ],
-    &[with_children("fork"), with_children("spawn"), with_children("tree"), steady("exec_before", 0.3)],
+    &[
+        with_children("fork"),
+        with_children("spawn"),
+        with_children("tree"),
+        steady("exec_before", 0.3),
+    ],
 ];
 
 /// Share of the kernel's CPU time by which samples may miss it.
@@ -52,19 +65,27 @@ const MAX_INCOMPLETE: f64 = 0.001;
 /// thousand runs.
 const SIGMAS: f64 = 5.0;
 
-
 /// Every interpreter that the project supports, recorded when the first test asks. `LIVE_PYTHON` names a part
 /// of the path of the only one to take.
 pub(crate) static RECORDED: LazyLock<Vec<Recorded>> = LazyLock::new(|| {
     let only = std::env::var("LIVE_PYTHON").unwrap_or_default();
     let found: Vec<_> = interpreters::found()
         .into_iter()
-        .filter(|python| (3, 8) <= python.minor() && python.minor() <= (3, 13) && !python.free_threaded)
+        .filter(|python| {
+            (3, 8) <= python.minor() && python.minor() <= (3, 13) && !python.free_threaded
+        })
         .collect();
     let next = found.iter().cycle().skip(1);
-    let pairs = found.iter().zip(next).filter(|(python, _)| python.path.to_string_lossy().contains(&only));
+    let pairs = found
+        .iter()
+        .zip(next)
+        .filter(|(python, _)| python.path.to_string_lossy().contains(&only));
     let recorded: Vec<Recorded> = pairs
-        .flat_map(|(python, next)| WORKLOADS.iter().map(move |workloads| record(workloads, python, next)))
+        .flat_map(|(python, next)| {
+            WORKLOADS
+                .iter()
+                .map(move |workloads| record(workloads, python, next))
+        })
         .collect();
     recorded.iter().for_each(show);
     recorded
@@ -74,10 +95,12 @@ pub(crate) static RECORDED: LazyLock<Vec<Recorded>> = LazyLock::new(|| {
 fn all() -> impl Iterator<Item = (String, &'static Sampled)> {
     RECORDED.iter().flat_map(|recorded| {
         let (major, minor, micro) = recorded.interpreter.version;
-        recorded
-            .sampled
-            .iter()
-            .map(move |sampled| (format!("{major}.{minor}.{micro} {}", sampled.workload.name), sampled))
+        recorded.sampled.iter().map(move |sampled| {
+            (
+                format!("{major}.{minor}.{micro} {}", sampled.workload.name),
+                sampled,
+            )
+        })
     })
 }
 
@@ -131,10 +154,16 @@ fn wrong(sampled: &Sampled, stack: &Stack) -> Option<String> {
     if !stack.remarks.is_empty() || (has_starts && is_starting(stack)) {
         return None;
     }
-    if becomes_another && stack.frames.iter().any(|frame| is_in(frame, "exec_after.py")) {
+    if becomes_another
+        && stack
+            .frames
+            .iter()
+            .any(|frame| is_in(frame, "exec_after.py"))
+    {
         return None;
     }
-    let is_made = |frame: &&Frame| sampled.workload.name == "dying" && frame.function.1.starts_with("<made ");
+    let is_made =
+        |frame: &&Frame| sampled.workload.name == "dying" && frame.function.1.starts_with("<made ");
     let n_made = stack.frames.iter().take_while(is_made).count();
     let wrong = match n_made {
         0 => sampled.legal.judge(&stack.frames),
@@ -146,8 +175,13 @@ fn wrong(sampled: &Sampled, stack: &Stack) -> Option<String> {
 /// The start and the end of an interpreter, whose frames nobody could trace. It calls functions of its library
 /// from C, imports, and looks encodings up.
 fn is_starting(stack: &Stack) -> bool {
-    let is_of_start = |frame: &Frame| frame.function.1.starts_with("<frozen") || frame.function.1.contains("/encodings/");
-    let is_of_program = stack.frames.last().is_some_and(|root| root.function.0 == "<module>");
+    let is_of_start = |frame: &Frame| {
+        frame.function.1.starts_with("<frozen") || frame.function.1.contains("/encodings/")
+    };
+    let is_of_program = stack
+        .frames
+        .last()
+        .is_some_and(|root| root.function.0 == "<module>");
     !is_of_program || stack.frames.iter().any(is_of_start)
 }
 
@@ -177,17 +211,30 @@ fn sigma(n: u64, share: f64) -> f64 {
 /// Fails with everything that was found.
 fn assert_none(found: &[String]) {
     const SHOWN: usize = 20;
-    let shown = found.iter().take(SHOWN).map(|line| line.chars().take(600).collect::<String>());
+    let shown = found
+        .iter()
+        .take(SHOWN)
+        .map(|line| line.chars().take(600).collect::<String>());
     let shown: Vec<String> = shown.collect();
-    assert!(found.is_empty(), "{} found:\n  {}", found.len(), shown.join("\n  "));
+    assert!(
+        found.is_empty(),
+        "{} found:\n  {}",
+        found.len(),
+        shown.join("\n  ")
+    );
 }
 
 #[test]
 fn every_frame_and_caller_line_is_one_that_the_interpreter_reports() {
     let wrong: Vec<String> = all()
         .flat_map(|(name, sampled)| {
-            let wrong = sampled.stacks.iter().filter_map(|stack| wrong(sampled, stack));
-            wrong.map(|wrong| format!("{name}: {wrong}")).collect::<Vec<_>>()
+            let wrong = sampled
+                .stacks
+                .iter()
+                .filter_map(|stack| wrong(sampled, stack));
+            wrong
+                .map(|wrong| format!("{name}: {wrong}"))
+                .collect::<Vec<_>>()
         })
         .collect();
     assert_none(&wrong);
@@ -222,11 +269,20 @@ fn stacks_are_complete_in_999_of_1000_samples() {
 fn the_root_is_the_first_frame_of_the_thread() {
     let roots = ["<module>", "_bootstrap", "Thread._bootstrap"];
     for (name, sampled) in steady_ones() {
-        for stack in sampled.stacks.iter().filter(|stack| stack.remarks.is_empty()) {
+        for stack in sampled
+            .stacks
+            .iter()
+            .filter(|stack| stack.remarks.is_empty())
+        {
             let root = &stack.frames.last().unwrap().function.0;
             let is_root = roots.contains(&root.as_str()) || root.ends_with("traced_thread");
             assert!(is_root, "{name}: {}", stack.shown);
-            assert_eq!(root == "<module>", stack.tid == stack.pid, "{name}: {}", stack.shown);
+            assert_eq!(
+                root == "<module>",
+                stack.tid == stack.pid,
+                "{name}: {}",
+                stack.shown
+            );
         }
     }
 }
@@ -238,24 +294,42 @@ fn samples_add_up_to_the_cpu_time_of_the_kernel() {
         let (seconds, cpu) = (sampled.sampled_seconds(), sampled.cpu_seconds);
         // Each stretch on a CPU is sampled once more or less; there are at most as many as samples.
         let chance = SIGMAS * (sampled.n_samples() as f64).sqrt() / 2.0 * sampled.period;
-        let ended: BTreeSet<i64> = sampled.stacks.iter().map(|stack| stack.pid).filter(|pid| *pid != sampled.pid).collect();
+        let ended: BTreeSet<i64> = sampled
+            .stacks
+            .iter()
+            .map(|stack| stack.pid)
+            .filter(|pid| *pid != sampled.pid)
+            .collect();
         let too_few = cpu * MAX_GAP + chance + ended.len() as f64 * EXIT_SECONDS;
         // Interrupts and stolen time are no thread's time, but are sampled.
         let too_many = cpu * (MAX_GAP + sampled.untimed_share) + chance;
         if seconds < cpu - too_few || seconds > cpu + too_many {
-            found.push(format!("{name}: {seconds:.3} s of {cpu:.3} s sampled: not -{too_few:.3} to +{too_many:.3}"));
+            found.push(format!(
+                "{name}: {seconds:.3} s of {cpu:.3} s sampled: not -{too_few:.3} to +{too_many:.3}"
+            ));
         }
     }
-    let steady = RECORDED.iter().filter(|recorded| recorded.sampled.len() == WORKLOADS[0].len());
+    let steady = RECORDED
+        .iter()
+        .filter(|recorded| recorded.sampled.len() == WORKLOADS[0].len());
     for recorded in steady {
-        let steady = || recorded.sampled.iter().filter(|sampled| !sampled.workload.has_young_processes);
+        let steady = || {
+            recorded
+                .sampled
+                .iter()
+                .filter(|sampled| !sampled.workload.has_young_processes)
+        };
         let cpu: f64 = steady().map(|sampled| sampled.cpu_seconds).sum();
-        let lost = ["lost_full", "lost_nested"].map(|name| recorded.counters.get(name).copied().unwrap_or(0));
+        let lost = ["lost_full", "lost_nested"]
+            .map(|name| recorded.counters.get(name).copied().unwrap_or(0));
         let lost = lost.iter().sum::<u64>() as f64 * recorded.period;
         let seconds = steady().map(Sampled::sampled_seconds).sum::<f64>() + lost;
         let untimed_share = recorded.sampled[0].untimed_share;
         if seconds / cpu < 1.0 - MAX_GAP || seconds / cpu > 1.0 + MAX_GAP + untimed_share {
-            found.push(format!("{:?}: {seconds:.3} s of {cpu:.3} s", recorded.interpreter.version));
+            found.push(format!(
+                "{:?}: {seconds:.3} s of {cpu:.3} s",
+                recorded.interpreter.version
+            ));
         }
     }
     assert_none(&found);
@@ -267,8 +341,16 @@ fn functions_have_their_share_of_the_samples() {
     for (name, sampled) in steady_ones() {
         let n = sampled.n_samples();
         for (function, seconds) in &sampled.report.shares {
-            let is_in = |stack: &Stack| stack.frames.iter().any(|frame| frame.function == *function);
-            found.extend(compare(&name, sampled, n, function, *seconds, sampled.count(is_in)));
+            let is_in =
+                |stack: &Stack| stack.frames.iter().any(|frame| frame.function == *function);
+            found.extend(compare(
+                &name,
+                sampled,
+                n,
+                function,
+                *seconds,
+                sampled.count(is_in),
+            ));
         }
     }
     assert_none(&found);
@@ -289,7 +371,8 @@ fn compare(
     let expected = seconds / sampled.period;
     let allowed = expected * MAX_GAP + SIGMAS * sigma(n, share) + 1.0;
     let is_wrong = (n_found as f64 - expected).abs() > allowed;
-    is_wrong.then(|| format!("{name}: {what:?}: {n_found} samples, not {expected:.0} +- {allowed:.0}"))
+    is_wrong
+        .then(|| format!("{name}: {what:?}: {n_found} samples, not {expected:.0} +- {allowed:.0}"))
 }
 
 #[test]
@@ -297,15 +380,26 @@ fn a_recursion_never_shows_another_depth() {
     for (name, sampled) in of("recursion") {
         for (function, bottom, depth) in &sampled.report.depths {
             let mut n_at_bottom = 0;
-            for stack in sampled.stacks.iter().filter(|stack| stack.remarks.is_empty()) {
-                let n = stack.frames.iter().filter(|frame| frame.function.0 == *function).count();
+            for stack in sampled
+                .stacks
+                .iter()
+                .filter(|stack| stack.remarks.is_empty())
+            {
+                let n = stack
+                    .frames
+                    .iter()
+                    .filter(|frame| frame.function.0 == *function)
+                    .count();
                 assert!(n <= *depth, "{name}: {n} frames: {}", stack.shown);
                 if has(stack, bottom) {
                     assert_eq!(n, *depth, "{name}: {}", stack.shown);
                     n_at_bottom += stack.n_samples;
                 }
             }
-            assert!(n_at_bottom > 300, "{name}: {n_at_bottom} samples at the bottom of {function}");
+            assert!(
+                n_at_bottom > 300,
+                "{name}: {n_at_bottom} samples at the bottom of {function}"
+            );
         }
     }
 }
@@ -314,22 +408,49 @@ fn a_recursion_never_shows_another_depth() {
 fn threads_carry_their_names_and_run_their_own_functions() {
     let mut found = Vec::new();
     for (name, sampled) in all().filter(|(_, sampled)| !sampled.report.threads.is_empty()) {
-        let threads: HashMap<i64, _> = sampled.report.threads.iter().map(|thread| (thread.0, thread)).collect();
-        let functions: Vec<_> = sampled.report.threads.iter().map(|thread| &thread.2).collect();
+        let threads: HashMap<i64, _> = sampled
+            .report
+            .threads
+            .iter()
+            .map(|thread| (thread.0, thread))
+            .collect();
+        let functions: Vec<_> = sampled
+            .report
+            .threads
+            .iter()
+            .map(|thread| &thread.2)
+            .collect();
         let mut n_by_thread: HashMap<i64, u64> = HashMap::new();
         for stack in &sampled.stacks {
             *n_by_thread.entry(stack.tid).or_default() += stack.n_samples;
             let Some((_, thread_name, function, _)) = threads.get(&stack.tid) else {
-                assert_eq!((stack.tid, &*stack.thread_name), (sampled.pid, "MainThread"), "{name}: {}", stack.shown);
+                assert_eq!(
+                    (stack.tid, &*stack.thread_name),
+                    (sampled.pid, "MainThread"),
+                    "{name}: {}",
+                    stack.shown
+                );
                 continue;
             };
             assert_eq!(stack.thread_name, *thread_name, "{name}: {}", stack.shown);
-            let is_of_another = |frame: &Frame| functions.contains(&&frame.function) && frame.function != *function;
-            assert!(!stack.frames.iter().any(is_of_another), "{name}: {thread_name}: {}", stack.shown);
+            let is_of_another =
+                |frame: &Frame| functions.contains(&&frame.function) && frame.function != *function;
+            assert!(
+                !stack.frames.iter().any(is_of_another),
+                "{name}: {thread_name}: {}",
+                stack.shown
+            );
         }
         for (tid, thread_name, _, seconds) in &sampled.report.threads {
             let n = n_by_thread.get(tid).copied().unwrap_or(0);
-            found.extend(compare(&name, sampled, sampled.n_samples(), thread_name, *seconds, n));
+            found.extend(compare(
+                &name,
+                sampled,
+                sampled.n_samples(),
+                thread_name,
+                *seconds,
+                n,
+            ));
         }
     }
     assert_none(&found);
@@ -339,36 +460,72 @@ fn threads_carry_their_names_and_run_their_own_functions() {
 #[test]
 fn no_sample_carries_the_name_of_another_code_object() {
     for (name, sampled) in of("dying") {
-        let made: HashMap<&str, _> = sampled.report.made.iter().map(|made| (&*made.0, made)).collect();
+        let made: HashMap<&str, _> = sampled
+            .report
+            .made
+            .iter()
+            .map(|made| (&*made.0, made))
+            .collect();
         let mut n_by_name: HashMap<&str, u64> = HashMap::new();
         let mut n_gone = 0;
         for stack in &sampled.stacks {
-            let inner = stack.frames.iter().find(|frame| frame.function.0.starts_with("inner_"));
-            let outer = stack.frames.iter().find(|frame| frame.function.0.starts_with("outer_"));
-            n_gone += if stack.remarks.is_empty() { 0 } else { stack.n_samples };
+            let inner = stack
+                .frames
+                .iter()
+                .find(|frame| frame.function.0.starts_with("inner_"));
+            let outer = stack
+                .frames
+                .iter()
+                .find(|frame| frame.function.0.starts_with("outer_"));
+            n_gone += if stack.remarks.is_empty() {
+                0
+            } else {
+                stack.n_samples
+            };
             for (frame, prefix, first_line) in [(inner, "inner_", 4), (outer, "outer_", 2)] {
                 let Some(frame) = frame else { continue };
                 let (function, file, start) = &frame.function;
                 let own = function.strip_prefix(prefix).unwrap();
-                let (_, offset, ..) = made.get(own).unwrap_or_else(|| panic!("{name}: {own} was not made"));
+                let (_, offset, ..) = made
+                    .get(own)
+                    .unwrap_or_else(|| panic!("{name}: {own} was not made"));
                 assert_eq!(*file, format!("<made {own}>"), "{name}: {}", stack.shown);
                 assert_eq!(*start, offset + first_line, "{name}: {}", stack.shown);
-                assert!(frame.line >= *start && frame.line <= start + 4, "{name}: {}", stack.shown);
-                assert!(stack.thread_name.is_empty() || own.starts_with(&stack.thread_name), "{name}: {}", stack.shown);
+                assert!(
+                    frame.line >= *start && frame.line <= start + 4,
+                    "{name}: {}",
+                    stack.shown
+                );
+                assert!(
+                    stack.thread_name.is_empty() || own.starts_with(&stack.thread_name),
+                    "{name}: {}",
+                    stack.shown
+                );
                 if prefix == "outer_" {
                     *n_by_name.entry(own).or_default() += stack.n_samples;
                 }
             }
             if let (Some(inner), Some(outer)) = (inner, outer) {
-                assert_eq!(inner.function.1, outer.function.1, "{name}: {}", stack.shown);
+                assert_eq!(
+                    inner.function.1, outer.function.1,
+                    "{name}: {}",
+                    stack.shown
+                );
             }
         }
         // While it was on a CPU n times, a function was sampled at most n times more than its time says.
         for (own, n) in n_by_name {
             let (_, _, seconds, n_switches) = made[own];
             let most = seconds / sampled.period * (1.0 + MAX_GAP) + *n_switches as f64 + 2.0;
-            assert!(n as f64 <= most, "{name}: {own} has {n} samples in {seconds} s with {n_switches} switches");
+            assert!(
+                n as f64 <= most,
+                "{name}: {own} has {n} samples in {seconds} s with {n_switches} switches"
+            );
         }
-        eprintln!("{name}: {} functions made, {n_gone} of {} samples with one gone", made.len(), sampled.n_samples());
+        eprintln!(
+            "{name}: {} functions made, {n_gone} of {} samples with one gone",
+            made.len(),
+            sampled.n_samples()
+        );
     }
 }

@@ -11,13 +11,29 @@ const START_SECONDS: f64 = 0.1;
 #[test]
 fn forked_children_are_profiled_from_their_first_sample() {
     for (name, sampled) in of("fork") {
-        let is_undiscovered = |stack: &Stack| stack.remarks.iter().any(|remark| remark == "[not yet discovered]");
+        let is_undiscovered = |stack: &Stack| {
+            stack
+                .remarks
+                .iter()
+                .any(|remark| remark == "[not yet discovered]")
+        };
         assert_eq!(sampled.count(is_undiscovered), 0, "{name}");
-        let children: BTreeSet<i64> =
-            sampled.stacks.iter().filter(|stack| has(stack, "spin")).map(|stack| stack.pid).collect();
-        assert!(children.len() >= 20, "{name}: {} of 36 children with a sample of their work", children.len());
+        let children: BTreeSet<i64> = sampled
+            .stacks
+            .iter()
+            .filter(|stack| has(stack, "spin"))
+            .map(|stack| stack.pid)
+            .collect();
+        assert!(
+            children.len() >= 20,
+            "{name}: {} of 36 children with a sample of their work",
+            children.len()
+        );
         for work in ["bare_child", "process_child", "grandchild"] {
-            assert!(sampled.count(|stack| has(stack, work)) > 0, "{name}: no sample of {work}");
+            assert!(
+                sampled.count(|stack| has(stack, work)) > 0,
+                "{name}: no sample of {work}"
+            );
         }
     }
 }
@@ -32,9 +48,16 @@ fn started_interpreters_are_profiled_as_soon_as_they_are_discovered() {
             let seconds = |stacks: &[&Stack]| stacks.iter().map(|stack| stack.seconds).sum::<f64>();
             let stacks: Vec<&Stack> = sampled.stacks.iter().filter(of_child).collect();
             let without: Vec<&Stack> = stacks.iter().copied().filter(blind).collect();
-            assert!(seconds(&without) < START_SECONDS, "{name}: {:.3} s without a frame", seconds(&without));
+            assert!(
+                seconds(&without) < START_SECONDS,
+                "{name}: {:.3} s without a frame",
+                seconds(&without)
+            );
             if seconds(&stacks) > START_SECONDS {
-                assert!(stacks.iter().any(|stack| has(stack, "spin")), "{name}: {pid} has no sample of its work");
+                assert!(
+                    stacks.iter().any(|stack| has(stack, "spin")),
+                    "{name}: {pid} has no sample of its work"
+                );
             }
         }
     }
@@ -44,12 +67,25 @@ fn started_interpreters_are_profiled_as_soon_as_they_are_discovered() {
 fn a_process_that_becomes_another_program_is_another_program() {
     for recorded in RECORDED.iter() {
         let version = |(major, minor, micro): (u8, u8, u8)| format!("{major}.{minor}.{micro}");
-        let (before, after) = (version(recorded.interpreter.version), version(recorded.next.version));
-        for sampled in recorded.sampled.iter().filter(|sampled| sampled.workload.name == "exec_before") {
+        let (before, after) = (
+            version(recorded.interpreter.version),
+            version(recorded.next.version),
+        );
+        for sampled in recorded
+            .sampled
+            .iter()
+            .filter(|sampled| sampled.workload.name == "exec_before")
+        {
             let (mut n_before, mut n_after) = (0, 0);
             for stack in &sampled.stacks {
-                let is_after = stack.frames.iter().any(|frame| is_in(frame, "exec_after.py"));
-                let is_before = stack.frames.iter().any(|frame| is_in(frame, "exec_before.py"));
+                let is_after = stack
+                    .frames
+                    .iter()
+                    .any(|frame| is_in(frame, "exec_after.py"));
+                let is_before = stack
+                    .frames
+                    .iter()
+                    .any(|frame| is_in(frame, "exec_before.py"));
                 assert!(!(is_before && is_after), "{before}: {}", stack.shown);
                 if is_before {
                     n_before += stack.n_samples;
@@ -58,13 +94,30 @@ fn a_process_that_becomes_another_program_is_another_program() {
                 if is_after {
                     n_after += stack.n_samples;
                     assert_eq!(stack.python_version, after, "{}", stack.shown);
-                    let n_after = stack.frames.iter().take_while(|frame| !is_in(frame, "exec_after.py")).count();
-                    let names: Vec<&str> = stack.frames[n_after..].iter().map(|frame| &*frame.function.0).collect();
-                    let is_legal = matches!(names[..], ["<module>"] | ["main", "<module>"] | ["after", "main", "<module>"]);
-                    assert!(is_legal || !stack.remarks.is_empty(), "{before} to {after}: {}", stack.shown);
+                    let n_after = stack
+                        .frames
+                        .iter()
+                        .take_while(|frame| !is_in(frame, "exec_after.py"))
+                        .count();
+                    let names: Vec<&str> = stack.frames[n_after..]
+                        .iter()
+                        .map(|frame| &*frame.function.0)
+                        .collect();
+                    let is_legal = matches!(
+                        names[..],
+                        ["<module>"] | ["main", "<module>"] | ["after", "main", "<module>"]
+                    );
+                    assert!(
+                        is_legal || !stack.remarks.is_empty(),
+                        "{before} to {after}: {}",
+                        stack.shown
+                    );
                 }
             }
-            assert!(n_before > 400 && n_after > 1000, "{before} to {after}: {n_before} and {n_after} samples");
+            assert!(
+                n_before > 400 && n_after > 1000,
+                "{before} to {after}: {n_before} and {n_after} samples"
+            );
         }
     }
 }

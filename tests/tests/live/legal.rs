@@ -36,13 +36,19 @@ struct Facts {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Record {
-    Pid { pid: i64 },
+    Pid {
+        pid: i64,
+    },
     Function {
         function: Function,
         #[serde(flatten)]
         facts: Facts,
     },
-    Call { callee: Function, caller: Option<Function>, line: u32 },
+    Call {
+        callee: Function,
+        caller: Option<Function>,
+        line: u32,
+    },
 }
 
 /// A frame of a stack.
@@ -80,21 +86,37 @@ impl Legal {
                     known.calling.extend(facts.calling);
                     known.makes_generator |= facts.makes_generator;
                 }
-                Record::Call { callee, caller: Some(caller), line } => {
+                Record::Call {
+                    callee,
+                    caller: Some(caller),
+                    line,
+                } => {
                     legal.calls.insert((caller, line, callee));
                 }
-                Record::Call { callee, caller: None, .. } => {
+                Record::Call {
+                    callee,
+                    caller: None,
+                    ..
+                } => {
                     legal.roots.insert(callee);
                 }
             }
         }
-        assert!(!legal.calls.is_empty(), "{}: the harness has traced nothing", path.display());
+        assert!(
+            !legal.calls.is_empty(),
+            "{}: the harness has traced nothing",
+            path.display()
+        );
         legal
     }
 
     /// The first thing that is wrong with a complete stack, leaf first.
     pub(crate) fn judge(&self, frames: &[Frame]) -> Option<Wrong> {
-        let facts = |frame: &Frame| self.functions.get(&frame.function).ok_or(Wrong::Function(frame.function.clone()));
+        let facts = |frame: &Frame| {
+            self.functions
+                .get(&frame.function)
+                .ok_or(Wrong::Function(frame.function.clone()))
+        };
         self.judge_with(frames, facts).err()
     }
 
@@ -109,15 +131,29 @@ impl Legal {
         }
         for (idx, pair) in frames.windows(2).enumerate() {
             let [callee, caller] = pair else { break };
-            let call = (caller.function.clone(), caller.line, callee.function.clone());
+            let call = (
+                caller.function.clone(),
+                caller.line,
+                callee.function.clone(),
+            );
             let (callee_facts, caller_facts) = (facts(callee)?, facts(caller)?);
             // The moment in which a generator is made, which the interpreter does not report.
-            let is_making = idx == 0 && callee_facts.makes_generator && callee.line == callee.function.2;
-            if !self.calls.contains(&call) && !(is_making && caller_facts.calling.contains(&caller.line)) {
-                return Err(Wrong::Call { caller: caller.clone(), callee: callee.clone() });
+            let is_making =
+                idx == 0 && callee_facts.makes_generator && callee.line == callee.function.2;
+            if !self.calls.contains(&call)
+                && !(is_making && caller_facts.calling.contains(&caller.line))
+            {
+                return Err(Wrong::Call {
+                    caller: caller.clone(),
+                    callee: callee.clone(),
+                });
             }
         }
         let root = &frames[frames.len() - 1].function;
-        if self.roots.contains(root) { Ok(()) } else { Err(Wrong::Root(root.clone())) }
+        if self.roots.contains(root) {
+            Ok(())
+        } else {
+            Err(Wrong::Root(root.clone()))
+        }
     }
 }

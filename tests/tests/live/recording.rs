@@ -78,12 +78,20 @@ impl Sampled {
 
     /// Number of samples whose stack is so.
     pub(crate) fn count(&self, is_so: impl Fn(&Stack) -> bool) -> u64 {
-        self.stacks.iter().filter(|stack| is_so(stack)).map(|stack| stack.n_samples).sum()
+        self.stacks
+            .iter()
+            .filter(|stack| is_so(stack))
+            .map(|stack| stack.n_samples)
+            .sum()
     }
 }
 
 /// Runs all workloads with one interpreter and records them.
-pub(crate) fn record(workloads: &[Workload], interpreter: &Interpreter, next: &Interpreter) -> Recorded {
+pub(crate) fn record(
+    workloads: &[Workload],
+    interpreter: &Interpreter,
+    next: &Interpreter,
+) -> Recorded {
     let dir = tempfile::tempdir().unwrap();
     let start = |workload: &Workload| {
         let script = script(*workload, dir.path());
@@ -94,47 +102,83 @@ pub(crate) fn record(workloads: &[Workload], interpreter: &Interpreter, next: &I
     let (reply, profile) = oneshot::channel();
     let pids = running.iter().map(|workload| Pid(workload.pid())).collect();
     let config = SamplingConfig {
-        selection: Selection { only_pids: Some(pids), ..Selection::default() },
+        selection: Selection {
+            only_pids: Some(pids),
+            ..Selection::default()
+        },
         subprocesses: true,
         rate_hz: RATE_HZ,
         max_samples_per_second: None,
         ring_bytes: RING_BYTES,
         bpf_debug: false,
     };
-    let mut agent = Agent::start(&config, Some(Recording { duration: None, reply }), false).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut agent = Agent::start(
+        &config,
+        Some(Recording {
+            duration: None,
+            reply,
+        }),
+        false,
+    )
+    .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     for process in runtime.block_on(agent.scanned()) {
         let version = interpreter.version;
-        assert_eq!(process.state, TrackState::Profiled, "{version:?}: {}: {}", process.program, process.reason);
+        assert_eq!(
+            process.state,
+            TrackState::Profiled,
+            "{version:?}: {}: {}",
+            process.program,
+            process.reason
+        );
     }
     let before = Ticks::now();
     running.iter_mut().for_each(Running::go);
-    let done: Vec<_> = running.iter_mut().map(|workload| (workload.wait_until_done(), workload.workload)).collect();
+    let done: Vec<_> = running
+        .iter_mut()
+        .map(|workload| (workload.wait_until_done(), workload.workload))
+        .collect();
     let untimed_share = before.untimed_share();
     let status = runtime.block_on(agent.asker().status()).unwrap();
     agent.stop();
     let profile = profile.blocking_recv().unwrap();
     let mut stacks = stacks(&profile);
-    let sampled = done.into_iter().zip(&running).map(|(((report, legal, cpu_seconds), workload), running)| Sampled {
-        workload,
-        report,
-        cpu_seconds,
-        stacks: legal.pids.iter().flat_map(|pid| stacks.remove(pid).unwrap_or_default()).collect(),
-        legal,
-        pid: running.pid().into(),
-        period: profile.period as f64 / 1e9,
-        untimed_share,
-    });
+    let sampled = done.into_iter().zip(&running).map(
+        |(((report, legal, cpu_seconds), workload), running)| Sampled {
+            workload,
+            report,
+            cpu_seconds,
+            stacks: legal
+                .pids
+                .iter()
+                .flat_map(|pid| stacks.remove(pid).unwrap_or_default())
+                .collect(),
+            legal,
+            pid: running.pid().into(),
+            period: profile.period as f64 / 1e9,
+            untimed_share,
+        },
+    );
     let sampled = sampled.collect();
     for (pid, stacks) in stacks {
-        eprintln!("process {pid} is of no workload: {} stacks, such as {:?}", stacks.len(), stacks.first());
+        eprintln!(
+            "process {pid} is of no workload: {} stacks, such as {:?}",
+            stacks.len(),
+            stacks.first()
+        );
     }
     Recorded {
         interpreter: interpreter.clone(),
         next: next.clone(),
         period: profile.period as f64 / 1e9,
         sampled,
-        counters: status.counters.iter().map(|counter| (counter.name, counter.value)).collect(),
+        counters: status
+            .counters
+            .iter()
+            .map(|counter| (counter.name, counter.value))
+            .collect(),
         comments: profile.comments.clone(),
     }
 }
@@ -148,9 +192,21 @@ struct Ticks {
 impl Ticks {
     fn now() -> Self {
         let stat = std::fs::read_to_string("/proc/stat").unwrap();
-        let ticks: Vec<u64> = stat.lines().next().unwrap().split_whitespace().skip(1).flat_map(str::parse).collect();
-        let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = ticks[..] else { panic!("{stat}") };
-        Self { timed: user + nice + system, untimed: irq + softirq + steal }
+        let ticks: Vec<u64> = stat
+            .lines()
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .skip(1)
+            .flat_map(str::parse)
+            .collect();
+        let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = ticks[..] else {
+            panic!("{stat}")
+        };
+        Self {
+            timed: user + nice + system,
+            untimed: irq + softirq + steal,
+        }
     }
 
     fn untimed_share(&self) -> f64 {
@@ -178,7 +234,9 @@ fn stacks(profile: &Profile) -> HashMap<i64, Vec<Stack>> {
         let thread = profile.thread(sample.labels);
         let mut frames = Vec::new();
         let mut remarks = Vec::new();
-        let shown = profile.frames(sample.stack).map(|frame| format!("{}:{}", frame.name, frame.line));
+        let shown = profile
+            .frames(sample.stack)
+            .map(|frame| format!("{}:{}", frame.name, frame.line));
         let shown = shown.collect::<Vec<_>>().join(" < ");
         for frame in profile.frames(sample.stack) {
             let start_line = profile.functions[frame.function.0 as usize].start_line;

@@ -55,13 +55,21 @@ pub(crate) fn folder() -> PathBuf {
 impl Running {
     /// Starts a workload; it traces itself meanwhile. `script` is its file, `dir` is for what it writes, `next`
     /// is the interpreter that it may become.
-    pub(crate) fn start(workload: Workload, script: &Path, python: &Interpreter, next: &Path, dir: &Path) -> Self {
+    pub(crate) fn start(
+        workload: Workload,
+        script: &Path,
+        python: &Interpreter,
+        next: &Path,
+        dir: &Path,
+    ) -> Self {
         let legal = dir.join(format!("{}.legal", workload.name));
         let mut command = Command::new(&python.path);
         command.args(["-B", "-W", "ignore"]);
         if workload.has_young_processes {
             // The programs that it starts find `sitecustomize` there.
-            command.env("PYTHONPATH", folder()).env("LIVE_LEGAL", &legal);
+            command
+                .env("PYTHONPATH", folder())
+                .env("LIVE_LEGAL", &legal);
         } else {
             command.args(["-I", "-S"]);
         }
@@ -80,7 +88,14 @@ impl Running {
             .unwrap();
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { workload, child, stdin, stdout, legal, cpu_before: 0.0 }
+        Self {
+            workload,
+            child,
+            stdin,
+            stdout,
+            legal,
+            cpu_before: 0.0,
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
