@@ -19,7 +19,7 @@ use crate::{
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only these; all but `vm` when nothing is named.
+    /// Only these; `offline` when nothing is named.
     #[arg(value_enum)]
     only: Vec<Suite>,
     /// For `vm`: only these kernels.
@@ -43,7 +43,8 @@ enum Suite {
     Vm,
 }
 
-const DEFAULT_SUITES: [Suite; 3] = [Suite::Offline, Suite::Live, Suite::Kernel];
+/// `live` and `kernel` are run by name until every one of their tests is known to pass on a loaded machine.
+const DEFAULT_SUITES: [Suite; 1] = [Suite::Offline];
 
 /// One run of `cargo test`.
 struct Stage {
