@@ -7,8 +7,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use profiler_agent::ids::Pid;
 use profiler_agent::python::discover::{Discoverer, Discovery, Interpreter};
+use rustix::process::{Resource, Rlimit, prlimit};
 
 use crate::interpreters;
+
+/// CPU time after which the kernel ends a target, should its test have been killed.
+const MAX_CPU_SECONDS: u64 = 300;
 
 /// A running process; killed when dropped.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ impl Target {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        limit_cpu_time(&child);
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         Self {
@@ -99,6 +104,19 @@ impl Target {
             other => panic!("{}: {other:?}", self.pid()),
         }
     }
+}
+
+fn limit_cpu_time(child: &Child) {
+    let limit = Rlimit {
+        current: Some(MAX_CPU_SECONDS),
+        maximum: Some(MAX_CPU_SECONDS),
+    };
+    // One that has ended already needs none.
+    let _ = prlimit(
+        Some(rustix::process::Pid::from_child(child)),
+        Resource::Cpu,
+        limit,
+    );
 }
 
 impl Drop for Target {

@@ -262,17 +262,19 @@ static void *flood(void *unused)
     return unused;
 }
 
-/* Two threads write pointers and numbers all over the structures while they are read. */
+/* Writes pointers and numbers all over the structures while they are read. What discovery looks at stays. */
 static void *chaos(void *start)
 {
     uint64_t state = (uintptr_t)start | 1, n_words = (arena - (char *)start) / 8;
     for (;;) {
         state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-        uint64_t *place = (uint64_t *)start + state % n_words;
-        if ((char *)place >= tstate && (char *)place < tstate + 1024)
-            continue;
         uint64_t value = state >> 32;
-        *place = value % 4 == 0 ? bad[value / 4 % 12] : value % 4 == 1 ? value / 4 % 512 : (uintptr_t)start + value % (n_words * 8);
+        char *place = (char *)start + state % n_words * 8, *target = (char *)start + value % n_words * 8;
+        if (value % 64 == 0) {
+            set_leaf(target);
+            pointer(tstate, at.ts_chunk, place);
+        } else if (place < interp || place >= tstate + 1024)
+            word(place, 0, value % 4 == 0 ? bad[value / 4 % 12] : value % 4 == 1 ? value / 4 % 512 : (uintptr_t)target);
     }
     return NULL;
 }

@@ -133,29 +133,34 @@ fn thread_cpu_time() -> Duration {
 /// left: forking is no way to more.
 #[derive(Debug, Clone, Copy)]
 struct Budget {
-    left: Duration,
+    /// Negative after a reading that took more than there was: the debt is waited for.
+    left_ns: i64,
     refilled: Instant,
 }
 
 impl Budget {
     fn new(now: Instant) -> Self {
         Self {
-            left: BURST,
+            left_ns: nanos(BURST),
             refilled: now,
         }
     }
 
     /// Whether anything is left.
     fn allows(&mut self, now: Instant) -> bool {
-        let gained = now.saturating_duration_since(self.refilled) / SHARE;
+        let gained = nanos(now.saturating_duration_since(self.refilled) / SHARE);
         self.refilled = now;
-        self.left = self.left.saturating_add(gained).min(BURST);
-        !self.left.is_zero()
+        self.left_ns = self.left_ns.saturating_add(gained).min(nanos(BURST));
+        self.left_ns > 0
     }
 
     fn spend(&mut self, time: Duration) {
-        self.left = self.left.saturating_sub(time);
+        self.left_ns = self.left_ns.saturating_sub(nanos(time));
     }
+}
+
+fn nanos(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -216,16 +221,19 @@ mod tests {
     #[test]
     fn a_budget_is_spent_and_comes_back_with_time() {
         let begun = Instant::now();
+        let after = |millis| begun + Duration::from_millis(millis);
         let mut budget = Budget::new(begun);
         assert!(budget.allows(begun));
-        budget.spend(BURST * 3);
+        budget.spend(BURST + Duration::from_millis(50));
         assert!(!budget.allows(begun));
-        assert!(budget.allows(begun + Duration::from_secs(1)));
-        budget.spend(Duration::from_millis(49));
-        assert!(budget.allows(begun + Duration::from_secs(1)));
-        budget.spend(Duration::from_millis(2));
-        assert!(!budget.allows(begun + Duration::from_secs(1)));
+        assert!(
+            !budget.allows(after(900)),
+            "a debt of 50 ms is paid back in a second"
+        );
+        assert!(budget.allows(after(1_100)));
+        budget.spend(Duration::from_millis(6));
+        assert!(!budget.allows(after(1_100)));
         assert!(budget.allows(begun + Duration::from_hours(1)));
-        assert_eq!(budget.left, BURST);
+        assert_eq!(budget.left_ns, nanos(BURST), "no more than at the start");
     }
 }
