@@ -165,7 +165,7 @@ fn fill_python(
     scratch.record.header.frame = scratch.thread.frame;
     scratch.record.header.flags |= scratch.thread.flags;
     let end = walk(layout, scratch.thread.frame, scratch);
-    let end = if can_repair(layout, scratch) && may_be_half_built(end, scratch) {
+    let end = if can_repair(layout, scratch) && may_be_half_built(end, process, scratch) {
         repair(layout, scratch, end)
     } else {
         end
@@ -350,15 +350,22 @@ unsafe extern "C" fn walk_step(_index: u32, context: *mut c_void) -> i64 {
     }
 }
 
+/// Bytes at the start of the eval loop in which 3.11 and 3.12 publish a `_PyCFrame` before they write it: by
+/// the compilers of the day at most 0x70.
+const PROLOGUE_BYTES: u64 = 256;
+
 /// Whether a walk with this end can have gone over a chain that is being built.
 #[inline(always)]
-fn may_be_half_built(end: WalkResult, scratch: &Scratch) -> bool {
+fn may_be_half_built(end: WalkResult, process: &ProcessEntry, scratch: &Scratch) -> bool {
+    let header = &scratch.record.header;
     match end {
         // A chain that begins at a frame that has returned, whose memory is used again, can lead back to itself.
         WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) => true,
-        // A first frame that cannot be read, or whose link to the next was never written. Later ones are paged
-        // out, and what was walked of them is right.
-        WalkResult::End(WalkEnd::Fault) => scratch.record.header.n_python <= 1,
+        // Or to nowhere. Else a frame behind the first is paged out, and what was walked before it is right.
+        WalkResult::End(WalkEnd::Fault) => {
+            let is_in_prologue = header.user_ip.wrapping_sub(process.eval_start) < PROLOGUE_BYTES;
+            header.n_python <= 1 || is_in_prologue
+        }
         WalkResult::End(WalkEnd::Complete) => scratch.walk.is_lone_generator_entry(),
         WalkResult::Full => false,
     }

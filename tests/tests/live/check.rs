@@ -27,8 +27,8 @@ const fn with_children(name: &'static str) -> Workload {
     }
 }
 
-/// What is sampled at the same time. Processes that come and go have a recording of their own: on a host whose
-/// CPUs are all taken for seconds, the agent would look at them when they have gone.
+/// What is sampled at the same time, after the first of each alone. Processes that come and go have a recording
+/// of their own: on a host whose CPUs are all taken for seconds, the agent would look at them when they have gone.
 const WORKLOADS: [&[Workload]; 2] = [
     &[
         steady("shares", 1.5),
@@ -45,6 +45,7 @@ const WORKLOADS: [&[Workload]; 2] = [
         steady("dying", 1.0),
     ],
     &[
+        steady("shares", 0.2),
         with_children("fork"),
         with_children("spawn"),
         with_children("tree"),
@@ -60,6 +61,9 @@ const EXIT_SECONDS: f64 = 0.0025;
 
 /// Share of samples whose stack may be incomplete.
 const MAX_INCOMPLETE: f64 = 0.001;
+
+/// Findings of a kind that are printed.
+const MAX_SHOWN: usize = 10;
 
 /// Standard deviations that a bound allows: over all checks of a run one is exceeded by chance once in a
 /// thousand runs.
@@ -144,6 +148,15 @@ fn show(recorded: &Recorded) {
             sampled.count(|stack| wrong(sampled, stack).is_some()),
             sampled.sampled_seconds() / sampled.cpu_seconds,
         );
+        let is_cut = |stack: &&Stack| {
+            stack
+                .remarks
+                .iter()
+                .any(|remark| remark.starts_with("[incomplete"))
+        };
+        for stack in sampled.stacks.iter().filter(is_cut).take(MAX_SHOWN) {
+            eprintln!("        {} x {}", stack.n_samples, stack.shown);
+        }
     }
 }
 
@@ -210,10 +223,9 @@ fn sigma(n: u64, share: f64) -> f64 {
 
 /// Fails with everything that was found.
 fn assert_none(found: &[String]) {
-    const SHOWN: usize = 20;
     let shown = found
         .iter()
-        .take(SHOWN)
+        .take(MAX_SHOWN)
         .map(|line| line.chars().take(600).collect::<String>());
     let shown: Vec<String> = shown.collect();
     assert!(

@@ -138,8 +138,9 @@ impl Legal {
             );
             let (callee_facts, caller_facts) = (facts(callee)?, facts(caller)?);
             // The moment in which a generator is made, which the interpreter does not report.
-            let is_making =
-                idx == 0 && callee_facts.makes_generator && callee.line == callee.function.2;
+            let is_making = idx == 0
+                && callee_facts.makes_generator
+                && [0, callee.function.2].contains(&callee.line);
             if !self.calls.contains(&call)
                 && !(is_making && caller_facts.calling.contains(&caller.line))
             {
