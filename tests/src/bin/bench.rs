@@ -52,6 +52,7 @@ fn main() -> Result<()> {
         .cloned()
         .collect();
     let host = host::description();
+    eprint!("{host}");
     let mut sections = Vec::new();
     for part in PARTS {
         if parts.is_empty() || parts.contains(&part) {
