@@ -36,6 +36,8 @@ fn main() -> Result<()> {
     // SAFETY: the build script has one thread here.
     unsafe {
         env::set_var("PATH", path);
+        // What it says would come back as warnings of every later build; errors still do.
+        env::set_var("CARGO_TERM_QUIET", "true");
         if toolchain == "nightly" {
             env::remove_var("RUSTC_BOOTSTRAP");
         } else {

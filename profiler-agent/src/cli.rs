@@ -27,7 +27,8 @@ use crate::track::tracker::Selection;
     name = "pyagent",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  sudo pyagent --all-python                          profile every Python process, serve on 127.0.0.1:7099\n  sudo pyagent record --pid 1234 --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\nwith `record -- CMD`: CMD's own, 128+n for a signal, 125 pyagent failed, 126 not executable, 127 not found."
+    mut_args(|arg| arg.hide_env(true)),
+    after_help = "Examples:\n  sudo pyagent --all-python                          profile every Python process, serve on 127.0.0.1:7099\n  sudo pyagent record --pid 1234 --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\nwith `record -- CMD`: CMD's own, 128+n for a signal, 125 pyagent failed, 126 not executable, 127 not found."
 )]
 pub struct Cli {
     /// A subcommand; without one pyagent is the agent.
@@ -68,13 +69,18 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "REGEX", env = "PYAGENT_CMDLINE", value_parser = parse_regex)]
     pub cmdline: Vec<regex::Regex>,
     /// Not this process (repeatable)
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "PID",
+        env = "PYAGENT_EXCLUDE_PID",
+        value_delimiter = ','
+    )]
     pub exclude_pid: Vec<u32>,
     /// Not those whose name matches (repeatable)
-    #[arg(long, value_name = "REGEX", value_parser = parse_regex)]
+    #[arg(long, value_name = "REGEX", env = "PYAGENT_EXCLUDE_COMM", value_parser = parse_regex)]
     pub exclude_comm: Vec<regex::Regex>,
     /// Not those whose arguments match (repeatable)
-    #[arg(long, value_name = "REGEX", value_parser = parse_regex)]
+    #[arg(long, value_name = "REGEX", env = "PYAGENT_EXCLUDE_CMDLINE", value_parser = parse_regex)]
     pub exclude_cmdline: Vec<regex::Regex>,
     /// Children of the selected processes too
     #[arg(long, env = "PYAGENT_SUBPROCESSES")]

@@ -260,17 +260,20 @@ impl Folder {
         })
     }
 
-    /// The pipe, terminal or device that a link such as `/dev/stdout` leads to; `None` for files.
+    /// The pipe, terminal or device that a link such as `/dev/stdout` leads to, and whatever a link in /proc
+    /// leads to: that is open already, and somebody waits for it there. `None` for other files.
     fn open_stream_behind_link(&self) -> Option<File> {
         let kind = statat(&self.fd, &self.name, AtFlags::empty()).ok()?;
-        match FileType::from_raw_mode(kind.st_mode) {
-            FileType::RegularFile | FileType::Directory => None,
-            _ => {
-                let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-                let fd = openat(&self.fd, &self.name, flags, Mode::empty()).ok()?;
-                Some(fd.into())
+        let is_stream = match FileType::from_raw_mode(kind.st_mode) {
+            FileType::Directory => false,
+            FileType::RegularFile => {
+                fs::fstatfs(&self.fd).is_ok_and(|stat| stat.f_type == fs::PROC_SUPER_MAGIC)
             }
-        }
+            _ => true,
+        };
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+        let fd = is_stream.then(|| openat(&self.fd, &self.name, flags, Mode::empty()).ok());
+        fd.flatten().map(File::from)
     }
 
     /// A new file beside the target.
@@ -519,6 +522,19 @@ mod tests {
             put(&Target::named(path.into()), b"").unwrap();
             assert_eq!(fs::lstat(path).unwrap().st_ino, before);
         }
+    }
+
+    #[test]
+    fn an_open_file_behind_a_link_in_proc_is_written_to_and_not_replaced() {
+        use std::os::fd::AsRawFd as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::write(&path, "before ").unwrap();
+        let open = File::open(&path).unwrap();
+        let link = format!("/proc/self/fd/{}", open.as_raw_fd());
+        put(&Target::named(link.into()), b"after").unwrap();
+        assert_eq!(read(&path).unwrap(), b"before after");
+        assert_eq!(names(folder.path()), ["log"]);
     }
 
     #[test]
