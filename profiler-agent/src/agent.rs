@@ -34,7 +34,7 @@ use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::{KernelTable, Update};
 
 /// Events that wait for the engine; a full channel holds the ring reader back, and the kernel then counts.
-const EVENT_CHANNEL: usize = 8192;
+const EVENT_CHANNEL: usize = 1024;
 
 /// Messages that wait for the tracker.
 const TRACK_CHANNEL: usize = 8192;

@@ -83,6 +83,7 @@ static char *code_object(const void *name, const void *table)
 {
     static uint32_t version = 1;
     char *code = allocate(256);
+    word(code, 0, 1); /* references */
     pointer(code, 8, code_type);
     word(code, 16, 1000);
     pointer(code, at.filename, file_name);

@@ -1,5 +1,6 @@
 //! The engine: samples in, profiles out. One loop over a closed set of events.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -89,6 +90,14 @@ impl Sampler {
         match self {
             Self::Kernel { counters, .. } => counters.totals(),
             Self::Remote(_) => [0; N_COUNTERS],
+        }
+    }
+
+    /// How often the timer should have fired.
+    fn n_periods(&self) -> u64 {
+        match self {
+            Self::Kernel { source, .. } => source.n_periods(),
+            Self::Remote(_) => 0,
         }
     }
 
@@ -186,6 +195,8 @@ pub(super) struct Engine {
     stopping: Option<Instant>,
     n_by_state: BTreeMap<TrackState, u32>,
     throttle: Throttle,
+    /// Ticks that did not come.
+    n_missed: Cell<u64>,
 }
 
 impl Engine {
@@ -209,6 +220,7 @@ impl Engine {
             stopping: None,
             n_by_state: BTreeMap::new(),
             throttle: Throttle::default(),
+            n_missed: Cell::new(0),
         };
         if let Some(Recording { duration, reply }) = recording {
             engine.begin(
@@ -501,7 +513,12 @@ impl Engine {
     }
 
     fn counter_values(&self) -> Vec<CounterValue> {
-        let kernel = Counter::ALL.into_iter().zip(self.parts.sampler.totals());
+        // A timer may be about to fire, and a counter must not fall.
+        let n_periods = self.parts.sampler.n_periods();
+        let totals = self.parts.sampler.totals();
+        let n_missed = n_periods.saturating_sub(totals[Counter::Ticks as usize]);
+        self.n_missed.set(n_missed.max(self.n_missed.get()));
+        let kernel = Counter::ALL.into_iter().zip(totals);
         let mut values: Vec<CounterValue> = kernel
             .map(|(counter, value)| CounterValue {
                 name: counter.name(),
@@ -513,6 +530,11 @@ impl Engine {
         let symbolizer = self.symbolizer.counters();
         values.extend(
             [
+                (
+                    "timer_missed",
+                    "Periods in which the timer of a CPU did not fire",
+                    self.n_missed.get(),
+                ),
                 ("samples_received", "Samples that reached the agent", own.samples),
                 ("records_undecodable", "Records that could not be decoded", own.undecodable),
                 (

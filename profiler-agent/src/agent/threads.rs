@@ -1,11 +1,13 @@
 //! The threads that deliver samples (the ring reader, or reads from outside) and the tracker's.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 
 use super::Event;
@@ -20,6 +22,11 @@ use crate::track::tracker::{KernelTable, Selection, Tracker, Update};
 
 /// Samples are at most this old when they are symbolized, unless the host is overwhelmed.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// After it was woken the reader waits as long as this at least, and at most three times as long. Waking it costs
+/// more than reading a record; and work of the agent that follows each tick of the timer is never under way at
+/// the next one, so that its time would be taken for that of the process which it interrupts.
+const GATHER_INTERVAL: Duration = Duration::from_micros(700);
 
 /// What the tracker can be told.
 #[derive(Debug)]
@@ -37,12 +44,17 @@ pub(super) fn read_ring(
     tracker: &SyncSender<TrackMessage>,
     stop: &AtomicBool,
 ) {
+    let random = RandomState::default();
+    let mut n_rounds = 0_u32;
     let mut is_last = false;
     while !is_last {
         // Read before draining: what was sent before the flag was raised is then drained.
         is_last = stop.load(Ordering::Acquire);
         if !is_last {
             ring.wait(POLL_INTERVAL);
+            n_rounds = n_rounds.wrapping_add(1);
+            let share = (random.hash_one(n_rounds) % 1024) as u32;
+            std::thread::sleep(GATHER_INTERVAL + GATHER_INTERVAL * 2 * share / 1024);
         }
         ring.drain(|bytes| {
             let event = match decode(bytes) {

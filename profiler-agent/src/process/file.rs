@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
 use super::maps::{FileId, Mapping};
+use super::vdso;
 use crate::ids::Pid;
 
 /// Facts of a binary are kept by this: what changes when the file does.
@@ -43,8 +44,12 @@ pub enum FileError {
     NotRegular(String),
 }
 
-/// Opens the file behind a mapping.
+/// Opens the file behind a mapping, or the vdso's image.
 pub fn open_mapped(pid: Pid, mapping: &Mapping) -> Result<(File, FileKey), FileError> {
+    if mapping.is_vdso() {
+        let not_there = || FileError::NotRegular(mapping.path.display().to_string());
+        return reopen_regular(vdso::image().ok_or_else(not_there)?, &mapping.path);
+    }
     let link = format!(
         "/proc/{pid}/map_files/{:x}-{:x}",
         mapping.start.0, mapping.end.0

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 
+use super::vdso;
 use crate::ids::{Address, Pid};
 
 /// Most bytes of a maps file that are read; a process can make it as long as it likes.
@@ -18,7 +19,7 @@ pub struct FileId {
     pub inode: u64,
 }
 
-/// A file-backed mapping.
+/// A file-backed mapping, or the vdso.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     /// First address.
@@ -37,7 +38,15 @@ pub struct Mapping {
     pub deleted: bool,
 }
 
-/// The file-backed mappings of a process, in the order of their addresses.
+impl Mapping {
+    /// Whether it is the kernel's own code, which no file backs.
+    #[must_use]
+    pub fn is_vdso(&self) -> bool {
+        self.file.inode == 0
+    }
+}
+
+/// The file-backed mappings of a process and its vdso, in the order of their addresses.
 pub fn of_process(pid: Pid) -> std::io::Result<Vec<Mapping>> {
     let file = File::open(format!("/proc/{pid}/maps"))?;
     let mut mappings = Vec::new();
@@ -54,7 +63,7 @@ pub fn of_process(pid: Pid) -> std::io::Result<Vec<Mapping>> {
     }
 }
 
-/// One line; `None` when it is not backed by a file.
+/// One line; `None` when it is neither backed by a file nor the vdso.
 fn parse(line: &[u8]) -> Option<Mapping> {
     let mut fields = line.splitn(6, |byte| *byte == b' ');
     let mut range = fields.next()?.split(|byte| *byte == b'-');
@@ -65,7 +74,9 @@ fn parse(line: &[u8]) -> Option<Mapping> {
     let (major, minor) = (hex(device.next()?)?, hex(device.next()?)?);
     let inode: u64 = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let path = fields.next()?.trim_ascii_start();
-    if inode == 0 || path.first() != Some(&b'/') {
+    let is_file = inode != 0 && path.first() == Some(&b'/');
+    let is_vdso = inode == 0 && path == vdso::NAME.as_bytes();
+    if !is_file && !is_vdso {
         return None;
     }
     let (path, deleted) = match path.strip_suffix(b" (deleted)") {

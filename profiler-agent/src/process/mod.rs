@@ -8,3 +8,4 @@ pub mod memory;
 #[cfg(test)]
 pub(crate) mod memory_image;
 pub mod pages;
+mod vdso;

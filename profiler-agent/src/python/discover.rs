@@ -163,7 +163,7 @@ impl Discoverer {
     ) -> Candidates {
         let mut executable: Vec<Mapping> = mappings
             .into_iter()
-            .filter(|mapping| mapping.executable)
+            .filter(|mapping| mapping.executable && !mapping.is_vdso())
             .take(MAX_MAPPINGS)
             .collect();
         // The name decides nothing but the order.

@@ -30,7 +30,7 @@ const MAX_FUNCTIONS: usize = 32_768;
 /// Files whose facts are remembered.
 const MAX_FILES: usize = 1_024;
 
-/// Frame of code that no file backs: the vdso, or generated code.
+/// Frame of code that no file backs: generated code.
 const ANONYMOUS: &str = "anonymous code";
 
 /// What is known of a mapped file.
@@ -296,7 +296,8 @@ fn remember_file(
         .to_string_lossy()
         .into_owned();
     let info = FileInfo {
-        name: name.into(),
+        // The vdso's has brackets already.
+        name: name.trim_matches(['[', ']']).into(),
         path: mapping.path.to_string_lossy().into_owned().into(),
         build_id: build_id.into(),
         segments,

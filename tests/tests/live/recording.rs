@@ -9,6 +9,7 @@ use profiler_agent::ids::Pid;
 use profiler_agent::profile::model::{FrameKind, Profile};
 use profiler_agent::track::process::TrackState;
 use profiler_agent::track::tracker::Selection;
+use pyagent_tests::cpu_ticks::CpuTicks;
 use pyagent_tests::interpreters::Interpreter;
 use tokio::sync::oneshot;
 
@@ -134,7 +135,7 @@ pub(crate) fn record(
             process.reason
         );
     }
-    let before = Ticks::now();
+    let before = CpuTicks::now();
     let (first, rest) = running.split_first_mut().unwrap();
     first.go();
     let mut done = vec![(first.wait_until_done(), first.workload)];
@@ -185,38 +186,6 @@ pub(crate) fn record(
             .map(|counter| (counter.name, counter.value))
             .collect(),
         comments: profile.comments.clone(),
-    }
-}
-
-/// What the kernel says of all CPUs, in ticks: `/proc/stat`, first line.
-struct Ticks {
-    timed: u64,
-    untimed: u64,
-}
-
-impl Ticks {
-    fn now() -> Self {
-        let stat = std::fs::read_to_string("/proc/stat").unwrap();
-        let ticks: Vec<u64> = stat
-            .lines()
-            .next()
-            .unwrap()
-            .split_whitespace()
-            .skip(1)
-            .flat_map(str::parse)
-            .collect();
-        let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = ticks[..] else {
-            panic!("{stat}")
-        };
-        Self {
-            timed: user + nice + system,
-            untimed: irq + softirq + steal,
-        }
-    }
-
-    fn untimed_share(&self) -> f64 {
-        let now = Self::now();
-        (now.untimed - self.untimed) as f64 / (now.timed - self.timed).max(1) as f64
     }
 }
 

@@ -1,6 +1,7 @@
 //! CPU samples: the software event `cpu-clock` on every online CPU, which needs no hardware counters.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use aya::Ebpf;
 use aya::programs::perf_event::{
@@ -38,7 +39,16 @@ pub enum CpuSourceError {
 pub struct CpuSource {
     ebpf: Ebpf,
     period_ns: u64,
-    links: BTreeMap<u32, PerfEventLinkId>,
+    timers: BTreeMap<u32, Timer>,
+    /// Periods of timers that were detached.
+    n_periods_past: u64,
+}
+
+/// The timer of a CPU.
+#[derive(Debug)]
+struct Timer {
+    link: PerfEventLinkId,
+    attached: Instant,
 }
 
 impl CpuSource {
@@ -51,7 +61,8 @@ impl CpuSource {
         Self {
             ebpf,
             period_ns: period_ns(rate_hz),
-            links: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            n_periods_past: 0,
         }
     }
 
@@ -64,14 +75,27 @@ impl CpuSource {
     /// Number of CPUs that are sampled.
     #[must_use]
     pub fn n_cpus(&self) -> usize {
-        self.links.len()
+        self.timers.len()
+    }
+
+    /// How often the timers of all CPUs should have fired since the start. A timer that is late fires once
+    /// however many periods went by: the rest is time in which the hypervisor had the CPU, or interrupts were
+    /// off (`perf_swevent_hrtimer` ignores the overrun).
+    #[must_use]
+    pub fn n_periods(&self) -> u64 {
+        let of = |timer: &Timer| self.periods_of(timer);
+        self.n_periods_past + self.timers.values().map(of).sum::<u64>()
+    }
+
+    fn periods_of(&self, timer: &Timer) -> u64 {
+        (timer.attached.elapsed().as_nanos() / u128::from(self.period_ns.max(1))) as u64
     }
 
     /// Attaches to CPUs that came online and forgets those that went. Returns how many came.
     pub fn sync(&mut self) -> Result<usize, CpuSourceError> {
         let online = online_cpus().map_err(|(_, error)| CpuSourceError::Cpus(error))?;
         let gone: Vec<u32> = self
-            .links
+            .timers
             .keys()
             .copied()
             .filter(|cpu| !online.contains(cpu))
@@ -81,7 +105,7 @@ impl CpuSource {
         }
         let mut n_new = 0;
         for cpu in online {
-            if !self.links.contains_key(&cpu) {
+            if !self.timers.contains_key(&cpu) {
                 self.attach(cpu)?;
                 n_new += 1;
             }
@@ -91,18 +115,15 @@ impl CpuSource {
 
     /// Changes the rate. The period of each sample is in its record, so nothing is misread meanwhile.
     pub fn set_rate(&mut self, rate_hz: u32) -> Result<(), CpuSourceError> {
+        let cpus: Vec<u32> = self.timers.keys().copied().collect();
+        self.detach_all();
         self.period_ns = period_ns(rate_hz);
-        let cpus: Vec<u32> = self.links.keys().copied().collect();
-        for cpu in cpus {
-            self.detach(cpu);
-            self.attach(cpu)?;
-        }
-        Ok(())
+        cpus.into_iter().try_for_each(|cpu| self.attach(cpu))
     }
 
     /// Stops sampling.
     pub fn detach_all(&mut self) {
-        let cpus: Vec<u32> = self.links.keys().copied().collect();
+        let cpus: Vec<u32> = self.timers.keys().copied().collect();
         for cpu in cpus {
             self.detach(cpu);
         }
@@ -131,16 +152,19 @@ impl CpuSource {
                 cpu,
                 source: Box::new(source),
             })?;
-        self.links.insert(cpu, link);
+        let attached = Instant::now();
+        self.timers.insert(cpu, Timer { link, attached });
         Ok(())
     }
 
     fn detach(&mut self, cpu: u32) {
-        if let Some(link) = self.links.remove(&cpu)
-            && let Ok(program) = self.program()
-        {
+        let Some(timer) = self.timers.remove(&cpu) else {
+            return;
+        };
+        self.n_periods_past += self.periods_of(&timer);
+        if let Ok(program) = self.program() {
             // The event of a CPU that went offline is gone already.
-            let _ = program.detach(link);
+            let _ = program.detach(timer.link);
         }
     }
 }
