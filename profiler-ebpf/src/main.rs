@@ -22,8 +22,10 @@ mod globals;
 mod lifecycle;
 mod maps;
 mod memory;
+mod repair;
 mod sample;
 mod task;
+mod walk;
 
 use aya_ebpf::macros::{perf_event, raw_tracepoint};
 use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};

@@ -42,6 +42,12 @@ pub(crate) struct Scratch {
     pub(crate) n_kept: u16,
     /// 1 when a repair succeeded.
     pub(crate) repaired: u16,
+    /// Whether the evaluation loop is just being entered.
+    pub(crate) is_entering: u32,
+    /// Then the frame that was current before.
+    pub(crate) entered_from: u64,
+    /// The frame that the current one is about to be linked to; 0 when no such store is near.
+    pub(crate) linked_to: u64,
     /// Of the thread that is looked for in the lists.
     pub(crate) thread_pointer: u64,
     pub(crate) thread: Thread,

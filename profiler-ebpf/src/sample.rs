@@ -14,16 +14,18 @@ use aya_ebpf::programs::PerfEventContext;
 use profiler_common::counters::Counter;
 use profiler_common::event::{
     KernelStatus, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, PyFrame, PythonStatus, RECORD_VERSION,
-    RecordHead, RecordKind, SampleHeader, SampleRecord, UserRegisters, sample_flags,
+    RecordHead, RecordKind, SampleHeader, SampleRecord, sample_flags,
 };
-use profiler_common::layout::{FrameRoot, PyLayout};
+use profiler_common::layout::PyLayout;
 use profiler_common::process::{ProcessEntry, ProcessState};
-use profiler_common::unwind::python::{self, Step, Walk, WalkEnd};
+use profiler_common::unwind::python::WalkEnd;
 use profiler_common::unwind::thread::{self, ListStep, ListWalk, MAX_LISTED, Thread};
 use profiler_common::unwind::{Fault, ReadUser as _};
 
 use crate::maps::{EVENTS, LAYOUTS, PROCESSES, Scratch, claim, count, release};
 use crate::memory::CurrentTask;
+use crate::repair::repair;
+use crate::walk::{Context, WalkResult, walk};
 use crate::{globals, task};
 
 const AVAILABLE_DATA: u64 = 0; // BPF_RB_AVAIL_DATA
@@ -165,11 +167,7 @@ fn fill_python(
     scratch.record.header.frame = scratch.thread.frame;
     scratch.record.header.flags |= scratch.thread.flags;
     let end = walk(layout, scratch.thread.frame, scratch);
-    let end = if can_repair(layout, scratch) && may_be_half_built(end, process, scratch) {
-        repair(layout, scratch, end)
-    } else {
-        end
-    };
+    let end = repair(process, layout, end, scratch);
     match end {
         WalkResult::Full => PythonStatus::Truncated,
         WalkResult::End(WalkEnd::Complete) => PythonStatus::Complete,
@@ -232,12 +230,6 @@ fn find_thread(
     Ok(())
 }
 
-/// What the callbacks of `bpf_loop` get.
-struct Context<'a> {
-    scratch: &'a mut Scratch,
-    layout: &'a PyLayout,
-}
-
 /// Finds the thread state in the lists of all interpreters.
 #[inline(always)]
 fn list_thread(
@@ -278,202 +270,6 @@ unsafe extern "C" fn list_step(_index: u32, context: *mut c_void) -> i64 {
         ListStep::More => 0,
         ListStep::Done | ListStep::Fault => 1,
     }
-}
-
-/// How a whole walk ended.
-#[derive(Clone, Copy)]
-enum WalkResult {
-    End(WalkEnd),
-    /// The record is full.
-    Full,
-}
-
-const RUNNING: u32 = 0;
-
-/// Each Python frame can have an entry frame of its own, and the end takes a step.
-const MAX_STEPS: u32 = 2 * MAX_PYTHON_FRAMES as u32 + 2;
-
-/// Walks from `frame`, appending to the record.
-#[inline(always)]
-fn walk(layout: &PyLayout, frame: u64, scratch: &mut Scratch) -> WalkResult {
-    scratch.walk = Walk::new(frame, scratch.thread.datastack_chunk);
-    scratch.walk_end = RUNNING;
-    let mut context = Context { scratch, layout };
-    // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
-    unsafe {
-        bpf_loop(
-            MAX_STEPS,
-            walk_step as *mut c_void,
-            (&raw mut context).cast::<c_void>(),
-            0,
-        )
-    };
-    match context.scratch.walk_end {
-        1 => WalkResult::End(WalkEnd::Complete),
-        2 => WalkResult::End(WalkEnd::FrameSwitch),
-        3 => WalkResult::End(WalkEnd::Fault),
-        4 => WalkResult::End(WalkEnd::Loop),
-        _ => WalkResult::Full,
-    }
-}
-
-unsafe extern "C" fn walk_step(_index: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `walk` passes its context.
-    let context = unsafe { &mut *context.cast::<Context<'_>>() };
-    let Scratch {
-        walk,
-        window,
-        record,
-        walk_end,
-        ..
-    } = &mut *context.scratch;
-    match python::step(walk, &mut CurrentTask, window, context.layout) {
-        Step::Frame(frame) => {
-            let n_python = record.header.n_python;
-            if usize::from(n_python) >= MAX_PYTHON_FRAMES {
-                return 1;
-            }
-            record.python[usize::from(n_python) & (MAX_PYTHON_FRAMES - 1)] = frame;
-            record.header.n_python = n_python + 1;
-            0
-        }
-        Step::Skipped => 0,
-        Step::End(end) => {
-            *walk_end = match end {
-                WalkEnd::Complete => 1,
-                WalkEnd::FrameSwitch => 2,
-                WalkEnd::Fault => 3,
-                WalkEnd::Loop => 4,
-            };
-            1
-        }
-    }
-}
-
-/// Bytes at the start of the eval loop in which 3.11 and 3.12 publish a `_PyCFrame` before they write it: by
-/// the compilers of the day at most 0x70.
-const PROLOGUE_BYTES: u64 = 256;
-
-/// Whether a walk with this end can have gone over a chain that is being built.
-#[inline(always)]
-fn may_be_half_built(end: WalkResult, process: &ProcessEntry, scratch: &Scratch) -> bool {
-    let header = &scratch.record.header;
-    match end {
-        // A chain that begins at a frame that has returned, whose memory is used again, can lead back to itself.
-        WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) => true,
-        // Or to nowhere. Else a frame behind the first is paged out, and what was walked before it is right.
-        WalkResult::End(WalkEnd::Fault) => {
-            let is_in_prologue = header.user_ip.wrapping_sub(process.eval_start) < PROLOGUE_BYTES;
-            header.n_python <= 1 || is_in_prologue
-        }
-        WalkResult::End(WalkEnd::Complete) => scratch.walk.is_lone_generator_entry(),
-        WalkResult::Full => false,
-    }
-}
-
-/// Frame switches happen in the eval loop only, and are repaired from its registers.
-#[inline(always)]
-fn can_repair(layout: &PyLayout, scratch: &Scratch) -> bool {
-    python::can_be_caught_in_a_switch(layout)
-        && scratch.record.header.flags & sample_flags::USER_REGISTERS != 0
-}
-
-/// Candidates for the frame that the chain should have gone on with: the `_PyCFrame` before, then each
-/// general register as a frame, then each as a `_PyCFrame`, then again the `_PyCFrame` before.
-const N_CANDIDATES: u32 = 2 + 2 * profiler_common::event::N_GENERAL_REGISTERS as u32;
-
-/// Completes a stack that was caught in a frame switch: the true caller is in a register.
-#[inline(always)]
-fn repair(layout: &PyLayout, scratch: &mut Scratch, end: WalkResult) -> WalkResult {
-    // A lone generator frame was right and stays; anything else was read from a half-built chain.
-    let n_kept = if scratch.walk.is_behind_lone_generator() {
-        scratch.record.header.n_python
-    } else {
-        0
-    };
-    scratch.n_kept = n_kept;
-    scratch.repaired = 0;
-    let mut context = Context { scratch, layout };
-    // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
-    unsafe {
-        bpf_loop(
-            N_CANDIDATES,
-            repair_step as *mut c_void,
-            (&raw mut context).cast::<c_void>(),
-            0,
-        )
-    };
-    let scratch = context.scratch;
-    if scratch.repaired == 0 {
-        return match end {
-            // The chain was as it should be.
-            WalkResult::End(WalkEnd::Complete | WalkEnd::Fault) => {
-                scratch.record.header.n_python = 0;
-                walk(layout, scratch.thread.frame, scratch)
-            }
-            WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) | WalkResult::Full => {
-                scratch.record.header.n_python = n_kept;
-                end
-            }
-        };
-    }
-    count(Counter::Repaired);
-    scratch.record.header.flags |= sample_flags::REPAIRED;
-    WalkResult::End(WalkEnd::Complete)
-}
-
-unsafe extern "C" fn repair_step(index: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `repair` passes its context.
-    let Context { scratch, layout } = unsafe { &mut *context.cast::<Context<'_>>() };
-    let n_registers = profiler_common::event::N_GENERAL_REGISTERS as u32;
-    // A generator is mostly resumed by a frame of its own evaluation loop, which a register holds; the
-    // `_PyCFrame` before belongs to the loop that called this one, and would skip that frame.
-    if index == 0 && scratch.n_kept > 0 {
-        return 0;
-    }
-    let is_previous_cframe = index == 0 || index == N_CANDIDATES - 1;
-    let is_cframe = is_previous_cframe || index > n_registers;
-    if is_cframe && !matches!(layout.frame_root, FrameRoot::CFrame) {
-        return 0;
-    }
-    let candidate = if is_previous_cframe {
-        scratch.thread.previous_cframe
-    } else {
-        let register_idx = if index > n_registers {
-            index - 1 - n_registers
-        } else {
-            index - 1
-        };
-        let registers: &UserRegisters = &scratch.record.registers;
-        let register_idx = core::hint::black_box(register_idx) as usize & 15;
-        if register_idx < registers.general.len() {
-            registers.general[register_idx]
-        } else {
-            return 0;
-        }
-    };
-    // A pointer to a frame is aligned, in user space, and not in the first pages.
-    if candidate & 7 != 0 || candidate >> 47 != 0 || candidate < 1 << 16 {
-        return 0;
-    }
-    let mut frame = candidate;
-    if is_cframe {
-        let address = candidate.wrapping_add(u64::from(layout.cframe_current_frame));
-        match CurrentTask.u64(address) {
-            Ok(current_frame) if current_frame != 0 && current_frame & 7 == 0 => {
-                frame = current_frame;
-            }
-            Ok(_) | Err(Fault) => return 0,
-        }
-    }
-    scratch.record.header.n_python = scratch.n_kept;
-    if let WalkResult::End(WalkEnd::Complete) = walk(layout, frame, scratch) {
-        if scratch.record.header.n_python > scratch.n_kept {
-            scratch.repaired = 1;
-            return 1;
-        }
-    }
-    0
 }
 
 /// The kernel stack, right behind the Python frames.

@@ -3,6 +3,7 @@
 //! The same code runs in the kernel, over recorded memory images, and over `process_vm_readv`. No step
 //! loops: the caller does, with a bound (`bpf_loop` in the kernel).
 
+pub mod link;
 pub mod python;
 pub mod thread;
 

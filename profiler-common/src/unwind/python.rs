@@ -17,6 +17,9 @@ pub const OWNER_INTERPRETER: u8 = 3;
 /// `FRAME_OWNED_BY_GENERATOR` (3.11+).
 pub const OWNER_GENERATOR: u8 = 1;
 
+/// No frame lies there.
+const NO_ENTRY: u64 = 1;
+
 /// Where a walk stands.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
@@ -39,6 +42,8 @@ pub struct Walk {
     last_flags: u32,
     /// Frame that a loop would come back to, moved at steps that are powers of two (Brent).
     anchor: u64,
+    /// What the first frame that marks an entry links to; [`NO_ENTRY`] before it was seen.
+    entry_link: u64,
     n_steps: u32,
     /// Owner of the frame before.
     last_owner: u8,
@@ -86,6 +91,7 @@ impl Walk {
             last_identity: 0,
             last_flags: 0,
             anchor: 0,
+            entry_link: NO_ENTRY,
             n_steps: 0,
             last_owner: 0,
             last_is_entry: false,
@@ -107,6 +113,18 @@ impl Walk {
     #[inline(always)]
     pub const fn is_lone_generator_entry(&self) -> bool {
         self.n_steps == 1 && self.last_is_entry && self.last_owner == OWNER_GENERATOR
+    }
+
+    /// Whether what was walked is the chain of an evaluation loop that began while `frame` was the current one:
+    /// its entry frame links to that. `None`: no entry was met.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_entered_from(&self, frame: u64) -> Option<bool> {
+        if self.entry_link == NO_ENTRY {
+            None
+        } else {
+            Some(self.entry_link == frame)
+        }
     }
 }
 
@@ -149,12 +167,15 @@ pub fn step<R: ReadUser>(
         EntryMark::Owner => {
             walk.last_owner = window.byte(offset, layout.frame_owner);
             walk.last_is_entry = walk.last_owner >= OWNER_INTERPRETER;
-            if walk.last_is_entry {
-                return Step::Skipped;
-            }
         }
     }
     if walk.last_is_entry {
+        if walk.entry_link == NO_ENTRY {
+            walk.entry_link = walk.frame;
+        }
+        if matches!(layout.entry_mark, EntryMark::Owner) {
+            return Step::Skipped;
+        }
         flags |= frame_flags::ENTRY;
     }
     if code != walk.last_code {

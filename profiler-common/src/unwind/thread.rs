@@ -21,6 +21,8 @@ pub struct Thread {
     pub state: u64,
     /// Its current frame; 0 between calls into Python.
     pub frame: u64,
+    /// Its `_PyCFrame` for [`FrameRoot::CFrame`], else 0.
+    pub cframe: u64,
     /// `_PyCFrame.previous` for [`FrameRoot::CFrame`], else 0.
     pub previous_cframe: u64,
     /// Its current data stack chunk; 0 where the version has none.
@@ -74,6 +76,7 @@ pub fn accept<R: ReadUser>(
     }
     thread.state = state;
     thread.frame = window.word_at(layout.tstate_frame);
+    thread.cframe = 0;
     thread.previous_cframe = 0;
     thread.datastack_chunk = 0;
     if layout.has_data_stack() {
@@ -85,6 +88,7 @@ pub fn accept<R: ReadUser>(
             .frame
             .wrapping_add(u64::from(layout.cframe_current_frame));
         let [frame, previous] = reader.words::<2>(cframe)?;
+        thread.cframe = thread.frame;
         thread.frame = frame;
         thread.previous_cframe = previous;
     }
