@@ -42,7 +42,7 @@ pub enum EntryMark {
 pub enum IdentityKind {
     /// `co_version`, a u32 that each new code object draws from a counter (3.12+).
     Version = 0,
-    /// Hash of the pointers file name, name, (qualified name,) line table, which lie side by side.
+    /// Hash of the pointers file name, name, line table, which lie side by side, and of the name's text.
     Pointers3 = 1,
     /// The same with the qualified name between (3.11).
     Pointers4 = 2,

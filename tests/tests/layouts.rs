@@ -10,7 +10,7 @@ use profiler_agent::process::memory::{ProcessMemory, ReadMemory as _};
 use profiler_agent::python::layout::debug_offsets::{self, TABLE_BYTES};
 use profiler_agent::python::layout::{Layout, Offsets, Version, row};
 use profiler_common::layout::{ABSENT, EntryMark, FrameRoot, GilKind, IdentityKind};
-use profiler_common::unwind::python::{OWNER_GENERATOR, OWNER_INTERPRETER};
+use profiler_common::unwind::python::{OWNER_GENERATOR, OWNER_INTERPRETER, STR_HASH};
 use pyagent_tests::compiler::{self, compile, headers_of, workload};
 use pyagent_tests::interpreters::{self, Interpreter};
 use pyagent_tests::target::Target;
@@ -156,6 +156,7 @@ fn assert_assumptions(version: Version, layout: &Layout, headers: &Numbers) {
             panic!("{version}: every build with a GIL has a place for it")
         }
     }
+    assert_eq!(header("str_hash"), STR_HASH, "{version}");
     let identity = u64::from(walk.code_identity);
     let line_table = header("line_table");
     match walk.identity_kind {

@@ -102,6 +102,7 @@ static void code_objects(void)
     FIELD("bytes_size", PyVarObject, ob_size);
     FIELD("bytes_data", PyBytesObject, ob_sval);
     FIELD("type_name", PyTypeObject, tp_name);
+    FIELD("str_hash", PyASCIIObject, hash);
     FIELD("str_length", PyASCIIObject, length);
     FIELD("str_state", PyASCIIObject, state);
     SHOW("str_ascii_data", sizeof(PyASCIIObject));

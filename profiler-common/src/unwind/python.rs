@@ -20,6 +20,9 @@ pub const OWNER_GENERATOR: u8 = 1;
 /// No frame lies there.
 const NO_ENTRY: u64 = 1;
 
+/// Offset of `PyASCIIObject.hash` (3.6 to 3.13), which interning has computed: names are interned.
+pub const STR_HASH: u64 = 24;
+
 /// Where a walk stands.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
@@ -252,14 +255,21 @@ pub fn identity<R: ReadUser>(reader: &mut R, code: u64, layout: &PyLayout) -> Re
         // file name, name, line table
         IdentityKind::Pointers3 => {
             let [filename, name, line_table] = reader.words::<3>(address)?;
-            Ok(mix(filename, name, line_table))
+            Ok(mix(filename, name_identity(reader, name)?, line_table))
         }
         // file name, name, qualified name, line table
         IdentityKind::Pointers4 => {
             let [filename, name, _, line_table] = reader.words::<4>(address)?;
-            Ok(mix(filename, name, line_table))
+            Ok(mix(filename, name_identity(reader, name)?, line_table))
         }
     }
+}
+
+/// A name by its place and its text: a new name can lie where that of a dead code object lay, and its code
+/// object where that one was.
+#[inline(always)]
+fn name_identity<R: ReadUser>(reader: &mut R, name: u64) -> Result<u64, Fault> {
+    Ok(name ^ reader.u64(name.wrapping_add(STR_HASH))?)
 }
 
 /// Hash of three pointers.
