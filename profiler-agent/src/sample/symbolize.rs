@@ -143,7 +143,6 @@ impl Symbolizer {
     /// Names everything in a sample. `None`: its program is not known (yet).
     pub fn resolve(&mut self, sample: &RawSample) -> Option<ResolvedSample> {
         let program = self.programs.get_mut(&sample.generation)?;
-        self.counters.by_status[sample.python_status as usize] += 1;
         let process = program.process.clone();
         let interpreter = &process.interpreter;
         let mut frames = Vec::with_capacity(sample.kernel.len() + sample.python.len() + 2);
@@ -155,6 +154,7 @@ impl Symbolizer {
                 .leaf_frame(&process, sample.user_ip, &mut frames);
         }
         let unit = interpreter.layout.walk.instruction_unit;
+        let n_outside = frames.len();
         for (idx, frame) in sample.python.iter().enumerate() {
             let code = program.code(frame, &mut self.counters);
             let symbol = match code {
@@ -185,7 +185,15 @@ impl Symbolizer {
                 address: 0,
             });
         }
-        if let Some(reason) = status_reason(sample.python_status) {
+        // A thread that begins or ends has nothing but the interpreter's own frames.
+        let status = if sample.python_status == PythonStatus::Complete && frames.len() == n_outside
+        {
+            PythonStatus::NoFrame
+        } else {
+            sample.python_status
+        };
+        self.counters.by_status[status as usize] += 1;
+        if let Some(reason) = status_reason(status) {
             frames.push(reason_frame(&mut self.reasons, reason));
         }
         let labels = program.labels(sample);
