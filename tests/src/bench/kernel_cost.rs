@@ -1,6 +1,6 @@
 //! What a sample costs in the kernel: the kernel's own run-time statistics of the sampling program.
 
-use std::time::Duration;
+use std::{thread::sleep, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 
@@ -8,7 +8,6 @@ use super::{
     agent_run::AgentRun,
     median,
     proc_files::{RunTime, RunTimeStatistics, Sampler},
-    quiet::Quiet,
     report::Section,
     target::{Stack, Target},
 };
@@ -16,7 +15,7 @@ use crate::interpreters::Interpreter;
 
 const RATE_HZ: u32 = 4_999;
 const N_INTERVALS: usize = 20;
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Frames of the stacks, and the aims in microseconds: recursion, then different functions.
 const DEPTHS: [(u32, [f64; 2]); 3] = [(10, [2.0, 2.8]), (30, [2.7, 4.2]), (100, [4.5, 9.5])];
@@ -42,8 +41,8 @@ pub fn measure(interpreters: &[Interpreter]) -> Result<Section> {
         "In the kernel: a sample",
         &format!(
             "Microseconds a sample of the program `sample_cpu`, by the kernel's BPF run-time statistics, at {RATE_HZ} Hz, \
-             target pinned to one CPU under `chrt -f`, the CPU beside it kept from other work. Of {N_INTERVALS} intervals of {} ms (about {} samples each) the \
-             median and the least. A run on a task that is not \
+             target pinned to one CPU under `chrt -f`. Of {N_INTERVALS} intervals of {} ms (about {} samples each) the \
+             median and the least: what else runs on the host costs the program caches. A run on a task that is not \
              selected took {:.0} ns (least {:.0}) in the same run of the benchmark; these runs are subtracted. Depth \
              counts all frames of the stack.",
             INTERVAL.as_millis(),
@@ -151,11 +150,10 @@ struct Interval {
 
 fn intervals(agent: &AgentRun) -> Result<Vec<Interval>> {
     let sampler = Sampler::of(std::process::id())?;
-    let quiet = Quiet::begin()?;
     let mut before = snapshot(&sampler, agent)?;
     let mut intervals = Vec::new();
     for _ in 0..N_INTERVALS {
-        quiet.wait(INTERVAL);
+        sleep(INTERVAL);
         let after = snapshot(&sampler, agent)?;
         intervals.push(Interval {
             run_time: RunTime {

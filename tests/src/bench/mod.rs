@@ -10,7 +10,6 @@ pub mod host;
 pub mod kernel_cost;
 pub mod peer;
 pub mod proc_files;
-pub mod quiet;
 pub mod report;
 pub mod slowdown;
 pub mod target;
