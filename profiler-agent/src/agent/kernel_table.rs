@@ -20,6 +20,10 @@ impl BpfTables {
 }
 
 impl KernelTable for BpfTables {
+    fn sees_lifecycle(&self) -> bool {
+        true
+    }
+
     fn add(&mut self, pid: Pid, entry: &ProcessEntry) -> Result<bool, String> {
         self.processes
             .add(pid, entry)
@@ -50,6 +54,10 @@ impl KernelTable for BpfTables {
 pub(super) struct NoTables;
 
 impl KernelTable for NoTables {
+    fn sees_lifecycle(&self) -> bool {
+        false
+    }
+
     fn add(&mut self, _pid: Pid, _entry: &ProcessEntry) -> Result<bool, String> {
         Ok(true)
     }

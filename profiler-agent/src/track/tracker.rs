@@ -25,7 +25,8 @@ use crate::python::runtime;
 /// How often processes are looked at again; stretched on hosts where one look takes long.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The same when processes were named: they are few, and somebody waits for them.
+/// The same while a process that was named is not profiled: somebody waits for it. The kernel tells of those that
+/// are, if it can.
 const NAMED_RESCAN_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A rescan takes at most this share of the tracker's time.
@@ -44,6 +45,8 @@ const REVALIDATE_AFTER: Duration = Duration::from_millis(200);
 
 /// What the tracker tells the kernel. Implemented over the BPF maps, or as nothing where there are none.
 pub trait KernelTable: Send {
+    /// Whether the exec and the end of processes in the table are told.
+    fn sees_lifecycle(&self) -> bool;
     /// Adds a process that has no entry yet; false when there is one.
     fn add(&mut self, pid: Pid, entry: &ProcessEntry) -> Result<bool, String>;
     /// Replaces the entry of a process that is still of this generation; false when it is not.
@@ -173,9 +176,13 @@ impl<K: KernelTable> Tracker<K> {
             self.begin(pid, generation);
         }
         self.forget_gone();
+        let is_waited_for = |pid: &Pid| {
+            let tracked = self.processes.get(pid).map(|tracked| &tracked.status);
+            !self.kernel.sees_lifecycle() || !matches!(tracked, Some(Status::Profiled(_)))
+        };
         let interval = match &self.selection.only_pids {
-            Some(_) => NAMED_RESCAN_INTERVAL,
-            None => RESCAN_INTERVAL,
+            Some(pids) if pids.iter().any(is_waited_for) => NAMED_RESCAN_INTERVAL,
+            Some(_) | None => RESCAN_INTERVAL,
         };
         self.next_rescan = Instant::now() + interval.max(begun.elapsed() * RESCAN_SHARE);
     }
