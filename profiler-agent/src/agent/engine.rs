@@ -576,7 +576,7 @@ impl Engine {
                 .into_owned(),
             rate_asked_hz: f64::from(self.parts.config.rate_hz),
             rate_hz: f64::from(self.rate.current_hz()),
-            n_cpus_online: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            n_cpus_online: n_cpus_online(),
             n_cpus_attached: self.parts.sampler.n_cpus() as u32,
             samples_per_second: self.samples_per_second,
             last_window: self.window.last.clone(),
@@ -611,6 +611,12 @@ impl Pull {
         };
         is_closed || self.deadline.is_some_and(|deadline| now >= deadline)
     }
+}
+
+/// CPUs of the host, also of those that this process may not run on.
+fn n_cpus_online() -> u32 {
+    let n_cpus = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
+    n_cpus.ok().flatten().map_or(1, |n_cpus| n_cpus as u32)
 }
 
 /// An empty profile of the CPU source that begins now.
