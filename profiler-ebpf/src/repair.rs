@@ -43,22 +43,34 @@ pub(crate) fn repair(
     end: WalkResult,
     scratch: &mut Scratch,
 ) -> WalkResult {
+    match n_candidates(process, layout, end, scratch) {
+        0 => end,
+        n_candidates => complete(layout, end, n_candidates, scratch),
+    }
+}
+
+/// How many candidates are to be tried. A subprogram of its own: what it needs of the stack is free again when
+/// the loops run, whose stacks add up.
+#[inline(never)]
+fn n_candidates(
+    process: &ProcessEntry,
+    layout: &PyLayout,
+    end: WalkResult,
+    scratch: &mut Scratch,
+) -> u32 {
     // Frame switches happen in the eval loop only, and are repaired from its registers.
     if !python::can_be_caught_in_a_switch(layout)
         || scratch.record.header.flags & sample_flags::USER_REGISTERS == 0
     {
-        return end;
+        return 0;
     }
     note_entering(process, layout, scratch);
     note_pending_link(layout, scratch);
-    let n_candidates = if may_be_half_built(end, scratch) {
+    if may_be_half_built(end, scratch) {
         N_CANDIDATES
-    } else if scratch.linked_to != 0 {
-        1
     } else {
-        return end;
-    };
-    complete(layout, end, n_candidates, scratch)
+        u32::from(scratch.linked_to != 0)
+    }
 }
 
 /// Finds out whether the evaluation loop is just being entered: the `_PyCFrame` of the running function is the
@@ -95,10 +107,16 @@ fn note_pending_link(layout: &PyLayout, scratch: &mut Scratch) {
     if scratch.record.header.n_python == 0 || (has_begun && !is_entering) {
         return;
     }
-    let Ok(text) = CurrentTask.words(scratch.record.header.user_ip) else {
+    // The window is free: the walk is over, and another begins with a window of its own.
+    let window = &mut scratch.window;
+    let n_bytes = u64::from(link::TEXT_BYTES);
+    if CurrentTask
+        .window(scratch.record.header.user_ip, n_bytes, window)
+        .is_err()
+    {
         return;
-    };
-    let Some(store) = link::find_store(&text, layout.frame_previous) else {
+    }
+    let Some(store) = link::find_store(window, layout.frame_previous) else {
         return;
     };
     let registers = &scratch.record.registers;
@@ -125,8 +143,8 @@ fn by_number(registers: &UserRegisters, number: u8) -> u64 {
 #[inline(always)]
 fn is_in_register(registers: &UserRegisters, value: u64) -> bool {
     let mut is_found = false;
-    for register in registers.general {
-        is_found |= register == value;
+    for register in &registers.general {
+        is_found |= *register == value;
     }
     is_found
 }

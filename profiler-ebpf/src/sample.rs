@@ -5,7 +5,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::bindings::{bpf_perf_event_data, pt_regs};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_boot_ns,
     bpf_loop, bpf_ringbuf_output, bpf_ringbuf_query,
@@ -65,9 +65,36 @@ fn fill(
     scratch: &mut Scratch,
 ) {
     // SAFETY: the kernel hands the program its context.
-    let data = unsafe { &*ctx.ctx };
+    let in_kernel = identify(unsafe { &*ctx.ctx }, source, ids, process, scratch);
+    let status = match process.state {
+        ProcessState::Pending => PythonStatus::Pending,
+        ProcessState::Python => match LAYOUTS.get_ptr(process.layout) {
+            // SAFETY: layouts are written before the process entry that names them, and never after.
+            Some(layout) => fill_python(process, unsafe { &*layout }, scratch),
+            None => {
+                count(Counter::NoLayout);
+                PythonStatus::None
+            }
+        },
+    };
+    scratch.record.header.python_status = status as u8;
+    if in_kernel {
+        fill_kernel(ctx, &mut scratch.record);
+    }
+    submit(&mut scratch.record);
+}
+
+/// Begins the record: who was interrupted, when, and where. Returns whether that was in the kernel. A subprogram
+/// of its own: what it needs of the stack is free again when the walk runs, whose loops' stacks are added.
+#[inline(never)]
+fn identify(
+    data: &bpf_perf_event_data,
+    source: u8,
+    ids: u64,
+    process: &ProcessEntry,
+    scratch: &mut Scratch,
+) -> bool {
     let in_kernel = data.regs.cs & 3 == 0;
-    let task_address = task::current();
     scratch.record.header = SampleHeader {
         head: RecordHead {
             version: RECORD_VERSION,
@@ -92,25 +119,10 @@ fn fill(
         reserved: 0,
         n_kernel: 0,
         n_python: 0,
-        comm: task::comm(task_address),
+        comm: task::comm(task::current()),
     };
     fill_registers(&data.regs, in_kernel, process, &mut scratch.record);
-    let status = match process.state {
-        ProcessState::Pending => PythonStatus::Pending,
-        ProcessState::Python => match LAYOUTS.get_ptr(process.layout) {
-            // SAFETY: layouts are written before the process entry that names them, and never after.
-            Some(layout) => fill_python(process, unsafe { &*layout }, task_address, scratch),
-            None => {
-                count(Counter::NoLayout);
-                PythonStatus::None
-            }
-        },
-    };
-    scratch.record.header.python_status = status as u8;
-    if in_kernel {
-        fill_kernel(ctx, &mut scratch.record);
-    }
-    submit(&mut scratch.record);
+    in_kernel
 }
 
 /// The user-space instruction address always; the registers when it lies in the eval loop, where the leaf's
@@ -150,13 +162,8 @@ fn in_eval_loop(process: &ProcessEntry, ip: u64) -> bool {
 
 /// Finds the thread state and walks the frames.
 #[inline(always)]
-fn fill_python(
-    process: &ProcessEntry,
-    layout: &PyLayout,
-    task_address: u64,
-    scratch: &mut Scratch,
-) -> PythonStatus {
-    let Some(thread_pointer) = task::thread_pointer(task_address) else {
+fn fill_python(process: &ProcessEntry, layout: &PyLayout, scratch: &mut Scratch) -> PythonStatus {
+    let Some(thread_pointer) = task::thread_pointer(task::current()) else {
         return PythonStatus::NoThreadPointer;
     };
     scratch.thread = Thread::default();
@@ -178,8 +185,8 @@ fn fill_python(
     }
 }
 
-/// Fills `scratch.thread`.
-#[inline(always)]
+/// Fills `scratch.thread`. A subprogram of its own: what it needs of the stack is free again when the walk runs.
+#[inline(never)]
 fn find_thread(
     process: &ProcessEntry,
     layout: &PyLayout,
@@ -273,7 +280,7 @@ unsafe extern "C" fn list_step(_index: u32, context: *mut c_void) -> i64 {
 }
 
 /// The kernel stack, right behind the Python frames.
-#[inline(always)]
+#[inline(never)]
 fn fill_kernel(ctx: &PerfEventContext, record: &mut SampleRecord) {
     let n_python = core::hint::black_box(usize::from(record.header.n_python));
     if n_python > MAX_PYTHON_FRAMES {

@@ -3,14 +3,13 @@
 //! Compilers may publish a frame before its `previous` is written. For those few instructions the field holds
 //! what an earlier frame in its place left there, often a chain that looks whole. x86-64 only.
 
-/// Code, as it lies in memory.
-pub type TextWords = [u64; 4];
+use super::Window;
 
 /// Bytes of code from the interrupted instruction on in which the store is looked for.
-pub const TEXT_BYTES: usize = size_of::<TextWords>();
+pub const TEXT_BYTES: u16 = 32;
 
 /// Bytes of `mov [base + displacement], source` with a displacement of one byte.
-const STORE_BYTES: usize = 4;
+const STORE_BYTES: u16 = 4;
 
 /// A store that is still to come, by register number (ax is 0, r15 is 15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,24 +20,22 @@ pub struct LinkStore {
     pub source: u8,
 }
 
-/// Finds the first `mov [register + displacement], register` of 64 bits in the code. It does not decode what
+/// Finds the first `mov [register + displacement], register` of 64 bits in the code at the window's start. It does not decode what
 /// is before, so bytes inside of another instruction can look like one: the caller compares what the registers
 /// hold with the frame that it knows, and walks from there.
 #[must_use]
 #[inline(always)]
-pub fn find_store(text: &TextWords, displacement: u16) -> Option<LinkStore> {
+pub fn find_store(code: &Window, displacement: u16) -> Option<LinkStore> {
     const REX_W: u64 = 0x48;
     const MOV_STORE: u64 = 0x89;
     const NEEDS_SIB: u64 = 4;
     let mut idx = 0;
-    // No index that the compiler cannot see the bound of: the kernel knows no panic.
     while idx + STORE_BYTES <= TEXT_BYTES {
         let shift = idx % 8 * 8;
-        let word = |idx: usize| text[(idx / 8) & 3];
         let bytes = if shift > 32 {
-            word(idx) >> shift | word(idx + 8) << (64 - shift)
+            code.word_at(idx) >> shift | code.word_at(idx + 8) << (64 - shift)
         } else {
-            word(idx) >> shift
+            code.word_at(idx) >> shift
         };
         let (rex, opcode, operands) = (bytes & 0xff, bytes >> 8 & 0xff, bytes >> 16 & 0xff);
         let is_store = rex & 0xf8 == REX_W
@@ -61,12 +58,16 @@ pub fn find_store(text: &TextWords, displacement: u16) -> Option<LinkStore> {
 mod tests {
     use super::*;
 
-    fn words(code: &[u8]) -> TextWords {
-        let mut bytes = [0x90; TEXT_BYTES];
+    const N_BYTES: usize = TEXT_BYTES as usize;
+
+    fn window(code: &[u8]) -> Window {
+        let mut bytes = [0x90; N_BYTES];
         bytes[..code.len()].copy_from_slice(code);
-        core::array::from_fn(|idx| {
-            u64::from_le_bytes(core::array::from_fn(|byte| bytes[idx * 8 + byte]))
-        })
+        let mut window = Window::new();
+        for (word, bytes) in window.words_mut().iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.try_into().unwrap());
+        }
+        window
     }
 
     /// The call of a Python function in Debian's CPython 3.11.2, from behind the store of `current_frame` on, as
@@ -89,24 +90,24 @@ mod tests {
         });
         for start in [0, 4, 8, 11, 15] {
             assert_eq!(
-                find_store(&words(&DEBIAN_3_11[start..]), 0x30),
+                find_store(&window(&DEBIAN_3_11[start..]), 0x30),
                 expected,
                 "{start}"
             );
         }
-        assert_eq!(find_store(&words(&DEBIAN_3_11[16..]), 0x30), None);
-        assert_eq!(find_store(&words(&DEBIAN_3_11), 0x28), None);
+        assert_eq!(find_store(&window(&DEBIAN_3_11[16..]), 0x30), None);
+        assert_eq!(find_store(&window(&DEBIAN_3_11), 0x28), None);
     }
 
     #[test]
     fn numbered_registers_and_the_last_place_are_read() {
         // mov %r9,0x8(%r13), at each offset at which it fits.
         let store = [0x4d, 0x89, 0x4d, 0x08];
-        for offset in 0..=TEXT_BYTES - STORE_BYTES {
-            let mut code = [0x90; TEXT_BYTES];
-            code[offset..][..STORE_BYTES].copy_from_slice(&store);
+        for offset in 0..=N_BYTES - store.len() {
+            let mut code = [0x90; N_BYTES];
+            code[offset..][..store.len()].copy_from_slice(&store);
             assert_eq!(
-                find_store(&words(&code), 8),
+                find_store(&window(&code), 8),
                 Some(LinkStore {
                     base: 13,
                     source: 9

@@ -51,6 +51,9 @@ const MIN_SHARE: f64 = 0.8;
 /// Samples that there must be in any case.
 const MIN_BUSY_SAMPLES: u64 = 20;
 
+/// Ticks of CPU time in the 5 s of the recording.
+const MAX_TICKS: u64 = 500;
+
 /// Samples for a tick of CPU time, at 99 Hz.
 const SAMPLES_PER_TICK: f64 = 0.99;
 
@@ -146,7 +149,8 @@ pub(super) fn verdict(console: &str) -> Result<String> {
     let (record, _) = section(console, "record")?;
     let n_missed = counter(record, "timer_missed");
     let n_ticks = ticks(console, "cpu after")?.saturating_sub(ticks(console, "cpu before")?);
-    let n_expected = n_ticks as f64 * SAMPLES_PER_TICK;
+    // Loading the programs takes seconds in emulation, and the workload runs meanwhile.
+    let n_expected = n_ticks.min(MAX_TICKS) as f64 * SAMPLES_PER_TICK;
     ensure!(
         n_busy >= MIN_BUSY_SAMPLES && (n_busy + n_missed) as f64 >= n_expected * MIN_SHARE,
         "{n_busy} of {n_samples} samples name {BUSY_FUNCTION}, {n_missed} ticks of the timer were missed; the \
@@ -204,7 +208,7 @@ mod tests {
         format!(
             "boot\n@@begin kernel\n6.1.0\n@@end kernel 0\n@@begin btf\n1 bytes\n@@end btf 0\n\
              @@begin doctor\nfine\n@@end doctor 0\n@@begin cpu before\n100\n@@end cpu before 0\n\
-             @@begin record\n  timer_missed: 1,005 (of a CPU)\n@@end record {record_exit_code}\n\
+             @@begin record\n  timer_missed: 105 (of a CPU)\n@@end record {record_exit_code}\n\
              @@begin cpu after\n1600\n@@end cpu after 0\n\
              @@begin folded\n{folded}\n@@end folded 0\n"
         )
@@ -217,7 +221,7 @@ mod tests {
         assert_eq!(
             summary,
             format!(
-                "6.1.0, 490 of 495 samples in {BUSY_FUNCTION}, 1005 ticks missed, CPU time for 1485"
+                "6.1.0, 490 of 495 samples in {BUSY_FUNCTION}, 105 ticks missed, CPU time for 495"
             )
         );
     }
@@ -226,9 +230,9 @@ mod tests {
     fn a_profile_that_does_not_name_it_fails() {
         assert!(verdict(&console(0, "<module> 495")).is_err());
         assert!(verdict(&console(0, &format!("{BUSY_FUNCTION} 19"))).is_err());
-        // 1005 ticks were missed, and 1485 are expected.
-        assert!(verdict(&console(0, &format!("{BUSY_FUNCTION} 182"))).is_err());
-        assert!(verdict(&console(0, &format!("{BUSY_FUNCTION} 184"))).is_ok());
+        // 105 ticks were missed, and 495 are expected.
+        assert!(verdict(&console(0, &format!("{BUSY_FUNCTION} 290"))).is_err());
+        assert!(verdict(&console(0, &format!("{BUSY_FUNCTION} 292"))).is_ok());
         assert!(verdict(&console(0, "")).is_err());
     }
 
