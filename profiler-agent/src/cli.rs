@@ -1,9 +1,26 @@
 //! The command line: what can be typed, and how it becomes a validated configuration.
 
+/// A line on standard error. A terminal or a reader that has gone is no reason to stop.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
+/// The same without an end of line.
+macro_rules! tell_part {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stderr(), $($text)*);
+    }};
+}
+
 pub mod agent;
 pub mod doctor;
 pub mod exit;
 pub mod launch;
+mod named;
 pub mod pull;
 pub mod record;
 
@@ -57,7 +74,7 @@ pub enum Command {
 #[derive(Debug, Args, Clone, Default)]
 pub struct SelectionArgs {
     /// Every Python process, now and later
-    #[arg(long, env = "PYAGENT_ALL_PYTHON")]
+    #[arg(long, env = "PYAGENT_ALL_PYTHON", value_parser = clap::builder::BoolishValueParser::new())]
     pub all_python: bool,
     /// This process (repeatable)
     #[arg(long, value_name = "PID", env = "PYAGENT_PID", value_delimiter = ',')]
@@ -83,7 +100,7 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "REGEX", env = "PYAGENT_EXCLUDE_CMDLINE", value_parser = parse_regex)]
     pub exclude_cmdline: Vec<regex::Regex>,
     /// Children of the selected processes too
-    #[arg(long, env = "PYAGENT_SUBPROCESSES")]
+    #[arg(long, env = "PYAGENT_SUBPROCESSES", value_parser = clap::builder::BoolishValueParser::new())]
     pub subprocesses: bool,
 }
 
@@ -149,10 +166,10 @@ pub struct AgentArgs {
     #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADDRESS, env = "PYAGENT_LISTEN")]
     pub listen: std::net::SocketAddr,
     /// Serve on an address that others can reach, to anybody
-    #[arg(long, env = "PYAGENT_INSECURE")]
+    #[arg(long, env = "PYAGENT_INSECURE", value_parser = clap::builder::BoolishValueParser::new())]
     pub insecure: bool,
     /// Show the arguments of processes to clients (they can hold secrets)
-    #[arg(long, env = "PYAGENT_SHOW_CMDLINE")]
+    #[arg(long, env = "PYAGENT_SHOW_CMDLINE", value_parser = clap::builder::BoolishValueParser::new())]
     pub show_cmdline: bool,
     /// Logging.
     #[command(flatten)]
@@ -169,16 +186,17 @@ pub struct RecordArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// Lower the rate above this many samples a second (default: never)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "PYAGENT_MAX_SAMPLES_PER_SECOND",
+          value_parser = clap::value_parser!(u32).range(1..))]
     pub max_samples_per_second: Option<u32>,
     /// How long, as 30, 30s, 5m (default: until Ctrl-C or the target's end)
-    #[arg(long, short, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, short, value_name = "TIME", env = "PYAGENT_DURATION", value_parser = parse_duration)]
     pub duration: Option<Duration>,
     /// Where to and, by its ending, in which format
     #[command(flatten)]
     pub output: OutputArgs,
     /// Run CMD as root too when pyagent was called by sudo
-    #[arg(long)]
+    #[arg(long, env = "PYAGENT_AS_ROOT", value_parser = clap::builder::BoolishValueParser::new())]
     pub as_root: bool,
     /// Command to run and record
     #[arg(last = true, value_name = "CMD")]
@@ -189,13 +207,13 @@ pub struct RecordArgs {
 #[derive(Debug, Args, Clone)]
 pub struct OutputArgs {
     /// File; its ending tells the format: .pb.gz, .folded, .svg; `-` is standard output
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", env = "PYAGENT_OUTPUT")]
     pub output: Option<PathBuf>,
     /// Format, when the file's name does not tell: pprof, folded, svg
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", env = "PYAGENT_FORMAT")]
     pub format: Option<String>,
     /// Replace a file that pyagent named itself
-    #[arg(long)]
+    #[arg(long, env = "PYAGENT_FORCE", value_parser = clap::builder::BoolishValueParser::new())]
     pub force: bool,
 }
 
@@ -206,7 +224,7 @@ pub struct PullArgs {
     #[arg(value_name = "ADDR", env = "PYAGENT_ADDR", default_value = DEFAULT_ADDRESS)]
     pub address: String,
     /// How long, from now on
-    #[arg(long, short, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, short, value_name = "TIME", default_value = "30s", env = "PYAGENT_DURATION", value_parser = parse_duration)]
     pub duration: Duration,
     /// Of which processes.
     #[command(flatten)]
@@ -272,7 +290,7 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
 
 /// One line, with its causes.
 fn print_error(error: &anyhow::Error) {
-    eprintln!("pyagent: {error:#}");
+    tell!("pyagent: {error:#}");
 }
 
 fn init_log(args: &LogArgs) {
@@ -283,7 +301,9 @@ fn init_log(args: &LogArgs) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false);
+        .with_target(false)
+        // Where a message cannot be written, one about it cannot be either.
+        .log_internal_errors(false);
     match args.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -49,7 +49,8 @@ const MAX_PULLS: usize = 32;
 const STOP_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Remark in profiles that were taken without the kernel programs.
-const REMOTE_NOTE: &str = "sampled by reading from outside, without BPF: running threads only, no native or kernel frames";
+const REMOTE_NOTE: &str =
+    "read from outside, without BPF: running threads, no native or kernel frames";
 
 /// A profile of everything that is selected, from the first sample on.
 pub struct Recording {
@@ -345,7 +346,7 @@ impl Engine {
             return;
         };
         for pull in &mut self.pulls {
-            pull.add(sample, &resolved, process);
+            pull.add(sample, &resolved, process, self.parts.show_cmdline);
         }
         self.window.aggregator.add(&resolved);
     }
@@ -375,7 +376,7 @@ impl Engine {
                 } else if !self
                     .symbolizer
                     .processes()
-                    .any(|process| matches(&request.filter, process))
+                    .any(|process| matches(&request.filter, process, self.parts.show_cmdline))
                 {
                     Some(PullError::NoMatch)
                 } else {
@@ -415,7 +416,14 @@ impl Engine {
             let infos = listing
                 .into_iter()
                 .filter(|process| {
-                    let cmdline = process.arguments.join(" ");
+                    // What may not be shown cannot be guessed by asking either.
+                    let cmdline = if show_cmdline {
+                        process.arguments.join(" ")
+                    } else if process.version.is_empty() {
+                        process.comm.clone()
+                    } else {
+                        process.program.clone()
+                    };
                     filter.matches(&ProcessFacts {
                         pid: process.pid.0,
                         comm: &process.comm,
@@ -591,12 +599,18 @@ impl Engine {
 }
 
 impl Pull {
-    fn add(&mut self, sample: &RawSample, resolved: &ResolvedSample, process: &PythonProcess) {
+    fn add(
+        &mut self,
+        sample: &RawSample,
+        resolved: &ResolvedSample,
+        process: &PythonProcess,
+        show_cmdline: bool,
+    ) {
         let filter = &self.filter;
         let is_meant = *self
             .decided
             .entry(sample.generation)
-            .or_insert_with(|| matches(filter, process));
+            .or_insert_with(|| matches(filter, process, show_cmdline));
         if is_meant {
             self.aggregator.add(resolved);
             self.aggregator.set_period(resolved.values[1]);
@@ -625,9 +639,14 @@ fn aggregator(period_ns: u64) -> Aggregator {
     Aggregator::new(SystemTime::now(), SOURCES[0].sample_types, period)
 }
 
-fn matches(filter: &ProcessFilter, process: &PythonProcess) -> bool {
+/// Whether a client's filter means this process; without `show_cmdline` it sees program and script alone.
+fn matches(filter: &ProcessFilter, process: &PythonProcess, show_cmdline: bool) -> bool {
     let facts = &process.facts;
-    let cmdline = facts.arguments.join(" ");
+    let cmdline = if show_cmdline {
+        facts.arguments.join(" ")
+    } else {
+        facts.program()
+    };
     filter.matches(&ProcessFacts {
         pid: process.pid.0,
         comm: &facts.comm,
@@ -649,9 +668,11 @@ fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
         .first()
         .cloned()
         .unwrap_or_else(|| process.comm.clone());
+    // Of other programs nobody knows which argument is a secret.
     let script = process
         .program
         .strip_prefix(&program)
+        .filter(|_| !process.version.is_empty())
         .unwrap_or_default()
         .trim_start()
         .to_owned();

@@ -1,7 +1,7 @@
 //! `pyagent` without a subcommand: the agent.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exit::ExitError;
-use super::{AgentArgs, LogFormat};
+use super::{AgentArgs, LogFormat, named};
 use crate::agent::{Agent, AgentAsker};
 use crate::format::escape;
-use crate::kernel::probe::{Rights, in_initial_pid_namespace};
+use crate::kernel::probe::Rights;
 use crate::serve::query::{ProcessState, Query, Status};
 use crate::serve::{Exposure, Server};
 use crate::track::process::{ProcessListing, TrackState};
@@ -95,10 +95,9 @@ fn check(args: &AgentArgs) -> Result<()> {
     if !missing.is_empty() {
         return Err(ExitError::Rights(missing).into());
     }
-    if in_initial_pid_namespace() == Some(false) {
-        anyhow::bail!(
-            "this is not the initial pid namespace: run pyagent on the host, or its container with hostPID"
-        );
+    named::check_namespace()?;
+    for problem in named::check(&args.selection.pid)? {
+        tell!("{problem}");
     }
     Ok(())
 }
@@ -136,7 +135,7 @@ fn print_start(args: &AgentArgs, address: std::net::SocketAddr, listing: &[Proce
         format!(" ({})", versions.join(", "))
     };
     let version = env!("CARGO_PKG_VERSION");
-    eprintln!(
+    tell!(
         "pyagent {version}: profiling {n_profiled} Python {plural}{what} at {} Hz",
         args.sampling.rate
     );
@@ -145,7 +144,7 @@ fn print_start(args: &AgentArgs, address: std::net::SocketAddr, listing: &[Proce
         .filter(|process| process.state == TrackState::Refused)
         .collect();
     for process in refused.iter().take(MAX_REFUSED_SHOWN) {
-        eprintln!(
+        tell!(
             "  not {} ({}): {}",
             process.pid,
             escape(&process.comm),
@@ -153,14 +152,14 @@ fn print_start(args: &AgentArgs, address: std::net::SocketAddr, listing: &[Proce
         );
     }
     if refused.len() > MAX_REFUSED_SHOWN {
-        eprintln!(
+        tell!(
             "  and {} more; `pyagent doctor PID` says why",
             refused.len() - MAX_REFUSED_SHOWN
         );
     }
-    eprintln!("serving gRPC and HTTP on {address}; try:");
-    eprintln!("  pyagent pull {address} --duration 10s -o flame.svg");
-    eprintln!("  go tool pprof 'http://{address}/debug/pprof/profile?seconds=10'");
+    tell!("serving gRPC and HTTP on {address}; try:");
+    tell!("  pyagent pull {address} --duration 10s -o flame.svg");
+    tell!("  go tool pprof 'http://{address}/debug/pprof/profile?seconds=10'");
 }
 
 /// A quiet line on a terminal, a log line a minute elsewhere.
@@ -200,9 +199,7 @@ impl Reporter {
         };
         let line = status_line(&status);
         if self.is_terminal {
-            eprint!("\r\x1b[K{line}");
-            // A terminal that has gone is no reason to stop.
-            let _ = std::io::stderr().flush();
+            tell_part!("\r\x1b[K{line}");
             self.is_shown = true;
         } else {
             tracing::info!("{line}");
@@ -211,7 +208,7 @@ impl Reporter {
 
     fn clear(&mut self) {
         if self.is_shown {
-            eprint!("\r\x1b[K");
+            tell_part!("\r\x1b[K");
             self.is_shown = false;
         }
     }

@@ -1,6 +1,7 @@
 //! `pyagent doctor`: what works here, and why a process has no Python frames.
-#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -14,9 +15,17 @@ use crate::kernel::probe::{
     CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, OLDEST_KERNEL, Rights, in_initial_pid_namespace,
     kernel_release, kernel_version,
 };
-use crate::process::facts::{Facts, tids};
+use crate::process::facts::{self, Facts, tids};
 use crate::python::discover::{Discoverer, Discovery, DiscoveryStep};
 use crate::python::layout::SUPPORTED;
+
+/// Adds a line to the report.
+macro_rules! line {
+    ($out:expr, $($text:tt)*) => {
+        // Writing to a String does not fail.
+        let _ = writeln!($out, $($text)*);
+    };
+}
 
 /// One line of the report.
 struct Check {
@@ -27,16 +36,25 @@ struct Check {
 /// Runs the command. Exit code 0 when all is well, 1 when something is missing.
 #[must_use]
 pub fn run(args: &DoctorArgs) -> ExitCode {
-    let mut all_well = show("this host", host_checks());
+    let mut out = String::new();
+    let mut all_well = show(&mut out, "this host", host_checks());
     if let Some(pid) = args.pid {
-        println!();
-        all_well &= process(Pid(pid));
+        out.push('\n');
+        all_well &= process(&mut out, Pid(pid));
+    }
+    let mut stdout = std::io::stdout();
+    let written = stdout
+        .write_all(out.as_bytes())
+        .and_then(|()| stdout.flush());
+    if let Err(error) = written {
+        tell!("pyagent: cannot write to standard output: {error}");
+        return ExitCode::from(exit::FAILED);
     }
     ExitCode::from(if all_well { exit::OK } else { exit::FAILED })
 }
 
-fn show(title: &str, checks: Vec<Check>) -> bool {
-    println!("{title}");
+fn show(out: &mut String, title: &str, checks: Vec<Check>) -> bool {
+    line!(out, "{title}");
     let mut all_well = true;
     for check in checks {
         let (mark, text) = match &check.result {
@@ -46,7 +64,7 @@ fn show(title: &str, checks: Vec<Check>) -> bool {
                 ("MISS", text)
             }
         };
-        println!("  {mark}  {:<18} {}", check.what, escape(text));
+        line!(out, "  {mark}  {:<18} {}", check.what, escape(text));
     }
     all_well
 }
@@ -109,14 +127,24 @@ fn host_checks() -> Vec<Check> {
 }
 
 /// Every step of discovery with its result.
-fn process(pid: Pid) -> bool {
+fn process(out: &mut String, pid: Pid) -> bool {
     let facts = match Facts::read(pid) {
         Ok(facts) => facts,
         Err(error) => {
-            println!("process {pid}\n  MISS  {error}: there is no such process, or /proc hides it");
+            line!(
+                out,
+                "process {pid}\n  MISS  {error}: there is no such process, or /proc hides it"
+            );
             return false;
         }
     };
+    if let Some(process) = facts::thread_of(pid) {
+        line!(
+            out,
+            "{pid} is a thread of process {process}: pyagent doctor {process}"
+        );
+        return false;
+    }
     let mut checks = Vec::new();
     let discovery = Discoverer::default().discover(pid, &mut |DiscoveryStep { what, result }| {
         checks.push(Check { what, result });
@@ -127,34 +155,41 @@ fn process(pid: Pid) -> bool {
         escape(&facts.comm),
         escape(&facts.program())
     );
-    show(&title, checks);
-    println!();
+    show(out, &title, checks);
+    out.push('\n');
     match discovery {
         Discovery::Python(interpreter) => {
-            println!(
+            line!(
+                out,
                 "  CPython {}: it can be profiled: sudo pyagent record --pid {pid}",
                 interpreter.version
             );
             true
         }
         Discovery::NotPython { expected: false } => {
-            println!("  No Python frames: the process has no CPython in it.");
+            line!(out, "  No Python frames: the process has no CPython in it.");
             false
         }
         Discovery::NotPython { expected: true } => {
-            println!("  No Python frames yet: a binary names libpython, but it is not mapped.");
+            line!(
+                out,
+                "  No Python frames yet: a binary names libpython, but it is not mapped."
+            );
             false
         }
         Discovery::NotYet => {
-            println!("  No Python frames: the interpreter in it is not initialised.");
+            line!(
+                out,
+                "  No Python frames: the interpreter in it is not initialised."
+            );
             false
         }
         Discovery::Refused { reason, .. } => {
-            println!("  No Python frames: {}", escape(&reason));
+            line!(out, "  No Python frames: {}", escape(&reason));
             false
         }
         Discovery::Gone => {
-            println!("  The process has ended.");
+            line!(out, "  The process has ended.");
             false
         }
     }

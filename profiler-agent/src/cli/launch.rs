@@ -84,7 +84,7 @@ pub fn become_command(args: &LaunchArgs) -> ExitCode {
         return ExitCode::from(exit::LAUNCH_FAILED);
     }
     if let Err(error) = become_user(args) {
-        eprintln!(
+        tell!(
             "pyagent: cannot run the command as user {}: {error}",
             args.uid.unwrap_or_default()
         );
@@ -94,7 +94,7 @@ pub fn become_command(args: &LaunchArgs) -> ExitCode {
         return ExitCode::from(exit::USAGE);
     };
     let error = Command::new(program).args(arguments).exec();
-    eprintln!("pyagent: {}: {error}", program.to_string_lossy());
+    tell!("pyagent: {}: {error}", program.to_string_lossy());
     ExitCode::from(match error.kind() {
         std::io::ErrorKind::NotFound => exit::NOT_FOUND,
         _ => exit::NOT_EXECUTABLE,

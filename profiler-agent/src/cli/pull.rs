@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use super::PullArgs;
 use super::exit::ExitError;
-use crate::format::Format;
 use crate::format::file::Target;
+use crate::format::{Format, escape};
 use crate::serve::client::{AgentAddress, PullFailure, pull};
 
 /// Runs the command; Ctrl-C ends it without a file.
@@ -29,7 +29,7 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
         target
     };
     target.check()?;
-    eprintln!(
+    tell!(
         "pulling {:.1} s from {address}",
         args.duration.as_secs_f64()
     );
@@ -46,12 +46,12 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
     };
     target.write_with(|out| out.write_all(&pulled.bytes))?;
     for comment in &pulled.comments {
-        eprintln!("  {comment}");
+        tell!("  {comment}");
     }
     if let Target::Named(path) | Target::Default(path) = &target {
-        eprintln!(
+        tell!(
             "wrote {} ({}, {} samples)",
-            path.display(),
+            escape(&path.to_string_lossy()),
             pulled.format,
             pulled.n_samples
         );

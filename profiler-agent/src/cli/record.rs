@@ -1,6 +1,6 @@
 //! `pyagent record`: one profile into a file.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::{Child, ExitCode, ExitStatus};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,14 +11,15 @@ use tokio::sync::oneshot;
 
 use super::exit::{self, ExitError};
 use super::launch::Launch;
+use super::named::{self, is_alive};
 use super::{LogArgs, RecordArgs};
 use crate::agent::{Agent, AgentAsker, Recording};
 use crate::config::SamplingConfig;
-use crate::format::Format;
 use crate::format::file::Target;
+use crate::format::{Format, escape};
 use crate::ids::Pid;
 use crate::kernel::probe::{Capability, Rights};
-use crate::process::facts::{Stat, comm};
+use crate::process::facts::{self, comm};
 use crate::process::memory::ProcessMemory;
 use crate::profile::model::Profile;
 use crate::track::process::{ProcessListing, TrackState};
@@ -64,6 +65,7 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
         reply,
     };
     let mut agent = if missing.is_empty() {
+        named::check_namespace()?;
         Agent::start(&config, Some(recording), true)?
     } else {
         check_readable(&config, missing)?;
@@ -85,11 +87,27 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
         return Ok(status.map_or(ExitCode::SUCCESS, code_of_status));
     }
     target.write(&profile, format)?;
-    eprint!("{}", summary(&profile));
+    tell_part!("{}", summary(&profile));
+    if profile.n_samples() == 0 {
+        tell!("{}", nothing_sampled(&args));
+    }
     if let Target::Named(path) | Target::Default(path) = &target {
-        eprintln!("wrote {} ({})", path.display(), format.name);
+        tell!(
+            "wrote {} ({})",
+            escape(&path.to_string_lossy()),
+            format.name
+        );
     }
     Ok(status.map_or(ExitCode::SUCCESS, code_of_status))
+}
+
+/// What an empty profile means.
+fn nothing_sampled(args: &RecordArgs) -> &'static str {
+    if !args.command.is_empty() && !args.selection.subprocesses {
+        "no samples: the command itself ran no Python; --subprocesses records what it starts"
+    } else {
+        "no samples: pyagent samples time on the CPU, and nothing that was selected used any"
+    }
 }
 
 fn check_choice(args: &RecordArgs) -> Result<(), ExitError> {
@@ -102,10 +120,8 @@ fn check_choice(args: &RecordArgs) -> Result<(), ExitError> {
             "choose either a command (-- CMD) or running processes (--pid, --all-python, ...)";
         return Err(ExitError::Usage(message.to_owned()));
     }
-    if let Some(pid) = args.selection.pid.iter().find(|pid| !is_alive(Pid(**pid))) {
-        return Err(ExitError::NothingMatched(format!(
-            "there is no process {pid}"
-        )));
+    for problem in named::check(&args.selection.pid)? {
+        tell!("{problem}");
     }
     Ok(())
 }
@@ -160,7 +176,7 @@ fn check_readable(config: &SamplingConfig, missing: Vec<Capability>) -> Result<(
         return Err(ExitError::Rights(missing));
     }
     let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
-    eprintln!(
+    tell!(
         "without {}: stacks are read from outside instead; running threads only, no native or kernel frames",
         names.join(", ")
     );
@@ -179,7 +195,7 @@ fn check_found(args: &RecordArgs, listing: &[ProcessListing]) -> Result<(), Exit
         let message = format!(
             "process {} ({}) cannot be profiled: {}; `pyagent doctor {}` says more",
             refused.pid,
-            crate::format::escape(&refused.comm),
+            escape(&refused.comm),
             refused.reason,
             refused.pid
         );
@@ -189,7 +205,7 @@ fn check_found(args: &RecordArgs, listing: &[ProcessListing]) -> Result<(), Exit
         [] => Ok(()),
         [pid, ..] => {
             let message = format!(
-                "process {pid} runs no CPython that can be found; `pyagent doctor {pid}` says more"
+                "process {pid} is left out by --comm, --cmdline or an --exclude, or has ended"
             );
             Err(ExitError::NothingMatched(message))
         }
@@ -211,9 +227,9 @@ fn announce(args: &RecordArgs, listing: &[ProcessListing]) {
         Some(duration) => format!("for {:.1} s", duration.as_secs_f64()),
         None => "until Ctrl-C or the end".to_owned(),
     };
-    eprintln!(
+    tell!(
         "recording {} at {} Hz {until}",
-        crate::format::escape(&what),
+        escape(&what),
         args.sampling.rate
     );
 }
@@ -235,15 +251,19 @@ async fn wait(
 ) -> Result<Outcome> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut hangup = watch_hangup()?;
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
     let mut progress = Progress::new(args.duration);
-    loop {
+    // CMD gets the first signal; the second one ends the recording, whatever CMD does.
+    let mut n_signals = 0;
+    while n_signals < 2 {
         tokio::select! {
             result = &mut profile => {
                 progress.clear();
                 let profile = result.context("the agent ended without a profile")?;
                 // CMD goes on after the recording; its end is waited for as the shell would.
                 let Some(child) = child else { return Ok(Outcome::Profile(Box::new(profile))) };
+                tell!("the recording is over; the file is written when the command has ended");
                 let status = wait_for_child(child, &mut interrupt, &mut terminate).await?;
                 let (reply, receiver) = oneshot::channel();
                 // The receiver is right here.
@@ -251,11 +271,24 @@ async fn wait(
                 return Ok(Outcome::Stop(receiver, Some(status)));
             }
             _ = interrupt.recv() => match &child {
-                Some(child) => pass_on_interrupt(child),
+                Some(child) => {
+                    pass_on_interrupt(child);
+                    n_signals += 1;
+                }
                 None => break,
             },
             _ = terminate.recv() => match &child {
-                Some(child) => pass_on(child, Signal::SIGTERM),
+                Some(child) => {
+                    pass_on(child, Signal::SIGTERM);
+                    n_signals += 1;
+                }
+                None => break,
+            },
+            () = received(&mut hangup) => match &child {
+                Some(child) => {
+                    pass_on(child, Signal::SIGHUP);
+                    n_signals += 1;
+                }
                 None => break,
             },
             _ = watch.tick() => {
@@ -274,6 +307,22 @@ async fn wait(
     }
     progress.clear();
     Ok(Outcome::Stop(profile, None))
+}
+
+/// The end of the terminal; `None` under `nohup`, which has it ignored.
+fn watch_hangup() -> Result<Option<tokio::signal::unix::Signal>> {
+    if facts::ignores_hangup() {
+        return Ok(None);
+    }
+    let hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
+    Ok(Some(hangup))
+}
+
+async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 async fn wait_for_child(
@@ -330,10 +379,6 @@ async fn has_ended(config: &SamplingConfig, asker: &AgentAsker) -> bool {
         .processes
         .iter()
         .all(|(_, n_processes)| *n_processes == 0)
-}
-
-fn is_alive(pid: Pid) -> bool {
-    Stat::read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.state != 'Z')
 }
 
 /// Stops the agent and gets the profile.
@@ -405,21 +450,17 @@ impl Progress {
             .duration
             .map(|duration| format!(" of {:.0}", duration.as_secs_f64()))
             .unwrap_or_default();
-        let mut stderr = std::io::stderr();
-        // A terminal that has gone is no reason to stop recording.
-        let _ = write!(
-            stderr,
+        tell_part!(
             "\r\x1b[K  {:.0}{of} s, {} samples; Ctrl-C ends",
             self.begun.elapsed().as_secs_f64(),
             n_samples.map_or(0, |counter| counter.value)
         );
-        let _ = stderr.flush();
         self.is_shown = true;
     }
 
     fn clear(&mut self) {
         if self.is_shown {
-            eprint!("\r\x1b[K");
+            tell_part!("\r\x1b[K");
             self.is_shown = false;
         }
     }

@@ -120,6 +120,8 @@ impl Target {
     pub fn check(&self) -> Result<(), FileError> {
         match self {
             Self::Stdout => Ok(()),
+            // Opening a pipe twice would show its reader an end between.
+            Self::Named(path) if is_pipe(path) => Ok(()),
             Self::Named(path) | Self::Default(path) => match Place::find(path)? {
                 Place::Stream(_) => Ok(()),
                 Place::Folder(folder) => {
@@ -182,6 +184,10 @@ struct Draft {
     name: OsString,
 }
 
+fn is_pipe(path: &Path) -> bool {
+    fs::stat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+}
+
 /// Links that lead to links: as many as the kernel follows.
 const MAX_LINKS: usize = 40;
 
@@ -211,9 +217,9 @@ impl Place {
                 }
                 _ => {
                     folder.refuse_if_public(path, "device or pipe")?;
-                    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    return openat(&folder.fd, &folder.name, flags, Mode::empty())
-                        .map(|fd| Self::Stream(fd.into()))
+                    return folder
+                        .open_stream(OFlags::NOFOLLOW)
+                        .map(Self::Stream)
                         .map_err(|error| write_error(path, error.into()));
                 }
             }
@@ -271,9 +277,16 @@ impl Folder {
             }
             _ => true,
         };
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
-        let fd = is_stream.then(|| openat(&self.fd, &self.name, flags, Mode::empty()).ok());
-        fd.flatten().map(File::from)
+        let file = is_stream.then(|| self.open_stream(OFlags::APPEND).ok());
+        file.flatten()
+    }
+
+    /// What is there already, to be written to. A pipe that nobody reads from is an error, not a long wait.
+    fn open_stream(&self, flags: OFlags) -> rustix::io::Result<File> {
+        let flags = flags | OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, &self.name, flags, Mode::empty())?;
+        fs::fcntl_setfl(&fd, fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
+        Ok(fd.into())
     }
 
     /// A new file beside the target.
@@ -300,7 +313,10 @@ impl Folder {
                     });
                 }
                 Err(error) => {
-                    let folder = self.path.parent().unwrap_or(Path::new("."));
+                    let folder = match self.path.parent() {
+                        Some(folder) if !folder.as_os_str().is_empty() => folder,
+                        _ => Path::new("the current folder"),
+                    };
                     return Err(FileError::Folder {
                         folder: show(folder),
                         error: error.into(),

@@ -115,6 +115,28 @@ pub fn all_pids() -> std::io::Result<Vec<Pid>> {
     Ok(numbers("/proc")?.map(Pid).collect())
 }
 
+/// The process that an id is a thread of, when it is not the id of a process itself.
+#[must_use]
+pub fn thread_of(id: Pid) -> Option<Pid> {
+    let process = status_field(&format!("/proc/{id}/status"), "Tgid:")?;
+    let process = Pid(process.parse().ok()?);
+    (process != id).then_some(process)
+}
+
+/// Whether this process ignores SIGHUP, as under `nohup`.
+#[must_use]
+pub fn ignores_hangup() -> bool {
+    let ignored = status_field("/proc/self/status", "SigIgn:");
+    let mask = ignored.and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+    mask.is_some_and(|mask| mask & 1 != 0)
+}
+
+fn status_field(path: &str, name: &str) -> Option<String> {
+    let status = fs::read_to_string(path).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(value.trim().to_owned())
+}
+
 /// The threads of a process.
 pub fn tids(pid: Pid) -> std::io::Result<Vec<Tid>> {
     Ok(numbers(&format!("/proc/{pid}/task"))?.map(Tid).collect())

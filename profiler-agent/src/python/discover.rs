@@ -178,6 +178,10 @@ impl Discoverer {
                 Ok(opened) => opened,
                 Err(error) => {
                     step("binary", Err(error.to_string()));
+                    let name = mapping.path.file_name().unwrap_or_default();
+                    if name.to_string_lossy().contains("python") {
+                        problem = Some(format!("its binary cannot be read: {error}"));
+                    }
                     continue;
                 }
             };

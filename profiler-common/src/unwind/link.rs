@@ -20,7 +20,7 @@ pub struct LinkStore {
     pub source: u8,
 }
 
-/// Finds the first `mov [register + displacement], register` of 64 bits in the code at the window's start. It does not decode what
+/// Finds the first `mov [register + displacement], register` of 64 bits at the start of the window. It does not decode what
 /// is before, so bytes inside of another instruction can look like one: the caller compares what the registers
 /// hold with the frame that it knows, and walks from there.
 #[must_use]
