@@ -172,6 +172,7 @@ impl Discoverer {
         let mut candidates = Vec::new();
         let mut problem = None;
         let mut expected = false;
+        let mut without_runtime = None;
         for mapping in executable {
             let opened = file::open_mapped(pid, &mapping);
             let (file, key) = match opened {
@@ -204,7 +205,13 @@ impl Discoverer {
                     expected = true;
                     continue;
                 }
-                Binary::Other => continue,
+                Binary::Other => {
+                    let name = mapping.path.file_name().unwrap_or_default();
+                    if name.to_string_lossy().starts_with("libpython") {
+                        without_runtime = Some(mapping.path.display().to_string());
+                    }
+                    continue;
+                }
             };
             let Some(bias) = load_bias(&binary.segments, mapping.start.0, mapping.file_offset)
             else {
@@ -234,6 +241,11 @@ impl Discoverer {
                 "none of its {n_executable} mapped binaries holds a CPython runtime (_PyRuntime)"
             );
             step("binary", Err(reason));
+            if let (true, Some(path)) = (expected, without_runtime) {
+                problem = Some(format!(
+                    "{path} has no _PyRuntime: CPython before 3.7 is not supported"
+                ));
+            }
         }
         Candidates {
             found: candidates,
