@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::oneshot;
@@ -33,6 +34,13 @@ use crate::serve::query::Query;
 use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::{KernelTable, Update};
 
+/// Nanoseconds since the start of the system, as the kernel programs stamp samples.
+fn boot_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos())
+        .unwrap_or(u64::MAX)
+}
+
 /// Events that wait for the engine; a full channel holds the ring reader back, and the kernel then counts.
 const EVENT_CHANNEL: usize = 1024;
 
@@ -48,6 +56,8 @@ enum Event {
     Lifecycle(Lifecycle),
     /// A record could not be decoded.
     Undecodable,
+    /// Every sample that was taken until then was delivered.
+    Drained(Instant),
     /// The tracker has decided about a process.
     Process(Update),
     /// The tracker has looked at every process once.
@@ -236,7 +246,7 @@ fn raise(flag: &AtomicBool) {
 /// Receives with a deadline; `None` on both a time-out and a closed channel, which `closed` tells apart.
 fn receive<T>(
     receiver: &Receiver<T>,
-    timeout: std::time::Duration,
+    timeout: Duration,
     closed: &mut bool,
 ) -> Option<T> {
     match receiver.recv_timeout(timeout) {

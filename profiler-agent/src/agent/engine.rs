@@ -15,7 +15,7 @@ use super::rate::RateLimit;
 use super::threads::TrackMessage;
 use super::throttle::Throttle;
 use super::waiting::Waiting;
-use super::{Event, raise, receive};
+use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{CpuSource, SOURCES};
 use crate::bpf::tables::CounterTable;
 use crate::config::SamplingConfig;
@@ -135,7 +135,9 @@ struct Pull {
     decided: HashMap<Generation, bool>,
     aggregator: Aggregator,
     begun: Instant,
-    deadline: Option<Instant>,
+    /// The same on the clock of the samples.
+    begun_ns: u64,
+    duration: Option<Duration>,
     consumer: Consumer,
     /// Counters at the begin; what grew since goes into the profile's comments.
     counters: Vec<CounterValue>,
@@ -265,6 +267,7 @@ impl Engine {
             Event::Sample(sample) => self.on_sample(*sample),
             Event::Lifecycle(lifecycle) => self.on_lifecycle(lifecycle),
             Event::Undecodable => self.counters.undecodable += 1,
+            Event::Drained(at) => self.finish_pulls(|pull| pull.is_over(at)),
             Event::Process(update) => self.on_update(update),
             Event::Scanned(listing) => self.on_scanned(listing),
             Event::Counted(counts) => self.n_by_state = counts,
@@ -359,7 +362,8 @@ impl Engine {
             decided: HashMap::new(),
             aggregator: aggregator(self.parts.sampler.period_ns(self.rate.current_hz())),
             begun,
-            deadline: duration.and_then(|duration| begun.checked_add(duration)),
+            begun_ns: boot_ns(),
+            duration,
             consumer,
             counters,
         });
@@ -439,13 +443,7 @@ impl Engine {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        let (done, going): (Vec<Pull>, Vec<Pull>) = std::mem::take(&mut self.pulls)
-            .into_iter()
-            .partition(|pull| pull.is_done(now));
-        self.pulls = going;
-        for pull in done {
-            self.finish(pull);
-        }
+        self.finish_pulls(Pull::is_abandoned);
         self.counters.waiting_lost += self.waiting.expire() as u64;
         let period = self.parts.sampler.period_ns(self.rate.current_hz());
         self.window.rotate(now, || aggregator(period));
@@ -489,9 +487,24 @@ impl Engine {
         }
     }
 
+    fn finish_pulls(&mut self, is_done: impl Fn(&Pull) -> bool) {
+        if !self.pulls.iter().any(&is_done) {
+            return;
+        }
+        let (done, going): (Vec<Pull>, Vec<Pull>) = std::mem::take(&mut self.pulls)
+            .into_iter()
+            .partition(is_done);
+        self.pulls = going;
+        for pull in done {
+            self.finish(pull);
+        }
+    }
+
     fn finish(&self, pull: Pull) {
         let comments = self.comments(&pull.counters);
-        let profile = pull.aggregator.finish(pull.begun.elapsed(), comments);
+        let elapsed = pull.begun.elapsed();
+        let length = pull.duration.map_or(elapsed, |length| length.min(elapsed));
+        let profile = pull.aggregator.finish(length, comments);
         // Whoever asked may have left.
         match pull.consumer {
             Consumer::Pull(reply) => drop(reply.send(Ok(profile))),
@@ -611,19 +624,33 @@ impl Pull {
             .decided
             .entry(sample.generation)
             .or_insert_with(|| matches(filter, process, show_cmdline));
-        if is_meant {
+        if is_meant && self.contains(sample.time_ns) {
             self.aggregator.add(resolved);
             self.aggregator.set_period(resolved.values[1]);
         }
     }
 
-    /// Its time is over, or nobody waits for it any more.
-    fn is_done(&self, now: Instant) -> bool {
-        let is_closed = match &self.consumer {
+    /// Whether a moment belongs to it, by the clock of the samples.
+    fn contains(&self, time_ns: u64) -> bool {
+        let length_ns = self.duration.map_or(u128::MAX, |length| length.as_nanos());
+        time_ns
+            .checked_sub(self.begun_ns)
+            .is_some_and(|age_ns| u128::from(age_ns) <= length_ns)
+    }
+
+    /// Whether its time was over at this moment. It is finished when the samples until then were delivered, late
+    /// as they may be: the host can be busy, and symbols can take seconds to read.
+    fn is_over(&self, at: Instant) -> bool {
+        let age = at.saturating_duration_since(self.begun);
+        self.duration.is_some_and(|length| age >= length)
+    }
+
+    /// Nobody waits for it any more.
+    fn is_abandoned(&self) -> bool {
+        match &self.consumer {
             Consumer::Pull(reply) => reply.is_closed(),
             Consumer::Recording(reply) => reply.is_closed(),
-        };
-        is_closed || self.deadline.is_some_and(|deadline| now >= deadline)
+        }
     }
 }
 

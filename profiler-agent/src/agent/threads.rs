@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 
-use super::Event;
+use super::{Event, boot_ns};
 use crate::bpf::ring::EventRing;
 use crate::ids::Generation;
 use crate::process::lifecycle::Lifecycle;
@@ -56,6 +56,7 @@ pub(super) fn read_ring(
             let share = (random.hash_one(n_rounds) % 1024) as u32;
             std::thread::sleep(GATHER_INTERVAL + GATHER_INTERVAL * 2 * share / 1024);
         }
+        let begun = Instant::now();
         ring.drain(|bytes| {
             let event = match decode(bytes) {
                 Ok(Record::Sample(sample)) => Event::Sample(sample),
@@ -69,6 +70,8 @@ pub(super) fn read_ring(
             // Waits while the engine is behind; the ring fills up meanwhile, and the kernel counts.
             events.send(event).is_ok()
         });
+        // The engine ends after this thread.
+        let _ = events.send(Event::Drained(begun));
     }
     let _ = events.send(Event::RingClosed);
 }
@@ -81,10 +84,9 @@ pub(super) fn sample_remotely(
     stop: &AtomicBool,
 ) {
     let period = Duration::from_secs(1) / rate_hz.max(1);
-    let begun = Instant::now();
     let mut sampler = RemoteSampler::default();
     let mut processes: HashMap<Generation, Arc<PythonProcess>> = HashMap::new();
-    let mut last_tick = begun;
+    let mut last_tick = Instant::now();
     while !stop.load(Ordering::Acquire) {
         // The channel is the clock: it wakes for a new process, or after a period.
         let next_tick = last_tick + period;
@@ -95,13 +97,14 @@ pub(super) fn sample_remotely(
                 // What a sample stands for is the time that really passed.
                 let period_ns = u64::try_from(last_tick.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 last_tick = Instant::now();
-                let time_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                let time_ns = boot_ns();
                 for process in processes.values() {
                     for sample in sampler.sample(process, time_ns, period_ns) {
                         // The engine ends after this thread.
                         let _ = events.send(Event::Sample(Box::new(sample)));
                     }
                 }
+                let _ = events.send(Event::Drained(last_tick));
             }
             Err(RecvTimeoutError::Disconnected) => break,
         }
