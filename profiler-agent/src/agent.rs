@@ -244,11 +244,7 @@ fn raise(flag: &AtomicBool) {
 }
 
 /// Receives with a deadline; `None` on both a time-out and a closed channel, which `closed` tells apart.
-fn receive<T>(
-    receiver: &Receiver<T>,
-    timeout: Duration,
-    closed: &mut bool,
-) -> Option<T> {
+fn receive<T>(receiver: &Receiver<T>, timeout: Duration, closed: &mut bool) -> Option<T> {
     match receiver.recv_timeout(timeout) {
         Ok(event) => Some(event),
         Err(std::sync::mpsc::RecvTimeoutError::Timeout) => None,
