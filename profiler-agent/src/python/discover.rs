@@ -201,11 +201,8 @@ impl Discoverer {
             };
             let binary = match binary {
                 Binary::Python(binary) => binary,
-                Binary::LoadsPython => {
-                    expected = true;
-                    continue;
-                }
-                Binary::Other => {
+                other @ (Binary::LoadsPython | Binary::Other) => {
+                    expected |= matches!(other, Binary::LoadsPython);
                     let name = mapping.path.file_name().unwrap_or_default();
                     if name.to_string_lossy().starts_with("libpython") {
                         without_runtime = Some(mapping.path.display().to_string());
