@@ -20,6 +20,7 @@ pub mod agent;
 pub mod doctor;
 pub mod exit;
 pub mod launch;
+pub mod log;
 mod named;
 pub mod pull;
 pub mod record;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::log::LogArgs;
 use crate::config::{
     DEFAULT_ADDRESS, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ, SamplingConfig, parse_bytes,
     parse_duration,
@@ -115,38 +117,6 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "PYAGENT_RING_BYTES", value_parser = parse_bytes,
           hide_short_help = true)]
     pub ring_bytes: u64,
-}
-
-/// Logging.
-#[derive(Debug, Args, Clone)]
-pub struct LogArgs {
-    /// Messages to show: error, warn, info, debug, or like `info,bpf=debug` (kernel programs too)
-    #[arg(
-        long,
-        value_name = "FILTER",
-        default_value = "info",
-        env = "PYAGENT_LOG",
-        global = true
-    )]
-    pub log: String,
-    /// Form of the messages
-    #[arg(
-        long,
-        value_name = "FORM",
-        default_value = "text",
-        env = "PYAGENT_LOG_FORMAT",
-        global = true
-    )]
-    pub log_format: LogFormat,
-}
-
-/// Forms of log messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// The agent's flags.
@@ -262,7 +232,7 @@ pub struct LaunchArgs {
 /// Runs what was typed.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
-    init_log(&cli.agent.log);
+    cli.agent.log.init();
     let result = match cli.command {
         Some(Command::Launch(args)) => return launch::become_command(&args),
         Some(Command::Doctor(args)) => return doctor::run(&args),
@@ -291,23 +261,6 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
 /// One line, with its causes.
 fn print_error(error: &anyhow::Error) {
     tell!("pyagent: {error:#}");
-}
-
-fn init_log(args: &LogArgs) {
-    use tracing_subscriber::EnvFilter;
-    // `bpf=...` is for the kernel programs; their messages arrive through the log facade under their own name.
-    let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false)
-        // Where a message cannot be written, one about it cannot be either.
-        .log_internal_errors(false);
-    match args.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }
 
 fn parse_regex(text: &str) -> Result<regex::Regex, String> {
@@ -367,7 +320,7 @@ impl SamplingArgs {
             rate_hz: self.rate,
             max_samples_per_second,
             ring_bytes: self.ring_bytes.clamp(PAGE, LARGEST).next_power_of_two() as u32,
-            bpf_debug: log.log.contains("bpf=debug") || log.log.contains("bpf=trace"),
+            bpf_debug: log.log.has_bpf_debug(),
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) fn dist() -> Result<PathBuf> {
     let target = static_target()?;
     println!("static binary against {target}");
     timing::timed("cargo build", || command::run(&mut build(target)))?;
-    let built = build_dir().join(target).join("release/pyagent");
+    let built = build_dir().join(target).join("dist/pyagent");
     let path = workspace::target().join("dist/pyagent");
     fs::create_dir_all(path.parent().context("dist lies in target")?)?;
     fs::copy(&built, &path).with_context(|| format!("cannot copy {}", built.display()))?;
@@ -58,7 +58,8 @@ fn build(target: &str) -> std::process::Command {
     build
         .args([
             "build",
-            "--release",
+            "--profile",
+            "dist",
             "--package",
             "profiler-agent",
             "--bin",

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exit::ExitError;
-use super::{AgentArgs, LogFormat, named};
+use super::{AgentArgs, log::LogFormat, named};
 use crate::agent::{Agent, AgentAsker};
 use crate::format::escape;
 use crate::kernel::probe::Rights;

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::exit::{self, ExitError};
 use super::launch::Launch;
 use super::named::{self, is_alive};
-use super::{LogArgs, RecordArgs};
+use super::{RecordArgs, log::LogArgs};
 use crate::agent::{Agent, AgentAsker, Recording};
 use crate::config::SamplingConfig;
 use crate::format::file::Target;
