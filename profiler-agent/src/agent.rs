@@ -96,10 +96,10 @@ impl Agent {
         };
         let programs = Programs::load(settings).context("cannot load the BPF programs")?;
         let (ebpf, ring, processes, layouts, counters) = programs.split();
-        let mut source = Box::new(CpuSource::new(ebpf, config.rate_hz));
+        let mut source = Box::new(CpuSource::new(ebpf, counters, config.rate_hz));
         source.sync().context("cannot sample")?;
         let tables = BpfTables::new(processes, layouts);
-        let sampler = Sampler::Kernel { source, counters };
+        let sampler = Sampler::Kernel(source);
         Self::spawn(
             config,
             recording,

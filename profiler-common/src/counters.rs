@@ -30,10 +30,12 @@ pub enum Counter {
     Repaired = 10,
     /// Thread states found by walking the list instead of the thread's own storage.
     ThreadListWalks = 11,
+    /// The sampling timer fired on a CPU that had nothing to run.
+    IdleTicks = 12,
 }
 
 /// Number of counters.
-pub const N_COUNTERS: usize = 12;
+pub const N_COUNTERS: usize = 13;
 
 impl Counter {
     /// Every counter, in the order of its numbers.
@@ -50,6 +52,7 @@ impl Counter {
         Self::LifecycleLost,
         Self::Repaired,
         Self::ThreadListWalks,
+        Self::IdleTicks,
     ];
 
     /// Name as GetStatus, `/metrics` (`pyagent_<name>_total`) and `doctor` show it.
@@ -57,6 +60,7 @@ impl Counter {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ticks => "timer_ticks",
+            Self::IdleTicks => "timer_idle_ticks",
             Self::Samples => "samples",
             Self::LostFull => "lost_full",
             Self::Nested => "lost_nested",
@@ -76,6 +80,7 @@ impl Counter {
     pub const fn help(self) -> &'static str {
         match self {
             Self::Ticks => "Times the sampling timer fired, on any task",
+            Self::IdleTicks => "Times the sampling timer fired on a CPU that had nothing to run",
             Self::Samples => "Samples of selected processes begun in the kernel",
             Self::LostFull => "Samples lost because the ring buffer was full",
             Self::Nested => "Samples lost because they interrupted another sample",

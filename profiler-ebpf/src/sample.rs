@@ -42,6 +42,11 @@ pub(crate) fn take(ctx: &PerfEventContext, source: u8) {
     // SAFETY: a helper without arguments.
     let ids = unsafe { bpf_get_current_pid_tgid() };
     let pid = (ids >> 32) as u32;
+    if pid == 0 {
+        // The idle task: nothing to look up.
+        count(Counter::IdleTicks);
+        return;
+    }
     // SAFETY: the entry is only read; an update by the agent replaces the element.
     let Some(process) = (unsafe { PROCESSES.get(&pid) }) else {
         return;

@@ -17,7 +17,6 @@ use super::throttle::Throttle;
 use super::waiting::Waiting;
 use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{CpuSource, SOURCES};
-use crate::bpf::tables::CounterTable;
 use crate::config::SamplingConfig;
 use crate::ids::Generation;
 use crate::process::lifecycle::{Change, Lifecycle};
@@ -63,10 +62,7 @@ pub struct Recording {
 /// Where samples come from.
 pub(super) enum Sampler {
     /// The kernel programs.
-    Kernel {
-        source: Box<CpuSource>,
-        counters: CounterTable,
-    },
+    Kernel(Box<CpuSource>),
     /// Reads from outside; the thread that does it is told of processes here.
     Remote(SyncSender<Update>),
 }
@@ -74,14 +70,14 @@ pub(super) enum Sampler {
 impl Sampler {
     fn period_ns(&self, rate_hz: u32) -> u64 {
         match self {
-            Self::Kernel { source, .. } => source.period_ns(),
+            Self::Kernel(source) => source.period_ns(),
             Self::Remote(_) => 1_000_000_000 / u64::from(rate_hz.max(1)),
         }
     }
 
     fn n_cpus(&self) -> usize {
         match self {
-            Self::Kernel { source, .. } => source.n_cpus(),
+            Self::Kernel(source) => source.n_cpus(),
             Self::Remote(_) => 0,
         }
     }
@@ -89,15 +85,15 @@ impl Sampler {
     /// Counters of the kernel programs; zeros without them.
     fn totals(&self) -> [u64; N_COUNTERS] {
         match self {
-            Self::Kernel { counters, .. } => counters.totals(),
+            Self::Kernel(source) => source.totals(),
             Self::Remote(_) => [0; N_COUNTERS],
         }
     }
 
-    /// How often the timer should have fired.
-    fn n_periods(&self) -> u64 {
+    /// How often the timer should have fired and did not.
+    fn n_missed(&self) -> u64 {
         match self {
-            Self::Kernel { source, .. } => source.n_periods(),
+            Self::Kernel(source) => source.n_missed(),
             Self::Remote(_) => 0,
         }
     }
@@ -273,7 +269,7 @@ impl Engine {
             Event::Counted(counts) => self.n_by_state = counts,
             Event::Query(query) => self.on_query(query),
             Event::Stop => {
-                if let Sampler::Kernel { source, .. } = &mut self.parts.sampler {
+                if let Sampler::Kernel(source) = &mut self.parts.sampler {
                     source.detach_all();
                 }
                 raise(&self.parts.stop_sampling);
@@ -452,7 +448,7 @@ impl Engine {
         }
         if now >= self.next_cpu_sync
             && self.stopping.is_none()
-            && let Sampler::Kernel { source, .. } = &mut self.parts.sampler
+            && let Sampler::Kernel(source) = &mut self.parts.sampler
         {
             self.next_cpu_sync = now + CPU_SYNC_INTERVAL;
             match source.sync() {
@@ -479,7 +475,7 @@ impl Engine {
                 self.samples_per_second
             );
             self.throttle.warn("rate", &message);
-            if let Sampler::Kernel { source, .. } = &mut self.parts.sampler
+            if let Sampler::Kernel(source) = &mut self.parts.sampler
                 && let Err(error) = source.set_rate(rate_hz)
             {
                 self.throttle.warn("rate failed", &error);
@@ -516,7 +512,7 @@ impl Engine {
     fn comments(&self, before: &[CounterValue]) -> Vec<String> {
         let now = self.counter_values();
         let mut comments: Vec<String> = match self.parts.sampler {
-            Sampler::Kernel { .. } => Vec::new(),
+            Sampler::Kernel(_) => Vec::new(),
             Sampler::Remote(_) => vec![REMOTE_NOTE.to_owned()],
         };
         let grown = now
@@ -534,12 +530,10 @@ impl Engine {
     }
 
     fn counter_values(&self) -> Vec<CounterValue> {
-        // A timer may be about to fire, and a counter must not fall.
-        let n_periods = self.parts.sampler.n_periods();
-        let totals = self.parts.sampler.totals();
-        let n_missed = n_periods.saturating_sub(totals[Counter::Ticks as usize]);
-        self.n_missed.set(n_missed.max(self.n_missed.get()));
-        let kernel = Counter::ALL.into_iter().zip(totals);
+        // A counter must not fall.
+        let n_missed = self.parts.sampler.n_missed().max(self.n_missed.get());
+        self.n_missed.set(n_missed);
+        let kernel = Counter::ALL.into_iter().zip(self.parts.sampler.totals());
         let mut values: Vec<CounterValue> = kernel
             .map(|(counter, value)| CounterValue {
                 name: counter.name(),
@@ -553,8 +547,8 @@ impl Engine {
             [
                 (
                     "timer_missed",
-                    "Periods in which the timer of a CPU did not fire",
-                    self.n_missed.get(),
+                    "Periods in which the timer of a busy CPU did not fire",
+                    n_missed,
                 ),
                 ("samples_received", "Samples that reached the agent", own.samples),
                 ("records_undecodable", "Records that could not be decoded", own.undecodable),

@@ -165,6 +165,16 @@ impl CounterTable {
         Self { map }
     }
 
+    /// A counter on one CPU.
+    #[must_use]
+    pub(super) fn of_cpu(&self, cpu: u32, counter: Counter) -> u64 {
+        self.map
+            .get(&(counter as u32), 0)
+            .ok()
+            .and_then(|values| values.get(cpu as usize).copied())
+            .unwrap_or(0)
+    }
+
     /// Sum over all CPUs of each counter, in the order of [`Counter::ALL`].
     #[must_use]
     pub fn totals(&self) -> [u64; N_COUNTERS] {
