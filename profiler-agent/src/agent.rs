@@ -42,7 +42,7 @@ fn boot_ns() -> u64 {
 }
 
 /// Events that wait for the engine; a full channel holds the ring reader back, and the kernel then counts.
-const EVENT_CHANNEL: usize = 1024;
+const EVENT_CHANNEL: usize = 64;
 
 /// Messages that wait for the tracker.
 const TRACK_CHANNEL: usize = 8192;
@@ -50,6 +50,8 @@ const TRACK_CHANNEL: usize = 8192;
 /// Everything that can happen to the engine.
 #[derive(Debug)]
 enum Event {
+    /// Several, in their order: waking the engine costs more than a sample.
+    Batch(Vec<Event>),
     /// A sample was taken.
     Sample(Box<RawSample>),
     /// A process came, changed or went; in the order of the samples.

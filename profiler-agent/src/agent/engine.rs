@@ -33,7 +33,7 @@ use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::Update;
 
 /// Housekeeping is done this often.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(250);
 
 /// CPUs that come online are found this often.
 const CPU_SYNC_INTERVAL: Duration = Duration::from_secs(5);
@@ -183,7 +183,8 @@ pub(super) struct Engine {
     symbolizer: Symbolizer,
     waiting: Waiting,
     pulls: Vec<Pull>,
-    window: Window,
+    /// `None` while there is a recording: nobody would look at it.
+    window: Option<Window>,
     counters: EngineCounters,
     rate: RateLimit,
     started: Instant,
@@ -204,7 +205,7 @@ impl Engine {
         let now = Instant::now();
         let period = parts.sampler.period_ns(parts.config.rate_hz);
         let mut engine = Self {
-            window: Window::new(aggregator(period)),
+            window: recording.is_none().then(|| Window::new(aggregator(period))),
             parts,
             symbolizer: Symbolizer::default(),
             waiting: Waiting::default(),
@@ -260,6 +261,7 @@ impl Engine {
 
     fn on_event(&mut self, event: Event) {
         match event {
+            Event::Batch(events) => events.into_iter().for_each(|event| self.on_event(event)),
             Event::Sample(sample) => self.on_sample(*sample),
             Event::Lifecycle(lifecycle) => self.on_lifecycle(lifecycle),
             Event::Undecodable => self.counters.undecodable += 1,
@@ -347,7 +349,9 @@ impl Engine {
         for pull in &mut self.pulls {
             pull.add(sample, &resolved, process, self.parts.show_cmdline);
         }
-        self.window.aggregator.add(&resolved);
+        if let Some(window) = &mut self.window {
+            window.aggregator.add(&resolved);
+        }
     }
 
     fn begin(&mut self, filter: ProcessFilter, duration: Option<Duration>, consumer: Consumer) {
@@ -442,7 +446,9 @@ impl Engine {
         self.finish_pulls(Pull::is_abandoned);
         self.counters.waiting_lost += self.waiting.expire() as u64;
         let period = self.parts.sampler.period_ns(self.rate.current_hz());
-        self.window.rotate(now, || aggregator(period));
+        if let Some(window) = &mut self.window {
+            window.rotate(now, || aggregator(period));
+        }
         if now.duration_since(self.second_begun) >= Duration::from_secs(1) {
             self.on_second(now);
         }
@@ -594,7 +600,7 @@ impl Engine {
             n_cpus_online: n_cpus_online(),
             n_cpus_attached: self.parts.sampler.n_cpus() as u32,
             samples_per_second: self.samples_per_second,
-            last_window: self.window.last.clone(),
+            last_window: self.window.as_ref().and_then(|window| window.last.clone()),
             counters: self.counter_values(),
             processes: self
                 .n_by_state
@@ -720,6 +726,7 @@ fn is_loss(name: &str) -> bool {
     !matches!(
         name,
         "timer_ticks"
+            | "timer_idle_ticks"
             | "samples"
             | "samples_received"
             | "thread_list_walks"

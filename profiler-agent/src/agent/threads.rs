@@ -23,10 +23,13 @@ use crate::track::tracker::{KernelTable, Selection, Tracker, Update};
 /// Samples are at most this old when they are symbolized, unless the host is overwhelmed.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// After it was woken the reader waits as long as this at least, and at most three times as long. Waking it costs
-/// more than reading a record; and work of the agent that follows each tick of the timer is never under way at
+/// Beside that, or after it was woken, the reader waits as long as this at least, and at most three times as long.
+/// Waking it costs more than reading a record; and work of the agent that follows each tick of the timer is never under way at
 /// the next one, so that its time would be taken for that of the process which it interrupts.
 const GATHER_INTERVAL: Duration = Duration::from_micros(700);
+
+/// Records that the engine gets at once.
+const MAX_BATCH: usize = 32;
 
 /// What the tracker can be told.
 #[derive(Debug)]
@@ -51,12 +54,15 @@ pub(super) fn read_ring(
         // Read before draining: what was sent before the flag was raised is then drained.
         is_last = stop.load(Ordering::Acquire);
         if !is_last {
-            ring.wait(POLL_INTERVAL);
             n_rounds = n_rounds.wrapping_add(1);
             let share = (random.hash_one(n_rounds) % 1024) as u32;
-            std::thread::sleep(GATHER_INTERVAL + GATHER_INTERVAL * 2 * share / 1024);
+            let gather = GATHER_INTERVAL + GATHER_INTERVAL * 2 * share / 1024;
+            if ring.wait(POLL_INTERVAL + gather) {
+                std::thread::sleep(gather);
+            }
         }
         let begun = Instant::now();
+        let mut batch = Vec::new();
         ring.drain(|bytes| {
             let event = match decode(bytes) {
                 Ok(Record::Sample(sample)) => Event::Sample(sample),
@@ -67,11 +73,16 @@ pub(super) fn read_ring(
                 }
                 Err(_) => Event::Undecodable,
             };
+            batch.push(event);
             // Waits while the engine is behind; the ring fills up meanwhile, and the kernel counts.
-            events.send(event).is_ok()
+            batch.len() < MAX_BATCH
+                || events
+                    .send(Event::Batch(std::mem::take(&mut batch)))
+                    .is_ok()
         });
+        batch.push(Event::Drained(begun));
         // The engine ends after this thread.
-        let _ = events.send(Event::Drained(begun));
+        let _ = events.send(Event::Batch(batch));
     }
     let _ = events.send(Event::RingClosed);
 }

@@ -25,15 +25,17 @@ impl EventRing {
         }
     }
 
-    /// Waits until the kernel wakes the reader, or `timeout` is over. Samples alone wake it only when a
-    /// quarter of the ring is full.
-    pub fn wait(&self, timeout: Duration) {
+    /// Waits until the kernel wakes the reader, or `timeout` is over; returns whether it was woken. Samples alone
+    /// wake it only when a quarter of the ring is full.
+    #[must_use]
+    pub fn wait(&self, timeout: Duration) -> bool {
         let timeout = Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: i64::from(timeout.subsec_nanos()),
         };
         let fd = self.ring.as_fd();
         // An interrupted or failed poll is a short wait: the caller drains and waits again.
-        let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout));
+        poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))
+            .is_ok_and(|n_ready| n_ready > 0)
     }
 }

@@ -26,8 +26,8 @@ use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::Selection;
 use crate::view::summary::summary;
 
-/// The end of a target is seen within this time.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// The end of a target is seen within this time; that of CMD at once.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Progress is shown this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -252,7 +252,7 @@ async fn wait(
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut hangup = watch_hangup()?;
-    let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let mut watch = Watch::new()?;
     let mut progress = Progress::new(args.duration);
     // CMD gets the first signal; the second one ends the recording, whatever CMD does.
     let mut n_signals = 0;
@@ -291,7 +291,7 @@ async fn wait(
                 }
                 None => break,
             },
-            _ = watch.tick() => {
+            () = watch.look() => {
                 if let Some(child) = &mut child
                     && let Some(status) = child.try_wait().context("cannot wait for the command")?
                 {
@@ -325,17 +325,40 @@ async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
     }
 }
 
+/// When to look whether a target has ended.
+struct Watch {
+    interval: tokio::time::Interval,
+    children: tokio::signal::unix::Signal,
+}
+
+impl Watch {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interval: tokio::time::interval(WATCH_INTERVAL),
+            children: signal(SignalKind::child()).context("cannot watch for SIGCHLD")?,
+        })
+    }
+
+    /// Waits for the end of a child, else for a moment.
+    async fn look(&mut self) {
+        tokio::select! {
+            _ = self.interval.tick() => {}
+            _ = self.children.recv() => {}
+        }
+    }
+}
+
 async fn wait_for_child(
     mut child: Child,
     interrupt: &mut tokio::signal::unix::Signal,
     terminate: &mut tokio::signal::unix::Signal,
 ) -> Result<ExitStatus> {
-    let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let mut watch = Watch::new()?;
     loop {
         tokio::select! {
             _ = interrupt.recv() => pass_on_interrupt(&child),
             _ = terminate.recv() => pass_on(&child, Signal::SIGTERM),
-            _ = watch.tick() => {
+            () = watch.look() => {
                 if let Some(status) = child.try_wait().context("cannot wait for the command")? {
                     return Ok(status);
                 }

@@ -5,3 +5,4 @@ pub mod elf;
 pub mod eval_loop;
 pub mod headers;
 pub mod symbols;
+mod unwind_table;

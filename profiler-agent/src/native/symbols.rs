@@ -1,4 +1,5 @@
-//! Names of the functions in an ELF file: from its `.symtab`, else its `.dynsym`.
+//! Names of the functions in an ELF file: from its `.symtab`, else its `.dynsym`; without a name, where a function
+//! begins.
 //!
 //! A table keeps 12 bytes a function and reads a name from the file when it is asked for: of the 100,000 names
 //! of a large library a profile shows a few. [`SymbolTables`] bounds all tables together.
@@ -22,6 +23,7 @@ use object::read::elf::SectionHeader as _;
 
 use super::elf::Segment;
 use super::headers::{Headers, HeadersError, read_structs};
+use super::unwind_table::UnwindTable;
 
 /// Most functions of one file (3.6 MB).
 pub const MAX_FUNCTIONS: usize = 300_000;
@@ -69,6 +71,8 @@ pub struct SymbolTable {
     functions: Box<[Function]>,
     names: Strings,
     is_cut: bool,
+    /// Where functions begin that have no name; not read where the file has its `.symtab`.
+    unwind_table: Option<UnwindTable>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +100,7 @@ struct Candidate {
 impl SymbolTable {
     /// Reads the functions of a file, not their names.
     pub fn read(file: File) -> Result<Self, HeadersError> {
-        let sections = Headers::read(&file)?.sections;
+        let Headers { segments, sections } = Headers::read(&file)?;
         let endian = LittleEndian;
         let code = sections.iter().filter(|section| is_code(section));
         let base = code
@@ -132,13 +136,25 @@ impl SymbolTable {
                 }
             }
         }
+        let has_all_names = table(SHT_SYMTAB).is_some() && !is_cut;
         Ok(Self {
+            unwind_table: (!has_all_names)
+                .then(|| UnwindTable::read(&file, segments))
+                .flatten(),
             file,
             base,
             functions: sorted(functions),
             names,
             is_cut,
         })
+    }
+
+    /// The first address of the function that holds an address, as linked, where no symbol names it; `None` where
+    /// the file does not say.
+    #[must_use]
+    pub fn start_of_nameless(&self, address: u64) -> Option<u64> {
+        let function = self.unwind_table.as_ref()?.lookup(&self.file, address)?;
+        Some(function.start)
     }
 
     /// The function that holds an address, as linked; `None` where no symbol is, or its name is unreadable.
@@ -182,7 +198,11 @@ impl SymbolTable {
     /// Bytes of memory that the table takes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.functions)
+        let unwind_table = self
+            .unwind_table
+            .as_ref()
+            .map_or(0, UnwindTable::memory_bytes);
+        size_of::<Self>() + size_of_val(&*self.functions) + unwind_table
     }
 }
 

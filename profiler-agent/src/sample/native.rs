@@ -1,7 +1,8 @@
 //! Native leaf frames and kernel frames of samples.
 //!
 //! The leaf's native function is shown when the PC is outside of the interpreter's loop: C extensions,
-//! libraries, the interpreter's own helpers. An address without a symbol is shown as module+offset.
+//! libraries, the interpreter's own helpers. An address without a symbol is shown as module+offset, the offset of its function's start where that is
+//! known.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,8 +22,15 @@ use crate::profile::aggregate::{KERNEL_MAPPING, ResolvedFrame, ResolvedFunction}
 use crate::profile::model::FrameKind;
 use crate::python::process::PythonProcess;
 
-/// Mappings are read again for an address that lies in none, but not more often than this.
-const MAPPINGS_MIN_AGE: Duration = Duration::from_secs(1);
+/// Mappings are read again for an address that lies in none: a library was loaded meanwhile. The first time after this;
+/// each time in vain, as with generated code, twice as late.
+const MAPPINGS_MIN_AGE: Duration = Duration::from_millis(5);
+
+/// But not later than this.
+const MAPPINGS_MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Mappings are read again in any case: a library may have taken the place of another.
+const MAPPINGS_MAX_AGE: Duration = Duration::from_secs(30);
 
 /// Functions that are remembered by address; a table that is full starts over.
 const MAX_FUNCTIONS: usize = 32_768;
@@ -47,6 +55,8 @@ struct FileInfo {
 #[derive(Debug)]
 struct Mapped {
     read: Instant,
+    /// How old they must be to be read again for an address that lies in none.
+    pause: Duration,
     mappings: Vec<Mapping>,
     /// The files behind them, opened at first use; `None` when that failed.
     files: HashMap<usize, Option<FileKey>>,
@@ -193,10 +203,13 @@ impl NativeSymbolizer {
     ) -> Option<(FileKey, Arc<FileInfo>, u64)> {
         let (pid, generation) = (process.pid, process.generation);
         let is_stale = |mapped: &Mapped| {
-            find(&mapped.mappings, ip).is_none() && mapped.read.elapsed() > MAPPINGS_MIN_AGE
+            let age = mapped.read.elapsed();
+            age > MAPPINGS_MAX_AGE || age > mapped.pause && find(&mapped.mappings, ip).is_none()
         };
-        if self.programs.get(&generation).is_none_or(is_stale) {
-            self.programs.insert(generation, read_mappings(pid));
+        match self.programs.get_mut(&generation) {
+            None => drop(self.programs.insert(generation, Mapped::read(pid))),
+            Some(mapped) if is_stale(mapped) => mapped.read_again(pid, ip),
+            Some(_) => {}
         }
         let mapped = self.programs.get_mut(&generation)?;
         let idx = find(&mapped.mappings, ip)?;
@@ -225,14 +238,17 @@ impl NativeSymbolizer {
         }
         // The open file is needed at the first look into its table only.
         let open = || reopen(process, info, key).ok_or(());
-        let symbol = self
-            .tables
-            .table(&key, open)
-            .and_then(|table| table.lookup(address));
+        let table = self.tables.table(&key, open);
+        let symbol = table.and_then(|table| table.lookup(address));
         let is_interpreter = key == process.interpreter.binary_key;
         let (name, filename) = match symbol {
             Some(symbol) => (symbol.name, info.name.clone()),
-            None => (format!("{}+{address:#x}", info.name).into(), Box::default()),
+            None => {
+                // One frame a function, not one an address, where the file says where functions begin.
+                let start = table.and_then(|table| table.start_of_nameless(address));
+                let offset = start.unwrap_or(address);
+                (format!("{}+{offset:#x}", info.name).into(), Box::default())
+            }
         };
         let is_shown = !(is_interpreter && filename.is_empty());
         let function = is_shown.then(|| {
@@ -253,14 +269,30 @@ impl NativeSymbolizer {
     }
 }
 
-fn read_mappings(pid: Pid) -> Mapped {
-    // A process that has gone has no mappings.
-    let mut mappings = maps::of_process(pid).unwrap_or_default();
-    mappings.retain(|mapping| mapping.executable);
-    Mapped {
-        read: Instant::now(),
-        mappings,
-        files: HashMap::new(),
+impl Mapped {
+    fn read(pid: Pid) -> Self {
+        // A process that has gone has no mappings.
+        let mut mappings = maps::of_process(pid).unwrap_or_default();
+        mappings.retain(|mapping| mapping.executable);
+        Self {
+            read: Instant::now(),
+            pause: MAPPINGS_MIN_AGE,
+            mappings,
+            files: HashMap::new(),
+        }
+    }
+
+    /// Reads them again, for the sake of an address. What is known of a process that has gone is kept.
+    fn read_again(&mut self, pid: Pid, ip: Address) {
+        let mut now = Self::read(pid);
+        if now.mappings.is_empty() {
+            now.mappings = std::mem::take(&mut self.mappings);
+            now.files = std::mem::take(&mut self.files);
+        }
+        if find(&now.mappings, ip).is_none() {
+            now.pause = (self.pause * 2).min(MAPPINGS_MAX_PAUSE);
+        }
+        *self = now;
     }
 }
 
