@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use aya_build::{Package, Toolchain};
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+    // At run time: the workspace may have moved since this was compiled.
+    let package = env::var_os("CARGO_MANIFEST_DIR").context("cargo says where the package is")?;
+    let root = Path::new(&package)
         .parent()
         .context("the workspace's root")?;
     let choice_path = root.join("target/bpf-toolchain");

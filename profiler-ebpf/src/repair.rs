@@ -49,9 +49,8 @@ pub(crate) fn repair(
     }
 }
 
-/// How many candidates are to be tried. A subprogram of its own: what it needs of the stack is free again when
-/// the loops run, whose stacks add up.
-#[inline(never)]
+/// How many candidates are to be tried.
+#[inline(always)]
 fn n_candidates(
     process: &ProcessEntry,
     layout: &PyLayout,

@@ -70,7 +70,8 @@ fn fill(
     scratch: &mut Scratch,
 ) {
     // SAFETY: the kernel hands the program its context.
-    let in_kernel = identify(unsafe { &*ctx.ctx }, source, ids, process, scratch);
+    let data = unsafe { &*ctx.ctx };
+    identify(data, source, ids, process, scratch);
     let status = match process.state {
         ProcessState::Pending => PythonStatus::Pending,
         ProcessState::Python => match LAYOUTS.get_ptr(process.layout) {
@@ -83,14 +84,15 @@ fn fill(
         },
     };
     scratch.record.header.python_status = status as u8;
-    if in_kernel {
+    // Asked once more: a flag that lives through the walk would double what the verifier looks at.
+    if is_in_kernel(data) {
         fill_kernel(ctx, &mut scratch.record);
     }
     submit(&mut scratch.record);
 }
 
-/// Begins the record: who was interrupted, when, and where. Returns whether that was in the kernel. A subprogram
-/// of its own: what it needs of the stack is free again when the walk runs, whose loops' stacks are added.
+/// Begins the record: who was interrupted, when, and where. A subprogram of its own: what it needs of the stack, 300
+/// bytes, is free again when the walk runs, whose loops' stacks are added; at most 512 there may be.
 #[inline(never)]
 fn identify(
     data: &bpf_perf_event_data,
@@ -98,8 +100,8 @@ fn identify(
     ids: u64,
     process: &ProcessEntry,
     scratch: &mut Scratch,
-) -> bool {
-    let in_kernel = data.regs.cs & 3 == 0;
+) {
+    let in_kernel = is_in_kernel(data);
     scratch.record.header = SampleHeader {
         head: RecordHead {
             version: RECORD_VERSION,
@@ -127,7 +129,12 @@ fn identify(
         comm: task::comm(task::current()),
     };
     fill_registers(&data.regs, in_kernel, process, &mut scratch.record);
-    in_kernel
+}
+
+/// Whether the CPU was in the kernel: its code runs with a privilege level of 0.
+#[inline(always)]
+fn is_in_kernel(data: &bpf_perf_event_data) -> bool {
+    data.regs.cs & 3 == 0
 }
 
 /// The user-space instruction address always; the registers when it lies in the eval loop, where the leaf's
@@ -190,8 +197,8 @@ fn fill_python(process: &ProcessEntry, layout: &PyLayout, scratch: &mut Scratch)
     }
 }
 
-/// Fills `scratch.thread`. A subprogram of its own: what it needs of the stack is free again when the walk runs.
-#[inline(never)]
+/// Fills `scratch.thread`.
+#[inline(always)]
 fn find_thread(
     process: &ProcessEntry,
     layout: &PyLayout,
