@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{Event, boot_ns};
 use crate::bpf::ring::EventRing;
 use crate::ids::Generation;
-use crate::process::lifecycle::Lifecycle;
+use crate::process::lifecycle::{Change, Lifecycle};
 use crate::python::process::PythonProcess;
 use crate::sample::decode::{Record, decode};
 use crate::sample::remote::RemoteSampler;
@@ -22,6 +22,12 @@ use crate::track::tracker::{KernelTable, Selection, Tracker, Update};
 
 /// Samples are at most this old when they are symbolized, unless the host is overwhelmed.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// After a fork they are at most this old: what the child alone runs can be read only while it lives.
+const YOUNG_POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// For so long.
+const YOUTH: Duration = Duration::from_millis(200);
 
 /// Beside that, or after it was woken, the reader waits as long as this at least, and at most three times as long.
 /// Waking it costs more than reading a record; and work of the agent that follows each tick of the timer is never under way at
@@ -49,6 +55,7 @@ pub(super) fn read_ring(
 ) {
     let random = RandomState::default();
     let mut n_rounds = 0_u32;
+    let mut forked = None;
     let mut is_last = false;
     while !is_last {
         // Read before draining: what was sent before the flag was raised is then drained.
@@ -57,7 +64,13 @@ pub(super) fn read_ring(
             n_rounds = n_rounds.wrapping_add(1);
             let share = (random.hash_one(n_rounds) % 1024) as u32;
             let gather = GATHER_INTERVAL + GATHER_INTERVAL * 2 * share / 1024;
-            if ring.wait(POLL_INTERVAL + gather) {
+            let is_young = forked.is_some_and(|at: Instant| at.elapsed() < YOUTH);
+            let poll_interval = if is_young {
+                YOUNG_POLL_INTERVAL
+            } else {
+                POLL_INTERVAL
+            };
+            if ring.wait(poll_interval + gather) {
                 std::thread::sleep(gather);
             }
         }
@@ -67,6 +80,9 @@ pub(super) fn read_ring(
             let event = match decode(bytes) {
                 Ok(Record::Sample(sample)) => Event::Sample(sample),
                 Ok(Record::Lifecycle(lifecycle)) => {
+                    if matches!(lifecycle.change, Change::Fork { .. }) {
+                        forked = Some(begun);
+                    }
                     // The tracker finds by its rescan what it misses here.
                     let _ = tracker.try_send(TrackMessage::Lifecycle(lifecycle));
                     Event::Lifecycle(lifecycle)
