@@ -1,8 +1,8 @@
 //! Native leaf frames and kernel frames of samples.
 //!
 //! The leaf's native function is shown when the PC is outside of the interpreter's loop: C extensions,
-//! libraries, the interpreter's own helpers. An address without a symbol is shown as module+offset, the offset of its function's start where that is
-//! known.
+//! libraries, the interpreter's own helpers. An address without a symbol is shown as module+offset, the offset of
+//! its function's start where that is known.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -350,4 +350,31 @@ fn reopen(process: &PythonProcess, info: &FileInfo, key: FileKey) -> Option<std:
                 .filter(|(_, opened)| *opened == key)
         })
         .map(|(file, _)| file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_are_read_again_ever_later_while_it_is_in_vain_and_kept_when_the_process_is_gone() {
+        let own = Pid(std::process::id());
+        let code = Address(Mapped::read as *const () as usize as u64);
+        let nowhere = Address(1);
+        let mut mapped = Mapped::read(own);
+        assert!(find(&mapped.mappings, code).is_some());
+        for _ in 0..3 {
+            mapped.read_again(own, nowhere);
+        }
+        assert_eq!(mapped.pause, MAPPINGS_MIN_AGE * 8);
+        for _ in 0..20 {
+            mapped.read_again(own, nowhere);
+        }
+        assert_eq!(mapped.pause, MAPPINGS_MAX_PAUSE);
+        mapped.read_again(own, code);
+        assert_eq!(mapped.pause, MAPPINGS_MIN_AGE);
+        let gone = Pid(4_194_305);
+        mapped.read_again(gone, code);
+        assert!(find(&mapped.mappings, code).is_some());
+    }
 }

@@ -1,6 +1,6 @@
 //! CPU samples: the software event `cpu-clock` on every online CPU, which needs no hardware counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -143,23 +143,21 @@ impl CpuSource {
     /// Attaches to CPUs that came online and forgets those that went. Returns how many came.
     pub fn sync(&mut self) -> Result<usize, CpuSourceError> {
         let online = online_cpus().map_err(|(_, error)| CpuSourceError::Cpus(error))?;
-        let gone: Vec<u32> = self
-            .timers
-            .keys()
-            .copied()
-            .filter(|cpu| !online.contains(cpu))
-            .collect();
+        let is_gone = |cpu: &u32| !online.contains(cpu);
+        let gone: Vec<u32> = self.timers.keys().copied().filter(is_gone).collect();
+        let is_new = |cpu: &u32| !self.timers.contains_key(cpu);
+        let new: Vec<u32> = online.iter().copied().filter(is_new).collect();
+        if gone.is_empty() && new.is_empty() {
+            return Ok(0);
+        }
+        let idle = idle_by_cpu();
         for cpu in gone {
-            self.detach(cpu);
+            self.detach(cpu, &idle);
         }
-        let mut n_new = 0;
-        for cpu in online {
-            if !self.timers.contains_key(&cpu) {
-                self.attach(cpu)?;
-                n_new += 1;
-            }
+        for cpu in &new {
+            self.attach(*cpu, &idle)?;
         }
-        Ok(n_new)
+        Ok(new.len())
     }
 
     /// Changes the rate. The period of each sample is in its record, so nothing is misread meanwhile.
@@ -167,14 +165,16 @@ impl CpuSource {
         let cpus: Vec<u32> = self.timers.keys().copied().collect();
         self.detach_all();
         self.period_ns = period_ns(rate_hz);
-        cpus.into_iter().try_for_each(|cpu| self.attach(cpu))
+        let idle = idle_by_cpu();
+        cpus.into_iter().try_for_each(|cpu| self.attach(cpu, &idle))
     }
 
     /// Stops sampling.
     pub fn detach_all(&mut self) {
         let cpus: Vec<u32> = self.timers.keys().copied().collect();
+        let idle = idle_by_cpu();
         for cpu in cpus {
-            self.detach(cpu);
+            self.detach(cpu, &idle);
         }
     }
 
@@ -186,7 +186,7 @@ impl CpuSource {
         program.try_into().map_err(|_| CpuSourceError::Program)
     }
 
-    fn attach(&mut self, cpu: u32) -> Result<(), CpuSourceError> {
+    fn attach(&mut self, cpu: u32, idle: &HashMap<u32, Duration>) -> Result<(), CpuSourceError> {
         let policy = SamplePolicy::Period(self.period_ns);
         let event = PerfEventConfig::Software(SoftwareEvent::CpuClock);
         let link = self
@@ -201,16 +201,16 @@ impl CpuSource {
                 cpu,
                 source: Box::new(source),
             })?;
-        let attached = self.state(cpu, idle_by_cpu().get(&cpu));
+        let attached = self.state(cpu, idle.get(&cpu));
         self.timers.insert(cpu, Timer { link, attached });
         Ok(())
     }
 
-    fn detach(&mut self, cpu: u32) {
+    fn detach(&mut self, cpu: u32, idle: &HashMap<u32, Duration>) {
         let Some(timer) = self.timers.remove(&cpu) else {
             return;
         };
-        let now = self.state(cpu, idle_by_cpu().get(&cpu));
+        let now = self.state(cpu, idle.get(&cpu));
         self.n_missed_past += now.n_missed_since(&timer.attached, self.period());
         if let Ok(program) = self.program() {
             // The event of a CPU that went offline is gone already.
