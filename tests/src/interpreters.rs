@@ -1,7 +1,9 @@
-//! Finds the real CPython interpreters that the tests run against: those of pyenv and those on `PATH`.
+//! Finds the real CPython interpreters that the tests run against: those of pyenv, those on `PATH`, and those
+//! that `cargo xtask interpreters` prepared.
 //!
 //! It decides nothing about what a test does with them. Launchers that are scripts (pyenv's shims) are
-//! skipped, and two names of one file are one interpreter.
+//! skipped, but for those in the folders that `PYAGENT_INTERPRETERS` lists, which become the interpreter. Two
+//! names of one file are one interpreter.
 
 use std::{
     collections::BTreeSet,
@@ -12,6 +14,8 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
+
+use profiler_agent::python::layout::{Version, row};
 
 /// Oldest version that the project supports.
 const OLDEST: (u8, u8) = (3, 6);
@@ -88,6 +92,7 @@ pub fn found() -> Vec<Interpreter> {
         .into_iter()
         .filter_map(|path| fs::canonicalize(path).ok())
         .filter(|path| is_elf(path))
+        .chain(prepared())
         .collect();
     let mut interpreters: Vec<_> = paths
         .iter()
@@ -102,6 +107,24 @@ pub fn found() -> Vec<Interpreter> {
         eprintln!("skipped: no CPython interpreter found under pyenv's root or on PATH");
     }
     interpreters
+}
+
+/// Those of them that pyagent profiles: whose version has a layout.
+#[must_use]
+pub fn supported() -> Vec<Interpreter> {
+    let has_layout = |python: &Interpreter| {
+        let (major, minor) = python.minor();
+        row(Version::of_minor(major, minor)).is_some() && !python.free_threaded
+    };
+    found().into_iter().filter(has_layout).collect()
+}
+
+/// What `cargo xtask interpreters` prepared, as `cargo xtask test` says.
+fn prepared() -> Vec<PathBuf> {
+    let dirs = env::var_os("PYAGENT_INTERPRETERS").unwrap_or_default();
+    env::split_paths(&dirs)
+        .flat_map(|dir| entries(&dir))
+        .collect()
 }
 
 /// Files that may be interpreters.

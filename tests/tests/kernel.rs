@@ -42,17 +42,6 @@ print('ready', flush=True)
 sys.stdin.read()
 ";
 
-/// The supported interpreters, oldest first.
-fn interpreters() -> Vec<Interpreter> {
-    let is_supported = |python: &Interpreter| {
-        ((3, 8)..=(3, 13)).contains(&python.minor()) && !python.free_threaded
-    };
-    interpreters::found()
-        .into_iter()
-        .filter(is_supported)
-        .collect()
-}
-
 /// Starts Python code and waits until it is ready.
 fn start(python: &Interpreter, code: &str, arguments: &[&str]) -> Target {
     let mut target = Target::python(python, code, arguments);
@@ -170,7 +159,7 @@ fn each_program_loads_and_verifies() {
 
 #[test]
 fn a_ring_that_overflows_is_counted_and_breaks_nothing() {
-    let python = interpreters().pop().unwrap();
+    let python = interpreters::supported().pop().unwrap();
     // A record of 100 frames takes most of the ring; one of 900 never fits.
     let shallow: Vec<Target> = (0..3).map(|_| start(&python, SPIN, &["100"])).collect();
     let deep = start(&python, SPIN, &["900"]);
@@ -232,7 +221,7 @@ fn a_ring_that_overflows_is_counted_and_breaks_nothing() {
 
 #[test]
 fn samples_of_processes_that_are_not_selected_are_not_taken() {
-    let python = interpreters().pop().unwrap();
+    let python = interpreters::supported().pop().unwrap();
     let idle = start(&python, IDLE, &[]);
     let _busy = start(&python, SPIN, &["5"]);
     let recorder = Recorder::start(&of_pids(&[idle.pid()], 999));
@@ -268,7 +257,7 @@ const MARKER: &str = "pyagent-kernel-test";
 
 #[test]
 fn a_process_that_executes_another_interpreter_has_only_the_functions_of_the_one_that_runs() {
-    let pythons = interpreters();
+    let pythons = interpreters::supported();
     let (oldest, newest) = (pythons.first().unwrap(), pythons.last().unwrap());
     for (before, after) in [(oldest, newest), (newest, oldest), (newest, newest)] {
         let recorder = Recorder::start(&of_cmdline(MARKER, 499));
@@ -315,7 +304,7 @@ fn start_with_pid(pid: Pid, mut start: impl FnMut() -> Target) -> Option<Target>
 
 #[test]
 fn a_process_that_gets_the_id_of_another_has_none_of_its_functions() {
-    for python in interpreters() {
+    for python in interpreters::supported() {
         let recorder = Recorder::start(&of_cmdline(MARKER, 499));
         // Without address randomisation the second has its code objects where the first had them, and the same
         // identities: nothing but the generation tells them apart.
@@ -382,7 +371,7 @@ sys.stdin.readline()
 
 #[test]
 fn forked_children_are_profiled_from_their_first_sample() {
-    for python in interpreters() {
+    for python in interpreters::supported() {
         for by_pid in [true, false] {
             let mut parent = Target::python(&python, FORKS, &[MARKER]);
             assert_eq!(parent.line(), "ready");
@@ -445,7 +434,7 @@ fn forked_children_are_profiled_from_their_first_sample() {
 
 #[test]
 fn ten_thousand_short_lived_processes_grow_neither_the_process_map_nor_the_agents_memory() {
-    let python = interpreters().pop().unwrap();
+    let python = interpreters::supported().pop().unwrap();
     let spinning = start(&python, SPIN, &["5", MARKER]);
     let recorder = Recorder::start(&of_cmdline(MARKER, 99));
     let run = |n: u32| {
@@ -490,7 +479,7 @@ fn ten_thousand_short_lived_processes_grow_neither_the_process_map_nor_the_agent
 
 #[test]
 fn a_killed_agent_leaves_no_program_behind() {
-    let python = interpreters().pop().unwrap();
+    let python = interpreters::supported().pop().unwrap();
     let spinning = start(&python, SPIN, &["5"]);
     let pid = spinning.pid().to_string();
     let folder = tempfile::tempdir().unwrap();
@@ -527,7 +516,7 @@ fn a_killed_agent_leaves_no_program_behind() {
 
 #[test]
 fn two_agents_at_once_both_see_everything() {
-    let python = interpreters().pop().unwrap();
+    let python = interpreters::supported().pop().unwrap();
     let spinning = start(&python, SPIN, &["5"]);
     let pid = spinning.pid().to_string();
     let folder = tempfile::tempdir().unwrap();
@@ -686,7 +675,7 @@ fn a_hostile_process_costs_only_its_own_samples() {
     if !compiler::is_there() {
         return;
     }
-    let python = interpreters().pop().unwrap();
+    let python = interpreters::supported().pop().unwrap();
     let folder = tempfile::tempdir().unwrap();
     for program in hostile_programs(folder.path()) {
         let name = program.file_name().unwrap().to_str().unwrap();

@@ -33,10 +33,7 @@ threading.Thread(target=spin).start()
 ";
 
 fn newest() -> Interpreter {
-    let is_supported = |python: &Interpreter| (3, 8) <= python.minor() && python.minor() <= (3, 13);
-    let found = interpreters::found().into_iter();
-    let mut supported = found.filter(|python| is_supported(python) && !python.free_threaded);
-    supported.next_back().unwrap()
+    interpreters::supported().pop().unwrap()
 }
 
 fn spinning(python: &Interpreter) -> Target {

@@ -742,12 +742,7 @@ struct Printed {
 
 #[test]
 fn the_stacks_of_every_real_interpreter_are_those_that_it_prints() {
-    let supported =
-        |python: &interpreters::Interpreter| (3, 8) <= python.minor() && python.minor() <= (3, 13);
-    for python in interpreters::found()
-        .into_iter()
-        .filter(|python| supported(python) && !python.free_threaded)
-    {
+    for python in interpreters::supported() {
         let mut target = Target::start(&mut python.command(&workload("own_stack.py")));
         for _ in 0..2 {
             let printed: Printed = serde_json::from_str(&target.line()).unwrap();

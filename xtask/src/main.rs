@@ -3,6 +3,7 @@
 // Its messages are for the person at the terminal.
 #![allow(clippy::print_stdout, reason = "a command-line tool speaks on stdout")]
 
+mod apt;
 mod bench;
 mod build;
 mod cache;
@@ -10,6 +11,7 @@ mod check;
 mod codegen;
 mod command;
 mod dist;
+mod interpreters;
 mod linker;
 mod run;
 mod setup;
@@ -51,6 +53,8 @@ enum Verb {
     },
     /// Run the tests: everything but `vm` when nothing is named.
     Test(test::Args),
+    /// Prepare further versions of CPython for the tests, and list them.
+    Interpreters,
     /// Measure, into bench/.
     Bench {
         /// What to pass to the benchmark.
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Run { args } => run::run(&args),
         Verb::Check { only } => Ok(check::check(&only)),
         Verb::Test(args) => test::test(&args),
+        Verb::Interpreters => interpreters::list().map(|()| ExitCode::SUCCESS),
         Verb::Bench { args } => bench::bench(&args).map(|()| ExitCode::SUCCESS),
         Verb::Codegen => codegen::codegen().map(|()| ExitCode::SUCCESS),
         Verb::Dist => dist::dist().map(|_| ExitCode::SUCCESS),

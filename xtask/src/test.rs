@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     io::{BufRead as _, BufReader, Write},
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::Instant,
 };
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    build, command, setup,
+    build, command, interpreters, setup,
     timing::{self, Row},
     toolchain, vm, workspace,
 };
@@ -144,9 +145,17 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         .iter()
         .flat_map(|suite| suite.stages(&binaries))
         .collect();
+    let mut launchers = PathBuf::new();
     if !stages.is_empty() {
         let start = Instant::now();
-        build_all()?;
+        launchers = interpreters::get()?;
+        rows.push(Row {
+            name: "interpreters".into(),
+            duration: start.elapsed(),
+            outcome: "ok".into(),
+        });
+        let start = Instant::now();
+        build_all(&launchers)?;
         rows.push(Row {
             name: "build".into(),
             duration: start.elapsed(),
@@ -155,7 +164,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     }
     for stage in stages {
         let start = Instant::now();
-        let (counts, outcome) = run_stage(&stage, args.name.as_deref())?;
+        let (counts, outcome) = run_stage(&stage, &launchers, args.name.as_deref())?;
         total.add(counts);
         rows.push(Row {
             name: stage.name,
@@ -178,17 +187,17 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
 }
 
 /// Builds the binary under test and all tests, so that a stage's time is that of its tests.
-fn build_all() -> Result<()> {
+fn build_all(launchers: &Path) -> Result<()> {
     setup::setup()?;
     timing::timed("building pyagent", build::binary)?;
     timing::timed("building the tests", || {
-        command::run(cargo_test().arg("--no-run"))
+        command::run(cargo_test(launchers).arg("--no-run"))
     })
 }
 
 /// `cargo test` over the same packages in every stage: another choice would mean other features, and
-/// building again.
-fn cargo_test() -> Command {
+/// building again. The launchers are those of [`interpreters`].
+fn cargo_test(launchers: &Path) -> Command {
     let mut test = command::cargo();
     test.args([
         "test",
@@ -198,13 +207,14 @@ fn cargo_test() -> Command {
         "--features",
         "xtask/codegen",
     ])
-    .env("PYAGENT_BIN", workspace::release_binary());
+    .env("PYAGENT_BIN", workspace::release_binary())
+    .env("PYAGENT_INTERPRETERS", launchers);
     test
 }
 
-fn run_stage(stage: &Stage, name: Option<&str>) -> Result<(Counts, String)> {
+fn run_stage(stage: &Stage, launchers: &Path, name: Option<&str>) -> Result<(Counts, String)> {
     println!("\n== {}", stage.name);
-    let mut test = cargo_test();
+    let mut test = cargo_test(launchers);
     test.arg("--no-fail-fast").args(&stage.targets).arg("--");
     if stage.needs_root {
         test.arg("--test-threads=1");

@@ -109,20 +109,25 @@ pub fn read(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Resul
 }
 
 /// Whether the object is allocated: a freed one has a pointer to another free block, its complement or 0 in the
-/// place of its reference count (pymalloc, glibc, musl). Immortal objects count to less than 2^32 (3.12+).
+/// place of its reference count (pymalloc, glibc, musl). Immortal objects count to less than 2^32 (3.12+). 3.14 and
+/// newer keep the overflow of a count of 32 bits, and flags, in the upper half: of a pointer the middle is not 0.
 fn check_alive(
     memory: &impl ReadMemory,
     layout: &Layout,
     frame: &PyFrame,
 ) -> Result<(), CodeError> {
-    /// 3.14 keeps flags beside a narrower count.
-    const OTHER_HEADER: u32 = 0x030e_0000;
-    /// `ob_type` behind a plain count; free-threaded builds have it further on.
-    const PLAIN_HEADER: u16 = 8;
-    if layout.walk.version_hex >= OTHER_HEADER || layout.code.ob_type != PLAIN_HEADER {
+    /// `ob_refcnt` 32 bits, `ob_overflow` 16, `ob_flags` 16 (3.14, `Include/object.h`).
+    const SPLIT_COUNT: u32 = 0x030e_0000;
+    /// `ob_type` behind the count; free-threaded builds have it further on.
+    const ONE_WORD: u16 = 8;
+    if layout.code.ob_type != ONE_WORD {
         return Ok(());
     }
-    match memory.read_u64(Address(frame.code))? {
+    let mut count = memory.read_u64(Address(frame.code))?;
+    if layout.walk.version_hex >= SPLIT_COUNT {
+        count &= 0x0000_ffff_ffff_ffff;
+    }
+    match count {
         1..=0xffff_ffff => Ok(()),
         _ => Err(CodeError::Gone),
     }

@@ -75,12 +75,6 @@ impl StrLayout {
         compact_data: 56,
         ..Self::V3_6
     };
-    /// 3.14 and newer: `interned` is a `uint16_t`. Read in CPython's header, not compiled.
-    pub const V3_14: Self = Self {
-        kind_shift: 16,
-        ..Self::V3_12
-    };
-
     /// The layout of an interpreter by its `PY_VERSION_HEX`. A free-threaded build (3.13 and newer) has an
     /// object header of 32 bytes in place of 16, which moves everything. Read in CPython's header, not
     /// compiled.
@@ -88,8 +82,7 @@ impl StrLayout {
     pub const fn of_version(version_hex: u32, free_threaded: bool) -> Self {
         let layout = match version_hex >> 16 {
             ..0x030c => Self::V3_6,
-            0x030c..0x030e => Self::V3_12,
-            0x030e.. => Self::V3_14,
+            0x030c.. => Self::V3_12,
         };
         if free_threaded {
             layout.moved_by(16)

@@ -158,8 +158,23 @@ const ROW_3_13: ThreadNameLayout = ThreadNameLayout {
     ..ROW_3_12
 };
 
-/// Compiled from the headers of 3.6.15, 3.7.16, 3.8.18, 3.9.18, 3.10.13, 3.11.7, 3.12.1 and 3.13.0.
-const LAYOUTS: [ThreadNameLayout; 8] = [
+/// 3.14. The way into the interpreter is in `_Py_DebugOffsets`.
+const ROW_3_14: ThreadNameLayout = ThreadNameLayout {
+    version: (3, 14),
+    interpreter_modules: 7688,
+    ..ROW_3_13
+};
+
+/// 3.15.
+const ROW_3_15: ThreadNameLayout = ThreadNameLayout {
+    version: (3, 15),
+    interpreter_modules: 7592,
+    heap_type_cached_keys: 888,
+    ..ROW_3_14
+};
+
+/// 3.14 and 3.15 are from the debug offsets of 3.14.10 and 3.15.2. The others were compiled from the headers of 3.6.15, 3.7.16, 3.8.18, 3.9.18, 3.10.13, 3.11.7, 3.12.1 and 3.13.0.
+const LAYOUTS: [ThreadNameLayout; 10] = [
     row_until_3_10(6, 16, 856),
     row_until_3_10(7, 40, 856),
     row_until_3_10(8, 56, 872),
@@ -168,6 +183,8 @@ const LAYOUTS: [ThreadNameLayout; 8] = [
     ROW_3_11,
     ROW_3_12,
     ROW_3_13,
+    ROW_3_14,
+    ROW_3_15,
 ];
 
 impl ThreadNameLayout {

@@ -290,9 +290,13 @@ impl Program {
         self.names_read = Some(Instant::now());
         let interpreter = &self.process.interpreter;
         let (major, minor) = interpreter.version.minor();
-        if let Some(layout) = ThreadNameLayout::for_version(major, minor)
-            && let Ok(names) = thread_names(&self.memory, layout, interpreter.first)
-        {
+        let Some(mut layout) = ThreadNameLayout::for_version(major, minor).copied() else {
+            return;
+        };
+        if let Some(modules) = interpreter.layout.interp_modules {
+            layout = layout.with_interpreter_modules(modules.into());
+        }
+        if let Ok(names) = thread_names(&self.memory, &layout, interpreter.first) {
             self.names = names;
         }
     }

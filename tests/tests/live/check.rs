@@ -73,12 +73,7 @@ const SIGMAS: f64 = 5.0;
 /// of the path of the only one to take.
 pub(crate) static RECORDED: LazyLock<Vec<Recorded>> = LazyLock::new(|| {
     let only = std::env::var("LIVE_PYTHON").unwrap_or_default();
-    let found: Vec<_> = interpreters::found()
-        .into_iter()
-        .filter(|python| {
-            (3, 8) <= python.minor() && python.minor() <= (3, 13) && !python.free_threaded
-        })
-        .collect();
+    let found = interpreters::supported();
     let next = found.iter().cycle().skip(1);
     let pairs = found
         .iter()

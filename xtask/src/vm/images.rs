@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use walkdir::{DirEntry, WalkDir};
 
-use super::{Kernel, apt::Apt, guest};
-use crate::cache;
+use super::{Kernel, guest};
+use crate::{apt::Apt, cache};
 
 /// Raise it when the way an image is made changes.
 const RECIPE: &str = "1";

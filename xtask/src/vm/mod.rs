@@ -1,7 +1,6 @@
 //! `cargo xtask test vm`: one Python process profiled under each of Debian's cloud kernels, in QEMU without
 //! KVM. Here: which kernels, and the order of things; `apt` fetches, `guest` is what runs inside.
 
-mod apt;
 mod guest;
 mod images;
 

@@ -1,7 +1,8 @@
 //! `_Py_DebugOffsets`: the table of offsets at the start of `_PyRuntime`, CPython 3.13 and newer.
 //!
-//! Source: `Include/internal/pycore_runtime.h` (3.13). The table differs in every minor version, so the order of its words is
-//! given by version. It is read from the process and hostile: everything is checked before use.
+//! Sources: `Include/internal/pycore_runtime.h` (3.13), `Include/internal/pycore_debug_offsets.h` (3.14 on). The table
+//! differs in every minor version, so the order of its words is given by version. It is read from the process and
+//! hostile: everything is checked before use.
 
 use profiler_common::layout::{
     ABSENT, EntryMark, FrameRoot, GilKind, IdentityKind, InstructionUnit, PyLayout,
@@ -23,6 +24,7 @@ struct Fields {
     interpreters_head: usize,
     interp_next: usize,
     interp_threads_head: usize,
+    interp_modules: usize,
     interp_ceval_gil: usize,
     tstate_next: usize,
     tstate_interp: usize,
@@ -39,18 +41,25 @@ struct Fields {
     code_qualname: usize,
     code_linetable: usize,
     code_firstlineno: usize,
+    code_localsplusnames: usize,
     code_adaptive: usize,
     object_type: usize,
     type_name: usize,
     bytes_size: usize,
     bytes_data: usize,
+    /// The last word, where the table ends with `debugger_support.debugger_script_path_size` (3.14+): a constant.
+    script_path_bytes: Option<usize>,
 }
+
+/// `_Py_MAX_SCRIPT_PATH_SIZE`.
+const SCRIPT_PATH_BYTES: u64 = 512;
 
 /// 3.13: cookie, version, free_threaded (3 words), then the structures in the header's order.
 const FIELDS_3_13: Fields = Fields {
     interpreters_head: 5,
     interp_next: 8,
     interp_threads_head: 9,
+    interp_modules: 11,
     interp_ceval_gil: 14,
     tstate_next: 21,
     tstate_interp: 22,
@@ -67,15 +76,76 @@ const FIELDS_3_13: Fields = Fields {
     code_qualname: 37,
     code_linetable: 38,
     code_firstlineno: 39,
+    code_localsplusnames: 41,
     code_adaptive: 43,
     object_type: 45,
     type_name: 47,
     bytes_size: 65,
     bytes_data: 66,
+    script_path_bytes: None,
 };
 
-/// Offset of `co_version`, which the table lacks (3.13: `Include/cpython/code.h`).
-const CO_VERSION_3_13: u16 = 92;
+/// 3.14: 95 words.
+const FIELDS_3_14: Fields = Fields {
+    interpreters_head: 5,
+    interp_next: 8,
+    interp_threads_head: 9,
+    interp_modules: 12,
+    interp_ceval_gil: 15,
+    tstate_next: 24,
+    tstate_interp: 25,
+    tstate_current_frame: 26,
+    tstate_thread_id: 27,
+    tstate_native_thread_id: 28,
+    tstate_datastack_chunk: 29,
+    frame_previous: 32,
+    frame_executable: 33,
+    frame_instr_ptr: 34,
+    frame_owner: 36,
+    code_filename: 40,
+    code_name: 41,
+    code_qualname: 42,
+    code_linetable: 43,
+    code_firstlineno: 44,
+    code_localsplusnames: 46,
+    code_adaptive: 48,
+    object_type: 51,
+    type_name: 53,
+    bytes_size: 75,
+    bytes_data: 76,
+    script_path_bytes: Some(94),
+};
+
+/// 3.15: 111 words.
+const FIELDS_3_15: Fields = Fields {
+    tstate_thread_id: 30,
+    tstate_native_thread_id: 31,
+    tstate_datastack_chunk: 32,
+    frame_previous: 40,
+    frame_executable: 41,
+    frame_instr_ptr: 42,
+    frame_owner: 44,
+    code_filename: 48,
+    code_name: 49,
+    code_qualname: 50,
+    code_linetable: 51,
+    code_firstlineno: 52,
+    code_localsplusnames: 54,
+    code_adaptive: 56,
+    object_type: 59,
+    type_name: 61,
+    bytes_size: 87,
+    bytes_data: 88,
+    script_path_bytes: Some(110),
+    ..FIELDS_3_14
+};
+
+/// Bytes of `co_version`, which the table lacks; it lies right in front of `co_localsplusnames`
+/// (`Include/cpython/code.h`, 3.13 to 3.15).
+const CO_VERSION_BYTES: u16 = 4;
+
+/// `Py_TAG_BITS` of the stack reference `f_executable` (3.14+, `Include/internal/pycore_stackref.h`).
+const STACK_REFERENCE_TAG: u8 = 3;
 
 /// The version and whether the build is free-threaded, if `table` begins as the table does.
 #[must_use]
@@ -101,10 +171,22 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
             reason,
         });
     };
+    if free_threaded {
+        return Err(LayoutNotFound::FreeThreaded(version));
+    }
     let fields = match version.minor() {
-        (3, 13) if !free_threaded => &FIELDS_3_13,
+        (3, 13) => &FIELDS_3_13,
+        (3, 14) => &FIELDS_3_14,
+        (3, 15) => &FIELDS_3_15,
         _ => return Err(LayoutNotFound::Unsupported(version)),
     };
+    let ends_as_known = fields
+        .script_path_bytes
+        .is_none_or(|idx| word(table, idx) == Some(SCRIPT_PATH_BYTES));
+    if !ends_as_known {
+        let reason = "they are not those of a released version".to_owned();
+        return Err(LayoutNotFound::BadOffsets { version, reason });
+    }
     let offset = |idx: usize| {
         let value = word(table, idx).unwrap_or(u64::MAX);
         u16::try_from(value)
@@ -140,13 +222,17 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
         frame_owner,
         frame_is_entry: ABSENT,
         frame_tlbc_index: ABSENT,
-        code_identity: CO_VERSION_3_13,
+        code_identity: offset(fields.code_localsplusnames)?.saturating_sub(CO_VERSION_BYTES),
         frame_root: FrameRoot::Direct,
         entry_mark: EntryMark::Owner,
         identity_kind: IdentityKind::Version,
         instruction_unit: InstructionUnit::InstrPtr,
         gil_kind: GilKind::Interpreter,
-        code_tag_mask: 0,
+        code_tag_mask: if version.minor() >= (3, 14) {
+            STACK_REFERENCE_TAG
+        } else {
+            0
+        },
     };
     walk.check()
         .map_err(|error| LayoutNotFound::from((version, error)))?;
@@ -172,7 +258,11 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
         let reason = "a field of the code object lies too far".to_owned();
         return Err(LayoutNotFound::BadOffsets { version, reason });
     }
-    Ok(Layout { walk, code })
+    Ok(Layout {
+        walk,
+        code,
+        interp_modules: Some(offset(fields.interp_modules)?),
+    })
 }
 
 /// Code objects of all versions have their fixed fields below this.
@@ -211,10 +301,12 @@ mod tests {
         #[test]
         fn any_table_gives_a_checked_layout_or_a_reason(
             mut words in proptest::collection::vec(0_u64..700, 128),
+            minor in 13_u8..16,
         ) {
             words[0] = u64::from_le_bytes(*COOKIE);
-            words[1] = u64::from(Version::new(3, 13, 0).0);
+            words[1] = u64::from(Version::new(3, minor, 0).0);
             words[2] &= 1;
+            words[if minor == 14 { 94 } else { 110 }] = SCRIPT_PATH_BYTES;
             let table: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             if let Ok(layout) = layout(&table) {
                 proptest::prop_assert_eq!(layout.walk.check(), Ok(()));

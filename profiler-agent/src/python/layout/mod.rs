@@ -20,6 +20,8 @@ pub struct Layout {
     pub walk: PyLayout,
     /// For symbolizing.
     pub code: CodeLayout,
+    /// `imports.modules` of the interpreter, where the process itself says it: releases of 3.14 differ.
+    pub interp_modules: Option<u16>,
 }
 
 /// Offsets in code objects, and how their parts are encoded.
@@ -102,6 +104,9 @@ pub enum LayoutNotFound {
     /// No row.
     #[error("CPython {0} is not supported (supported: {SUPPORTED})")]
     Unsupported(Version),
+    /// Built without the GIL.
+    #[error("CPython {0} is a free-threaded build: these are not supported yet")]
+    FreeThreaded(Version),
     /// The process's own offsets make no sense.
     #[error("CPython {version}: its debug offsets are not usable: {reason}")]
     BadOffsets {
@@ -113,7 +118,7 @@ pub enum LayoutNotFound {
 }
 
 /// The versions that have a row, for messages.
-pub const SUPPORTED: &str = "3.8 to 3.13";
+pub const SUPPORTED: &str = "3.8 to 3.15";
 
 /// A row of [`LAYOUTS`].
 #[derive(Debug, Clone, Copy)]
@@ -211,6 +216,7 @@ const fn frame_objects(
             format,
             StrLayout::of_version(Version::new(3, minor, 0).0, false),
         ),
+        interp_modules: None,
     }
 }
 
@@ -253,6 +259,7 @@ const LAYOUT_3_11: Layout = Layout {
         LineTableFormat::Locations,
         StrLayout::of_version(Version::new(3, 11, 0).0, false),
     ),
+    interp_modules: None,
 };
 
 const LAYOUT_3_12: Layout = Layout {
@@ -294,6 +301,7 @@ const LAYOUT_3_12: Layout = Layout {
         LineTableFormat::Locations,
         StrLayout::of_version(Version::new(3, 12, 0).0, false),
     ),
+    interp_modules: None,
 };
 
 /// Every supported version.
@@ -320,6 +328,14 @@ pub const LAYOUTS: &[LayoutRow] = &[
     },
     LayoutRow {
         minor: (3, 13),
+        offsets: Offsets::Debug,
+    },
+    LayoutRow {
+        minor: (3, 14),
+        offsets: Offsets::Debug,
+    },
+    LayoutRow {
+        minor: (3, 15),
         offsets: Offsets::Debug,
     },
 ];

@@ -17,14 +17,14 @@ const MIRROR_VARIABLE: &str = "PYAGENT_DEBIAN_MIRROR";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// An apt of one suite, with state of its own.
-pub(super) struct Apt {
+pub(crate) struct Apt {
     options: Vec<String>,
     packages: PathBuf,
 }
 
 impl Apt {
     /// Sets it up in `dir`, which must exist, and gets the lists.
-    pub(super) fn new(dir: &Path, suite: &str) -> Result<Self> {
+    pub(crate) fn new(dir: &Path, suite: &str) -> Result<Self> {
         for name in ["lists/partial", "cache/archives/partial", "packages"] {
             fs::create_dir_all(dir.join(name))?;
         }
@@ -51,13 +51,13 @@ impl Apt {
     }
 
     /// Names of the packages that `package` depends on.
-    pub(super) fn depends(&self, package: &str) -> Result<Vec<String>> {
+    pub(crate) fn depends(&self, package: &str) -> Result<Vec<String>> {
         let text = command::output(self.command("apt-cache").args(["depends", package]))?;
         Ok(depends_lines(&text).map(str::to_owned).collect())
     }
 
     /// Fetches `packages` and unpacks them into `into`.
-    pub(super) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
+    pub(crate) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         let mut download = self.command("apt-get");
         command::output(
             download
@@ -92,7 +92,7 @@ fn mirror() -> Result<String> {
     }
     ensure!(
         command::exists("apt-get"),
-        "the guests are made of Debian packages: this needs apt-get and dpkg"
+        "this is made of Debian packages: it needs apt-get and dpkg"
     );
     let mut targets = command::program("apt-get");
     targets.args([
