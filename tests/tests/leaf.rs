@@ -43,7 +43,7 @@ const EVAL_STEPS: u64 = 40_000;
 /// Steps overall, those in C functions too.
 const MAX_STEPS: u64 = 1_500_000;
 
-/// Offset of `prev_instr` and `instr_ptr` in a frame, 3.11 to 3.13.
+/// Offset of `prev_instr` and `instr_ptr` in a frame, 3.11 to 3.15.
 const INSTR_OFFSET: u16 = 56;
 
 const REGISTER_NAMES: [&str; N_GENERAL_REGISTERS] = [
@@ -51,9 +51,10 @@ const REGISTER_NAMES: [&str; N_GENERAL_REGISTERS] = [
     "rdi",
 ];
 
-/// Where a version keeps what the oracle reads. From the headers of 3.11.7, 3.12.1 and 3.13.0.
+/// Where a version keeps what the oracle reads. From the headers of 3.11.7, 3.12.1 and 3.13.0, and the debug offsets of
+/// 3.14.10 and 3.15.2.
 struct Layout {
-    /// `PyThreadState.cframe` (3.11, 3.12) or `current_frame` (3.13).
+    /// `PyThreadState.cframe` (3.11, 3.12) or `current_frame` (3.13+).
     tstate_frame: u64,
     /// `_PyCFrame.current_frame`.
     cframe_current_frame: Option<u64>,
@@ -69,6 +70,7 @@ impl Layout {
             (3, 11) => (56, Some(8), 32, 184),
             (3, 12) => (56, Some(0), 0, 192),
             (3, 13) => (72, None, 0, 200),
+            (3, 14 | 15) => (72, None, 0, 208),
             _ => return None,
         };
         Some(Self {
@@ -283,7 +285,8 @@ impl Stepped {
         if frame == 0 {
             return Ok(Leaf::default());
         }
-        let code = self.read(frame + self.layout.frame_code)?;
+        // The low bits are tags (3.14+).
+        let code = self.read(frame + self.layout.frame_code)? & !3;
         let instr = self.read(frame + u64::from(INSTR_OFFSET))?;
         Ok(Leaf { frame, code, instr })
     }
