@@ -119,6 +119,15 @@ pub fn supported() -> Vec<Interpreter> {
     found().into_iter().filter(has_layout).collect()
 }
 
+/// A CPython 2, which is too old, if this host has one.
+#[must_use]
+pub fn python2() -> Option<PathBuf> {
+    let paths = dirs().map(|dir| dir.join("python2"));
+    paths
+        .filter_map(|path| fs::canonicalize(path).ok())
+        .find(|path| is_elf(path))
+}
+
 /// What `cargo xtask interpreters` prepared, as `cargo xtask test` says.
 fn prepared() -> Vec<PathBuf> {
     let dirs = env::var_os("PYAGENT_INTERPRETERS").unwrap_or_default();
@@ -129,25 +138,27 @@ fn prepared() -> Vec<PathBuf> {
 
 /// Files that may be interpreters.
 fn candidates() -> Vec<PathBuf> {
+    let is_python = |path: &PathBuf| path.file_name().is_some_and(is_python_name);
+    dirs()
+        .flat_map(|dir| entries(&dir))
+        .filter(is_python)
+        .collect()
+}
+
+/// Folders that interpreters may be in: those of pyenv's versions, then `PATH`.
+fn dirs() -> impl Iterator<Item = PathBuf> {
     let pyenv_roots = [
         env::var_os("PYENV_ROOT").map(PathBuf::from),
         env::home_dir().map(|home| home.join(".pyenv")),
     ];
-    let mut paths: Vec<PathBuf> = pyenv_roots
+    let of_pyenv = pyenv_roots
         .into_iter()
         .flatten()
         .flat_map(|root| entries(&root.join("versions")))
-        .map(|version| version.join("bin/python3"))
-        .collect();
+        .map(|version| version.join("bin"));
     let path = env::var_os("PATH").unwrap_or_default();
-    for dir in env::split_paths(&path) {
-        paths.extend(
-            entries(&dir)
-                .into_iter()
-                .filter(|path| path.file_name().is_some_and(is_python_name)),
-        );
-    }
-    paths
+    let on_path: Vec<PathBuf> = env::split_paths(&path).collect();
+    of_pyenv.chain(on_path)
 }
 
 /// Whether this is `python3`, `python3.N` or `python3.Nt`.

@@ -32,6 +32,12 @@ def spin():
 threading.Thread(target=spin).start()
 ";
 
+const SPIN_IN_PYTHON_2: &str = "
+print('ready')
+while True:
+    pass
+";
+
 fn newest() -> Interpreter {
     interpreters::supported().pop().unwrap()
 }
@@ -89,9 +95,9 @@ fn what_cannot_be_recorded_is_told_in_one_line() {
     );
     assert_refused(&left_out, 4, "left out");
 
-    let found = interpreters::found();
-    if let Some(old) = found.iter().find(|python| python.minor() < (3, 8)) {
-        let old = self::spinning(old);
+    if let Some(old) = interpreters::python2() {
+        let mut old = Target::start(Command::new(old).args(["-u", "-c", SPIN_IN_PYTHON_2]));
+        assert_eq!(old.line(), "ready");
         assert_refused(&record(&old.pid().to_string()), 4, "is not supported");
     }
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();

@@ -59,7 +59,13 @@ pub fn inspect(file: File) -> Result<Binary, BinaryError> {
         .section(".PyRuntime")
         .filter(|section| !section.is_empty());
     if section.is_none() && !elf.dynamic_strings_contain("_PyRuntime\0") {
-        let loads_python = elf.dynamic_strings_contain("libpython3.");
+        if elf.dynamic_strings_contain("_PyThreadState_Current\0")
+            && let Some(binary) = without_runtime(&elf)
+        {
+            return Ok(binary);
+        }
+        let loads = |name| elf.dynamic_strings_contain(name);
+        let loads_python = loads("libpython3.") || loads("libpython2.");
         return Ok(if loads_python {
             Binary::LoadsPython
         } else {
@@ -81,9 +87,21 @@ pub fn inspect(file: File) -> Result<Binary, BinaryError> {
     };
     let (version, free_threaded) =
         version(&elf, runtime, version_symbol).ok_or(BinaryError::NoVersion)?;
+    let runtime = (runtime, runtime_found_by);
+    let eval = [eval, eval_cold];
+    Ok(python(&elf, (version, free_threaded), runtime, eval))
+}
+
+/// `eval` is the symbol of the eval loop, and of the code that was split off it.
+fn python(
+    elf: &Elf<'_>,
+    (version, free_threaded): (Version, bool),
+    (runtime, runtime_found_by): (u64, &'static str),
+    [eval, eval_cold]: [Option<AddressRange>; 2],
+) -> Binary {
     let text = elf.section(".text").unwrap_or_default();
     let exact = eval.filter(|eval| !eval.is_empty());
-    Ok(Binary::Python(Arc::new(PythonBinary {
+    Binary::Python(Arc::new(PythonBinary {
         version,
         free_threaded,
         runtime,
@@ -92,7 +110,54 @@ pub fn inspect(file: File) -> Result<Binary, BinaryError> {
         eval_cold: eval_cold.unwrap_or_default(),
         eval_is_exact: exact.is_some(),
         segments: elf.segments(),
-    })))
+    }))
+}
+
+/// CPython 3.6: its list of interpreters begins at the static variable `interp_head`. Stripped binaries have it in the
+/// code of the function that returns it. `None`: only a reference to a CPython, or another version of it.
+fn without_runtime(elf: &Elf<'_>) -> Option<Binary> {
+    let names = [
+        "interp_head",
+        "PyInterpreterState_Head",
+        "_PyEval_EvalFrameDefault",
+        "_PyEval_EvalFrameDefault.cold",
+    ];
+    let [variable, function, eval, eval_cold] = elf.symbols(names);
+    let version = version_string(elf.section_bytes(".rodata", 64 << 20)?)?;
+    if version.minor() != (3, 6) {
+        return None;
+    }
+    let runtime = match (variable, function) {
+        (Some(variable), _) => (variable.start, "symbol interp_head"),
+        (None, Some(function)) => {
+            let code = elf.bytes_at(function.start, RETURN_BYTES)?;
+            (
+                returned_variable(function.start, code)?,
+                "code of PyInterpreterState_Head",
+            )
+        }
+        (None, None) => return None,
+    };
+    Some(python(elf, (version, false), runtime, [eval, eval_cold]))
+}
+
+/// Bytes of a function that returns a variable, with what may stand in front.
+const RETURN_BYTES: u64 = 16;
+
+/// The variable whose value the x86-64 code at `address` returns: `endbr64`, or nothing; `mov rax, [rip + n]`; `ret`.
+fn returned_variable(address: u64, code: &[u8]) -> Option<u64> {
+    const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+    const MOV_BYTES: u64 = 7;
+    let n_before = if code.starts_with(&ENDBR64) {
+        ENDBR64.len()
+    } else {
+        0
+    };
+    let [0x48, 0x8b, 0x05, a, b, c, d, 0xc3, ..] = *code.get(n_before..)? else {
+        return None;
+    };
+    let next = address.wrapping_add(n_before as u64 + MOV_BYTES);
+    Some(next.wrapping_add_signed(i32::from_le_bytes([a, b, c, d]).into()))
 }
 
 /// The version by, in this order: the debug offsets (3.13+), `Py_Version` (3.11+), the version string.
@@ -190,6 +255,17 @@ mod tests {
         );
         assert_eq!(parse_version("3.10.0rc2"), Some(Version::new(3, 10, 0)));
         assert_eq!(parse_version("3.10.x"), None);
+    }
+
+    #[test]
+    fn the_variable_that_a_function_returns_is_read_from_its_code() {
+        // PyInterpreterState_Head of a CPython 3.6.15, as objdump shows it: `# 2feee0 <interp_head>`.
+        let code = [0x48, 0x8b, 0x05, 0x49, 0xa3, 0x18, 0x00, 0xc3, 0x90];
+        assert_eq!(returned_variable(0x17_4b90, &code), Some(0x2f_eee0));
+        let marked = [&[0xf3, 0x0f, 0x1e, 0xfa][..], &code].concat();
+        assert_eq!(returned_variable(0x17_4b8c, &marked), Some(0x2f_eee0));
+        assert_eq!(returned_variable(0x17_4b90, &code[1..]), None);
+        assert_eq!(returned_variable(0x17_4b90, &code[..7]), None);
     }
 
     #[test]

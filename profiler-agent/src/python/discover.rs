@@ -240,7 +240,7 @@ impl Discoverer {
             step("binary", Err(reason));
             if let (true, Some(path)) = (expected, without_runtime) {
                 problem = Some(format!(
-                    "{path} has no _PyRuntime: CPython before 3.7 is not supported"
+                    "{path} has no _PyRuntime: CPython before 3.6 is not supported"
                 ));
             }
         }

@@ -1,5 +1,6 @@
 //! The runtime in a process: is it initialised, which offsets hold, and where does a thread keep its state?
 
+use profiler_common::layout::GilKind;
 use profiler_common::process::ThreadSlot;
 
 use super::layout::{Layout, LayoutNotFound, Offsets, Version, debug_offsets, row};
@@ -21,6 +22,9 @@ const SECOND_LEVEL: [std::ops::Range<usize>; 2] = [0x510..0x610, 0x60..0xb0];
 
 /// Bytes of second-level storage: 128 keys of 8 bytes (musl), 32 of 16 (glibc).
 const SECOND_LEVEL_BYTES: usize = 1024;
+
+/// The first release of 3.7 whose `gilstate` lies where the table says.
+const MOVED_GIL: Version = Version::new(3, 7, 4);
 
 /// Why a runtime is not usable (yet).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +52,9 @@ pub fn layout(
     match row(version).map(|row| row.offsets) {
         Some(Offsets::Table(mut layout)) => {
             layout.walk.version_hex = version.0;
+            if version < MOVED_GIL && version.minor() == MOVED_GIL.minor() {
+                layout.walk.gil_kind = GilKind::Unknown;
+            }
             Ok(layout)
         }
         Some(Offsets::Debug) => {

@@ -118,7 +118,7 @@ pub enum LayoutNotFound {
 }
 
 /// The versions that have a row, for messages.
-pub const SUPPORTED: &str = "3.8 to 3.15";
+pub const SUPPORTED: &str = "3.6 to 3.15";
 
 /// A row of [`LAYOUTS`].
 #[derive(Debug, Clone, Copy)]
@@ -165,7 +165,7 @@ const fn code(
     }
 }
 
-/// 3.8 to 3.10: frame objects linked by `f_back`.
+/// 3.7 to 3.10: frame objects linked by `f_back`.
 const fn frame_objects(
     minor: u8,
     lasti: u16,
@@ -219,6 +219,32 @@ const fn frame_objects(
         interp_modules: None,
     }
 }
+
+/// 3.7: code objects have no `co_posonlyargcount` in front yet.
+const LAYOUT_3_7: Layout = {
+    let mut layout = frame_objects(7, 104, InstructionUnit::LastiBytes, 1480);
+    layout.walk.runtime_interpreters_head = 24;
+    layout.walk.code_identity = 96;
+    layout.code.filename = 96;
+    layout.code.name = 104;
+    layout.code.first_line = 36;
+    layout.code.line_table = 112;
+    layout
+};
+
+/// 3.6 has no `_PyRuntime`: in its place stands the static variable `interp_head`. Which thread holds the GIL is in a
+/// variable of its own, elsewhere.
+const LAYOUT_3_6: Layout = {
+    let mut layout = LAYOUT_3_7;
+    layout.walk.version_hex = Version::new(3, 6, 0).0;
+    layout.walk.runtime_interpreters_head = 0;
+    layout.walk.tstate_bytes = 160;
+    layout.walk.tstate_thread_id = 152;
+    layout.walk.frame_instr = 120;
+    layout.walk.frame_bytes = 128;
+    layout.walk.gil_kind = GilKind::Unknown;
+    layout
+};
 
 const LAYOUT_3_11: Layout = Layout {
     walk: PyLayout {
@@ -306,6 +332,14 @@ const LAYOUT_3_12: Layout = Layout {
 
 /// Every supported version.
 pub const LAYOUTS: &[LayoutRow] = &[
+    LayoutRow {
+        minor: (3, 6),
+        offsets: Offsets::Table(LAYOUT_3_6),
+    },
+    LayoutRow {
+        minor: (3, 7),
+        offsets: Offsets::Table(LAYOUT_3_7),
+    },
     LayoutRow {
         minor: (3, 8),
         offsets: Offsets::Table(frame_objects(8, 104, InstructionUnit::LastiBytes, 1368)),
