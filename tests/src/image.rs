@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use profiler_agent::ids::Address;
 use profiler_agent::process::memory::{MemoryError, ReadMemory};
-use profiler_common::layout::{EntryMark, FrameRoot, GilKind, PyLayout};
+use profiler_common::layout::{ABSENT, EntryMark, FrameRoot, GilKind, PyLayout};
 
 /// `_PyStackChunk`: previous, size, top, then the data.
 const CHUNK_HEADER_BYTES: u64 = 24;
@@ -230,12 +230,13 @@ impl<'a> Builder<'a> {
     /// thread state.
     pub fn runtime(&mut self, threads: &[Vec<(u64, Option<&Stack>)>]) -> (u64, Vec<Vec<u64>>) {
         let layout = self.layout;
+        let gil_offset = if layout.gil == ABSENT { 0 } else { layout.gil };
         let interp_bytes = layout
             .interp_next
             .max(layout.interp_threads_head)
-            .max(layout.gil)
+            .max(gil_offset)
             + 64;
-        let runtime_bytes = layout.runtime_interpreters_head.max(layout.gil) + 64;
+        let runtime_bytes = layout.runtime_interpreters_head.max(gil_offset) + 64;
         let runtime = self.allocate(runtime_bytes.into());
         let gil = self.allocate(64);
         let mut next_interp = 0;

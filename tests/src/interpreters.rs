@@ -27,6 +27,7 @@ print(*sys.version_info[:3])
 print(1 if sysconfig.get_config_var('Py_GIL_DISABLED') else 0)
 print(os.path.dirname(os.__file__))
 print(sys.implementation.name)
+print(sys.executable)
 ";
 
 /// One interpreter, as it describes itself.
@@ -40,6 +41,8 @@ pub struct Interpreter {
     pub stdlib: PathBuf,
     /// Built without the GIL (`python3.13t`).
     pub free_threaded: bool,
+    /// The executable, as it is called in the interpreter's own root.
+    pub executable: PathBuf,
 }
 
 impl Interpreter {
@@ -75,12 +78,20 @@ impl Interpreter {
         let free_threaded = lines.next()? == "1";
         let stdlib = PathBuf::from(lines.next()?);
         let known = lines.next()? == "cpython" && (version.0, version.1) >= OLDEST;
+        let executable = PathBuf::from(lines.next()?);
         known.then(|| Self {
             version,
             path: path.to_owned(),
             stdlib,
             free_threaded,
+            executable,
         })
+    }
+
+    /// Whether it runs in a root of its own, where the other interpreters of this host are not.
+    #[must_use]
+    pub fn has_own_root(&self) -> bool {
+        !is_elf(&self.path)
     }
 }
 

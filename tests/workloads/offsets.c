@@ -1,4 +1,4 @@
-/* Prints `name number` for each field that the agent's layouts have (CPython 3.8 to 3.13), as the headers of
+/* Prints `name number` for each field that the agent's layouts have (CPython 3.6 to 3.15), as the headers of
  * one interpreter have it. Names with a dot are words of _Py_DebugOffsets (3.13 and newer). */
 #define Py_BUILD_CORE 1
 #include <Python.h>
@@ -10,10 +10,14 @@
 #if PY_VERSION_HEX >= 0x03090000
 #include "internal/pycore_interp.h"
 #include "internal/pycore_runtime.h"
-#else
+#elif PY_VERSION_HEX >= 0x03080000
 #include "internal/pycore_pystate.h"
+#elif PY_VERSION_HEX >= 0x03070000
+#include "internal/pystate.h"
 #endif
+#if PY_VERSION_HEX >= 0x03080000
 #include "internal/pycore_gil.h"
+#endif
 
 #define SHOW(name, value) printf("%s %zu\n", name, (size_t)(value))
 #define FIELD(name, type, field) SHOW(name, offsetof(type, field))
@@ -21,7 +25,14 @@
 
 static void thread_states(void)
 {
+#if PY_VERSION_HEX >= 0x03070000
     FIELD("runtime_interpreters_head", _PyRuntimeState, interpreters.head);
+    FIELD("gil_last_holder", struct _gil_runtime_state, last_holder);
+    FIELD("gil_locked", struct _gil_runtime_state, locked);
+#else
+    /* There is no runtime: the variable interp_head itself stands for it. */
+    SHOW("runtime_interpreters_head", 0);
+#endif
     FIELD("interp_next", PyInterpreterState, next);
 #if PY_VERSION_HEX >= 0x030b0000
     FIELD("interp_threads_head", PyInterpreterState, threads.head);
@@ -34,11 +45,9 @@ static void thread_states(void)
 #endif
 #if PY_VERSION_HEX >= 0x030c0000
     FIELD("gil", PyInterpreterState, ceval.gil);
-#else
+#elif PY_VERSION_HEX >= 0x03070000
     FIELD("gil", _PyRuntimeState, gilstate.tstate_current);
 #endif
-    FIELD("gil_last_holder", struct _gil_runtime_state, last_holder);
-    FIELD("gil_locked", struct _gil_runtime_state, locked);
     FIELD("tstate_next", PyThreadState, next);
     FIELD("tstate_interp", PyThreadState, interp);
     FIELD("tstate_thread_id", PyThreadState, thread_id);

@@ -19,7 +19,8 @@ pub struct PythonBinary {
     pub runtime: u64,
     /// How the runtime was found, in words.
     pub runtime_found_by: &'static str,
-    /// Code of the eval loop; the whole `.text` when there is no symbol for it.
+    /// Code of the eval loop; the whole `.text` when there is no symbol for it, or it is spread over functions (each
+    /// instruction's handler is one where CPython was built with `--with-tail-call-interp`, 3.14+).
     pub eval: AddressRange,
     /// Code that the compiler split off the eval loop.
     pub eval_cold: AddressRange,
@@ -100,7 +101,7 @@ fn python(
     [eval, eval_cold]: [Option<AddressRange>; 2],
 ) -> Binary {
     let text = elf.section(".text").unwrap_or_default();
-    let exact = eval.filter(|eval| !eval.is_empty());
+    let exact = eval.filter(|eval| eval.end - eval.start >= MIN_EVAL_BYTES);
     Binary::Python(Arc::new(PythonBinary {
         version,
         free_threaded,
@@ -140,6 +141,9 @@ fn without_runtime(elf: &Elf<'_>) -> Option<Binary> {
     };
     Some(python(elf, (version, false), runtime, [eval, eval_cold]))
 }
+
+/// Smallest evaluation loop, in bytes: gcc's have 45,000 to 60,000. What only calls the first handler has 1,000.
+const MIN_EVAL_BYTES: u64 = 8192;
 
 /// Bytes of a function that returns a variable, with what may stand in front.
 const RETURN_BYTES: u64 = 16;

@@ -311,7 +311,7 @@ fn interpreter(
     let exact = if binary.eval_is_exact {
         "by symbol"
     } else {
-        "no symbol: the whole text"
+        "no symbol of its own: the whole text"
     };
     named(
         "eval loop",

@@ -13,6 +13,9 @@ const MAX_CALIBRATED: usize = 8;
 /// Bytes behind the thread pointer that can hold pthread keys: glibc's `struct pthread` has 2,304.
 const THREAD_BYTES: usize = 2304;
 
+/// Bytes before the thread pointer in which a thread-local variable is looked for.
+const THREAD_LOCAL_BYTES: usize = 2048;
+
 /// A thread's storage begins behind the thread control block's own words.
 const FIRST_SLOT: usize = 0x40;
 
@@ -189,6 +192,9 @@ fn find_slot(memory: &impl ReadMemory, thread_pointer: Address, state: u64) -> O
             reserved: 0,
         });
     }
+    if let Some(slot) = find_thread_local(memory, thread_pointer, state) {
+        return Some(slot);
+    }
     for range in SECOND_LEVEL {
         for (idx, pointer) in words
             .iter()
@@ -214,6 +220,29 @@ fn find_slot(memory: &impl ReadMemory, thread_pointer: Address, state: u64) -> O
         }
     }
     None
+}
+
+/// Finds the variable `_Py_tss_gilstate` (3.15+) among the thread-local ones, which lie before the thread pointer
+/// (x86-64, static TLS). `_Py_tss_tstate` is there too, and says the same while the thread is attached to the
+/// interpreter, but nothing else: of two words that hold the state it cannot be told which to take.
+fn find_thread_local(
+    memory: &impl ReadMemory,
+    thread_pointer: Address,
+    state: u64,
+) -> Option<ThreadSlot> {
+    let start = Address(thread_pointer.0.wrapping_sub(THREAD_LOCAL_BYTES as u64));
+    let words = read_words(memory, start, THREAD_LOCAL_BYTES)?;
+    let mut matches = words.iter().enumerate().filter(|(_, word)| **word == state);
+    let (idx, _) = matches.next()?;
+    if matches.next().is_some() {
+        return None;
+    }
+    Some(ThreadSlot {
+        offset: idx as i32 * 8 - THREAD_LOCAL_BYTES as i32,
+        indirect: -1,
+        known: 1,
+        reserved: 0,
+    })
 }
 
 fn read_words(memory: &impl ReadMemory, address: Address, n_bytes: usize) -> Option<Vec<u64>> {

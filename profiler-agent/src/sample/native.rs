@@ -250,7 +250,7 @@ impl NativeSymbolizer {
                 (format!("{}+{offset:#x}", info.name).into(), Box::default())
             }
         };
-        let is_shown = !(is_interpreter && filename.is_empty());
+        let is_shown = !(is_interpreter && (filename.is_empty() || is_eval_loop(&name)));
         let function = is_shown.then(|| {
             Arc::new(ResolvedFunction {
                 kind: FrameKind::Native,
@@ -294,6 +294,11 @@ impl Mapped {
         }
         *self = now;
     }
+}
+
+/// Whether this is the evaluation loop, or one of the functions that it is made of (`Python/generated_cases.c.h`).
+fn is_eval_loop(name: &str) -> bool {
+    name.starts_with("_PyEval_EvalFrameDefault") || name.starts_with("_TAIL_CALL_")
 }
 
 /// Index of the mapping that holds an address; they are in the order of their addresses.

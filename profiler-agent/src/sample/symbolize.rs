@@ -149,7 +149,9 @@ impl Symbolizer {
         let in_eval = interpreter.eval.contains(sample.user_ip.0)
             || interpreter.eval_cold.contains(sample.user_ip.0);
         self.native.kernel_frames(&sample.kernel, &mut frames);
-        if !in_eval && !sample.user_ip.is_null() {
+        // Where the loop has no place of its own the symbols tell it from the rest.
+        let is_known_eval = in_eval && interpreter.binary.eval_is_exact;
+        if !is_known_eval && !sample.user_ip.is_null() {
             self.native
                 .leaf_frame(&process, sample.user_ip, &mut frames);
         }

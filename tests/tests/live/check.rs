@@ -74,10 +74,13 @@ const SIGMAS: f64 = 5.0;
 pub(crate) static RECORDED: LazyLock<Vec<Recorded>> = LazyLock::new(|| {
     let only = std::env::var("LIVE_PYTHON").unwrap_or_default();
     let found = interpreters::supported();
-    let next = found.iter().cycle().skip(1);
-    let pairs = found
-        .iter()
-        .zip(next)
+    // One becomes the next one; that must be in its own root.
+    let (prepared, own): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(interpreters::Interpreter::has_own_root);
+    let pairs = [&own, &prepared]
+        .into_iter()
+        .flat_map(|group| group.iter().zip(group.iter().cycle().skip(1)))
         .filter(|(python, _)| python.path.to_string_lossy().contains(&only));
     let recorded: Vec<Recorded> = pairs
         .flat_map(|(python, next)| {

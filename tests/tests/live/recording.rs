@@ -96,7 +96,13 @@ pub(crate) fn record(
     let dir = tempfile::tempdir().unwrap();
     let start = |workload: &Workload| {
         let script = script(*workload, dir.path());
-        Running::start(*workload, &script, interpreter, &next.path, dir.path())
+        Running::start(
+            *workload,
+            &script,
+            interpreter,
+            &next.executable,
+            dir.path(),
+        )
     };
     let mut running: Vec<Running> = workloads.iter().map(start).collect();
     running.iter_mut().for_each(Running::wait_until_ready);

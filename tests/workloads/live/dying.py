@@ -6,9 +6,8 @@ the report has the CPU time and the number of times that its thread was switched
 
 import resource
 import threading
-import time
 
-from harness import run
+from harness import run, thread_time
 
 SOURCE = """
 def outer_{name}(end, clock):
@@ -38,9 +37,9 @@ def switches():
 def live_and_die(kind, idx):
     name = "%s_%d" % (kind, idx)
     outer = make(name, idx % 1000)
-    begun, n_switches = time.thread_time(), switches()
-    outer(begun + 0.005, time.thread_time)
-    seconds, n_switches = time.thread_time() - begun, switches() - n_switches
+    begun, n_switches = thread_time(), switches()
+    outer(begun + 0.005, thread_time)
+    seconds, n_switches = thread_time() - begun, switches() - n_switches
     if not run.is_traced:
         run.report["made"].append([name, idx % 1000, seconds, n_switches])
 

@@ -28,6 +28,16 @@ sys.modules["harness"] = sys.modules[__name__]
 
 N_TRACED_PASSES = 3
 
+# C functions; 3.6 and 3.7 lack those of these names.
+thread_time = functools.partial(time.clock_gettime, time.CLOCK_THREAD_CPUTIME_ID)
+if sys.version_info >= (3, 8):
+    get_native_id = threading.get_native_id
+else:
+    import ctypes
+
+    SYS_GETTID = 186
+    get_native_id = functools.partial(ctypes.CDLL(None).syscall, SYS_GETTID)
+
 
 class Legal:
     """What the interpreter says of its own calls. Also of forked children: the file is open for appending."""
@@ -130,10 +140,10 @@ class Run:
     def measure(self, work):
         """Runs a function and adds its CPU time to the report."""
         share = self.share(work.__code__)
-        begun = time.thread_time()
+        begun = thread_time()
         work()
         if not self.is_traced:
-            share[1] += time.thread_time() - begun
+            share[1] += thread_time() - begun
 
     def share(self, code):
         if code not in self.shares:
@@ -202,14 +212,14 @@ class Member(threading.Thread):
         run.report["threads"].append(self.entry)
 
     def run(self):
-        self.entry[0] = threading.get_native_id()
+        self.entry[0] = get_native_id()
         while True:
             self.begin.acquire()
             self.work()
             run.untrace_thread()
             if run.is_traced:
-                self.traced_seconds = time.thread_time()
-            self.entry[3] = time.thread_time() - self.traced_seconds
+                self.traced_seconds = thread_time()
+            self.entry[3] = thread_time() - self.traced_seconds
             self.ended.release()
 
 

@@ -7,7 +7,6 @@ import configparser
 import contextlib
 import copy
 import csv
-import dataclasses
 import difflib
 import enum
 import fractions
@@ -35,6 +34,11 @@ import unittest
 import urllib.parse
 import xml.etree.ElementTree
 
+try:
+    import dataclasses
+except ImportError:  # 3.6
+    dataclasses = None
+
 SOURCE = inspect.getsource(textwrap.TextWrapper._split) + "\n"
 WORDS = ("the quick brown fox jumps over the lazy dog " * 6).split()
 
@@ -44,12 +48,7 @@ class Color(enum.Enum):
     GREEN = 2
 
 
-@dataclasses.dataclass(order=True)
-class Point:
-    x: int
-    y: int = 0
-    tags: list = dataclasses.field(default_factory=list, compare=False)
-
+class Place:
     def __post_init__(self):
         self.tags.append(self.describe())
 
@@ -57,6 +56,23 @@ class Point:
         return f"{self.x!r}, {self.distance(self):.1f}"
 
     def distance(self, other): return ((self.x - other.x) ** 2 + (self.y - other.y) ** 2) ** 0.5
+
+
+if dataclasses:
+    @dataclasses.dataclass(order=True)
+    class Point(Place):
+        x: int
+        y: int = 0
+        tags: list = dataclasses.field(default_factory=list, compare=False)
+else:
+    @functools.total_ordering
+    class Point(Place):
+        def __init__(self, x, y=0):
+            self.x, self.y, self.tags = x, y, []
+            self.__post_init__()
+
+        def __lt__(self, other):
+            return (self.x, self.y) < (other.x, other.y)
 
 
 class Resource:
@@ -128,8 +144,10 @@ def data_classes():
         Point(*(2, 3)),
     ]
     copy.deepcopy(sorted(points))
-    dataclasses.asdict(max(points, key=operator.attrgetter("y")))
-    dataclasses.replace(points[0], x=5) == points[1]
+    largest = max(points, key=operator.attrgetter("y"))
+    if dataclasses:
+        dataclasses.asdict(largest)
+        dataclasses.replace(points[0], x=5) == points[1]
     Color(2), Color["RED"], list(Color)
 
 

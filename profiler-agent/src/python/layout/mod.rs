@@ -243,6 +243,7 @@ const LAYOUT_3_6: Layout = {
     layout.walk.frame_instr = 120;
     layout.walk.frame_bytes = 128;
     layout.walk.gil_kind = GilKind::Unknown;
+    layout.walk.gil = ABSENT;
     layout
 };
 
