@@ -7,6 +7,8 @@ use std::fs;
 use std::io::Read as _;
 use std::time::{Duration, SystemTime};
 
+use super::cgroup;
+use super::container::Container;
 use crate::ids::{Pid, Tid};
 
 /// Most bytes of a command line that are read.
@@ -25,6 +27,10 @@ pub struct Facts {
     pub started: SystemTime,
     /// The executable as the process sees it; empty when it cannot be read.
     pub executable: String,
+    /// Path of its control group; empty when it cannot be read.
+    pub cgroup: String,
+    /// The container that it is in.
+    pub container: Option<Container>,
 }
 
 impl Facts {
@@ -38,12 +44,15 @@ impl Facts {
                     .to_owned()
             })
             .unwrap_or_default();
+        let groups = cgroup::paths(pid);
         Ok(Self {
             pid,
             comm: comm(pid)?,
             arguments: arguments(pid)?,
             started: wall_time(stat.start_ticks),
             executable,
+            cgroup: cgroup::path(&groups).to_owned(),
+            container: Container::of_process(pid, &groups),
         })
     }
 
@@ -95,7 +104,8 @@ pub fn thread_comm(pid: Pid, tid: Tid) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned())
 }
 
-fn arguments(pid: Pid) -> std::io::Result<Vec<String>> {
+/// The arguments of a process, lossily decoded.
+pub fn arguments(pid: Pid) -> std::io::Result<Vec<String>> {
     let mut bytes = Vec::new();
     fs::File::open(format!("/proc/{pid}/cmdline"))?
         .take(MAX_CMDLINE_BYTES)
@@ -131,7 +141,8 @@ pub fn ignores_hangup() -> bool {
     mask.is_some_and(|mask| mask & 1 != 0)
 }
 
-fn status_field(path: &str, name: &str) -> Option<String> {
+/// The value of a field of a `status` file.
+pub(super) fn status_field(path: &str, name: &str) -> Option<String> {
     let status = fs::read_to_string(path).ok()?;
     let value = status.lines().find_map(|line| line.strip_prefix(name))?;
     Some(value.trim().to_owned())
@@ -214,6 +225,8 @@ mod tests {
                 .collect(),
             started: SystemTime::UNIX_EPOCH,
             executable: String::new(),
+            cgroup: String::new(),
+            container: None,
         };
         facts.program()
     }

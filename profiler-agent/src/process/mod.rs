@@ -1,5 +1,7 @@
-//! Facts about one process: its memory, its mappings, its files, its names.
+//! Facts about one process: its memory, its mappings, its files, its names, its container.
 
+pub mod cgroup;
+pub mod container;
 pub mod facts;
 pub mod file;
 pub mod lifecycle;
@@ -8,4 +10,5 @@ pub mod memory;
 #[cfg(test)]
 pub(crate) mod memory_image;
 pub mod pages;
+pub mod thread_ids;
 mod vdso;
