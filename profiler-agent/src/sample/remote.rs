@@ -2,8 +2,9 @@
 //!
 //! For hosts where BPF is not allowed. Only threads that run are sampled, as with the kernel's timer. The
 //! target is not paused, so a walk can tear: it counts only if it is complete and the thread's frame is the
-//! same before and after. Threads are matched by `native_thread_id` (3.11+); older versions have none, and
-//! there the holder of the GIL alone can be told to run.
+//! same before and after. Threads are matched by `native_thread_id` (3.11+), which is the id that the process's own
+//! pid namespace has for the thread; older versions have none, and there the holder of the GIL alone can be told to
+//! run.
 
 use profiler_common::event::{
     KernelStatus, MAX_PYTHON_FRAMES, PyFrame, PythonStatus, sample_flags,
@@ -18,12 +19,14 @@ use super::decode::RawSample;
 use crate::ids::{Address, Pid, Tid};
 use crate::process::facts::Stat;
 use crate::process::memory::{ProcessMemory, RemoteReader};
+use crate::process::thread_ids::ThreadIds;
 use crate::python::process::PythonProcess;
 
 /// Reads the stacks of processes from outside.
 #[derive(Debug, Default)]
 pub struct RemoteSampler {
     window: Box<Window>,
+    thread_ids: ThreadIds,
     /// Walks that tore, and were dropped.
     pub n_torn: u64,
 }
@@ -44,10 +47,17 @@ impl RemoteSampler {
         let mut samples = Vec::new();
         for listed in listed_threads(memory, layout, process.interpreter.first) {
             let has_tid = layout.tstate_native_thread_id != ABSENT;
-            let tid = Tid(listed.native_thread_id);
-            if has_tid && !is_running(process.pid, tid) {
-                continue;
-            }
+            let tid = if has_tid {
+                let own = self
+                    .thread_ids
+                    .outer(process.pid, Tid(listed.native_thread_id));
+                match own.filter(|tid| is_running(process.pid, *tid)) {
+                    Some(tid) => tid,
+                    None => continue,
+                }
+            } else {
+                Tid(process.pid.0)
+            };
             let Some((thread, frames)) = self.read_stack(memory, process, &listed) else {
                 continue;
             };
@@ -55,7 +65,6 @@ impl RemoteSampler {
             if !has_tid && !holds_gil {
                 continue;
             }
-            let tid = if has_tid { tid } else { Tid(process.pid.0) };
             samples.push(RawSample {
                 time_ns,
                 generation: process.generation,
