@@ -27,6 +27,7 @@ use self::threads::{TrackMessage, read_ring, sample_remotely, track};
 use crate::bpf::load::{Programs, Settings};
 use crate::bpf::source::CpuSource;
 use crate::config::SamplingConfig;
+use crate::kernel::probe::has_seccomp_filter;
 use crate::process::lifecycle::Lifecycle;
 use crate::profile::model::Profile;
 use crate::sample::decode::RawSample;
@@ -67,7 +68,7 @@ enum Event {
     /// How many processes there are in each state.
     Counted(BTreeMap<TrackState, u32>),
     /// A question of the server.
-    Query(Query),
+    Query(Box<Query>),
     /// Stop sampling, deliver what there is.
     Stop,
     /// The ring reader has delivered the last record.
@@ -96,7 +97,7 @@ impl Agent {
             ring_bytes: config.ring_bytes,
             log_level: if config.bpf_debug { 4 } else { 0 },
         };
-        let programs = Programs::load(settings).context("cannot load the BPF programs")?;
+        let programs = Programs::load(settings).with_context(cannot_load)?;
         let (ebpf, ring, processes, layouts, counters) = programs.split();
         let mut source = Box::new(CpuSource::new(ebpf, counters, config.rate_hz));
         source.sync().context("cannot sample")?;
@@ -216,7 +217,7 @@ impl AgentAsker {
     /// Passes a question on. False: the agent has ended, or is overwhelmed.
     #[must_use]
     pub fn ask(&self, query: Query) -> bool {
-        self.events.try_send(Event::Query(query)).is_ok()
+        self.events.try_send(Event::Query(Box::new(query))).is_ok()
     }
 
     /// Its status; `None` when it has ended.
@@ -238,6 +239,16 @@ fn spawn<T: Send + 'static>(
         .name(format!("pyagent-{name}"))
         .spawn(work)
         .context("cannot start a thread")
+}
+
+/// The kernel says the same where the rights are missing and where a filter of system calls forbids it.
+fn cannot_load() -> &'static str {
+    if has_seccomp_filter() {
+        "cannot load the BPF programs (a seccomp filter is in force; in a container add \
+         --security-opt seccomp=unconfined)"
+    } else {
+        "cannot load the BPF programs"
+    }
 }
 
 /// Tells a flag to the other threads.

@@ -38,6 +38,7 @@ use crate::config::{
 };
 use crate::ids::Pid;
 use crate::profile::query::{Criteria, ProcessFilter, parse_pattern};
+use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::track::tracker::Selection;
 
 /// Profiles every CPython process of a host from outside: no code change, no restart, no pause.
@@ -47,7 +48,7 @@ use crate::track::tracker::Selection;
     version,
     args_conflicts_with_subcommands = true,
     mut_args(|arg| arg.hide_env(true)),
-    after_help = "Examples:\n  sudo pyagent --all-python                          profile every Python process, serve on 127.0.0.1:7099\n  sudo pyagent record --pid 1234 --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\nwith `record -- CMD`: CMD's own, 128+n for a signal, 125 pyagent failed, 126 not executable, 127 not found."
+    after_help = "Examples:\n  sudo pyagent --all-python                          profile every Python process, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\nwith `record -- CMD`: CMD's own, 128+n for a signal, 125 pyagent failed, 126 not executable, 127 not found."
 )]
 pub struct Cli {
     /// A subcommand; without one pyagent is the agent.
@@ -81,12 +82,32 @@ pub struct SelectionArgs {
     /// This process (repeatable)
     #[arg(long, value_name = "PID", env = "PYAGENT_PID", value_delimiter = ',')]
     pub pid: Vec<u32>,
-    /// Python processes whose name (/proc/PID/comm) matches (repeatable)
+    /// Python processes whose name matches (repeatable)
+    ///
+    /// The name is that of /proc/PID/comm.
     #[arg(long, value_name = "REGEX", env = "PYAGENT_COMM", value_parser = parse_regex)]
     pub comm: Vec<regex::Regex>,
-    /// Python processes whose arguments, joined by spaces, match (repeatable)
+    /// Python processes whose arguments match (repeatable)
+    ///
+    /// They are joined by single spaces.
     #[arg(long, value_name = "REGEX", env = "PYAGENT_CMDLINE", value_parser = parse_regex)]
     pub cmdline: Vec<regex::Regex>,
+    /// Python processes of a control group (repeatable)
+    ///
+    /// What begins with a slash is a path, such as /system.slice/web.service, and means all below it too; all else is
+    /// a regular expression, searched for in the path.
+    #[arg(long, value_name = "PATH|REGEX", env = "PYAGENT_CGROUP")]
+    pub cgroup: Vec<CgroupSelector>,
+    /// Python processes of a container, by its name or id (repeatable)
+    ///
+    /// The first 12 digits of the id are enough. Names are known of Podman's, CRI-O's and Docker's containers.
+    #[arg(
+        long,
+        value_name = "NAME|ID",
+        env = "PYAGENT_CONTAINER",
+        value_delimiter = ','
+    )]
+    pub container: Vec<ContainerSelector>,
     /// Not this process (repeatable)
     #[arg(
         long,
@@ -101,6 +122,23 @@ pub struct SelectionArgs {
     /// Not those whose arguments match (repeatable)
     #[arg(long, value_name = "REGEX", env = "PYAGENT_EXCLUDE_CMDLINE", value_parser = parse_regex)]
     pub exclude_cmdline: Vec<regex::Regex>,
+    /// Not those of this control group (repeatable)
+    #[arg(
+        long,
+        value_name = "PATH|REGEX",
+        env = "PYAGENT_EXCLUDE_CGROUP",
+        hide_short_help = true
+    )]
+    pub exclude_cgroup: Vec<CgroupSelector>,
+    /// Not those of this container (repeatable)
+    #[arg(
+        long,
+        value_name = "NAME|ID",
+        env = "PYAGENT_EXCLUDE_CONTAINER",
+        value_delimiter = ',',
+        hide_short_help = true
+    )]
+    pub exclude_container: Vec<ContainerSelector>,
     /// Children of the selected processes too
     #[arg(long, env = "PYAGENT_SUBPROCESSES", value_parser = clap::builder::BoolishValueParser::new())]
     pub subprocesses: bool,
@@ -271,23 +309,31 @@ impl SelectionArgs {
     /// Whether anything was chosen.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.all_python && self.pid.is_empty() && self.comm.is_empty() && self.cmdline.is_empty()
+        !self.all_python && self.included().is_empty()
     }
 
     /// As a filter over processes.
     #[must_use]
     pub fn filter(&self) -> ProcessFilter {
         ProcessFilter {
-            include: Criteria {
-                pids: self.pid.clone(),
-                comm: self.comm.clone(),
-                cmdline: self.cmdline.clone(),
-            },
+            include: self.included(),
             exclude: Criteria {
                 pids: self.exclude_pid.clone(),
                 comm: self.exclude_comm.clone(),
                 cmdline: self.exclude_cmdline.clone(),
+                cgroups: self.exclude_cgroup.clone(),
+                containers: self.exclude_container.clone(),
             },
+        }
+    }
+
+    fn included(&self) -> Criteria {
+        Criteria {
+            pids: self.pid.clone(),
+            comm: self.comm.clone(),
+            cmdline: self.cmdline.clone(),
+            cgroups: self.cgroup.clone(),
+            containers: self.container.clone(),
         }
     }
 

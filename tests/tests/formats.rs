@@ -140,6 +140,7 @@ fn build(rows: &[Row]) -> Profile {
                 thread_name: thread_name(row.tid).into(),
                 comm: "python3".into(),
                 python_version: "3.12.1".into(),
+                process: Arc::new([]),
             }),
             values: [1, PERIOD_NS],
         };

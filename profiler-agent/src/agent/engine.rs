@@ -19,17 +19,18 @@ use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{CpuSource, SOURCES};
 use crate::config::SamplingConfig;
 use crate::ids::Generation;
+use crate::process::container::{Container, Runtime};
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::{Aggregator, ResolvedSample};
 use crate::profile::model::Profile;
-use crate::profile::query::{ProcessFacts, ProcessFilter};
+use crate::profile::query::ProcessFilter;
 use crate::python::process::PythonProcess;
 use crate::sample::decode::RawSample;
 use crate::sample::symbolize::Symbolizer;
 use crate::serve::query::{
-    CounterValue, ProcessInfo, ProcessState, PullError, Query, Status, WindowSummary,
+    ContainerInfo, CounterValue, ProcessInfo, ProcessState, PullError, Query, Status, WindowSummary,
 };
-use crate::track::process::{ProcessListing, TrackState};
+use crate::track::process::{ProcessListing, TrackState, filtered};
 use crate::track::tracker::Update;
 
 /// Housekeeping is done this often.
@@ -269,7 +270,7 @@ impl Engine {
             Event::Process(update) => self.on_update(update),
             Event::Scanned(listing) => self.on_scanned(listing),
             Event::Counted(counts) => self.n_by_state = counts,
-            Event::Query(query) => self.on_query(query),
+            Event::Query(query) => self.on_query(*query),
             Event::Stop => {
                 if let Sampler::Kernel(source) = &mut self.parts.sampler {
                     source.detach_all();
@@ -422,17 +423,13 @@ impl Engine {
                 .filter(|process| {
                     // What may not be shown cannot be guessed by asking either.
                     let cmdline = if show_cmdline {
-                        process.arguments.join(" ")
+                        process.facts.arguments.join(" ")
                     } else if process.version.is_empty() {
-                        process.comm.clone()
+                        process.facts.comm.clone()
                     } else {
-                        process.program.clone()
+                        process.facts.program()
                     };
-                    filter.matches(&ProcessFacts {
-                        pid: process.pid.0,
-                        comm: &process.comm,
-                        cmdline: &cmdline,
-                    })
+                    filter.matches(&filtered(&process.facts, &cmdline))
                 })
                 .map(|process| process_info(process, show_cmdline))
                 .collect();
@@ -674,11 +671,7 @@ fn matches(filter: &ProcessFilter, process: &PythonProcess, show_cmdline: bool) 
     } else {
         facts.program()
     };
-    filter.matches(&ProcessFacts {
-        pid: process.pid.0,
-        comm: &facts.comm,
-        cmdline: &cmdline,
-    })
+    filter.matches(&filtered(facts, &cmdline))
 }
 
 fn process_state(state: TrackState) -> ProcessState {
@@ -690,23 +683,20 @@ fn process_state(state: TrackState) -> ProcessState {
 }
 
 fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
-    let program = process
-        .arguments
-        .first()
-        .cloned()
-        .unwrap_or_else(|| process.comm.clone());
+    let facts = process.facts;
+    let program = facts.arguments.first().unwrap_or(&facts.comm).clone();
     // Of other programs nobody knows which argument is a secret.
-    let script = process
-        .program
+    let script = facts
+        .program()
         .strip_prefix(&program)
         .filter(|_| !process.version.is_empty())
         .unwrap_or_default()
         .trim_start()
         .to_owned();
     ProcessInfo {
-        pid: process.pid.0,
-        start_time: process.started,
-        comm: process.comm,
+        pid: facts.pid.0,
+        start_time: facts.started,
+        comm: facts.comm,
         program,
         script,
         interpreter: process.interpreter,
@@ -714,10 +704,21 @@ fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
         state: process_state(process.state),
         reason: process.reason,
         cmdline: if show_cmdline {
-            process.arguments
+            facts.arguments
         } else {
             Vec::new()
         },
+        cgroup: facts.cgroup,
+        container: facts.container.map(container_info),
+    }
+}
+
+fn container_info(container: Container) -> ContainerInfo {
+    ContainerInfo {
+        id: container.id,
+        name: container.name.unwrap_or_default(),
+        runtime: container.runtime.map_or("", Runtime::name),
+        k8s_pod_uid: container.pod_uid.unwrap_or_default(),
     }
 }
 

@@ -87,8 +87,8 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
 
 fn check(args: &AgentArgs) -> Result<()> {
     if args.selection.is_empty() {
-        let message = "which processes? choose --all-python, --pid PID, --comm REGEX or --cmdline REGEX \
-                       (`pyagent --help` has examples)";
+        let message = "which processes? choose --all-python, --pid PID, --container NAME, --comm REGEX, \
+                       --cmdline REGEX or --cgroup PATH (`pyagent --help` has examples)";
         return Err(ExitError::Usage(message.to_owned()).into());
     }
     let missing = Rights::of_this_process().missing();
@@ -98,6 +98,12 @@ fn check(args: &AgentArgs) -> Result<()> {
     named::check_namespace()?;
     for problem in named::check(&args.selection.pid)? {
         tell!("{problem}");
+    }
+    if let Some(problem) = named::missing_containers(&args.selection.container) {
+        tell!(
+            "{}; they are profiled as soon as they start",
+            problem.message
+        );
     }
     Ok(())
 }
@@ -146,8 +152,8 @@ fn print_start(args: &AgentArgs, address: std::net::SocketAddr, listing: &[Proce
     for process in refused.iter().take(MAX_REFUSED_SHOWN) {
         tell!(
             "  not {} ({}): {}",
-            process.pid,
-            escape(&process.comm),
+            process.facts.pid,
+            escape(&process.facts.comm),
             escape(&process.reason)
         );
     }

@@ -110,7 +110,8 @@ fn host_checks() -> Vec<Check> {
     let namespace = match in_initial_pid_namespace() {
         Some(true) => Ok("the initial one".to_owned()),
         Some(false) => Err(
-            "not the initial one: run pyagent on the host, or the container with hostPID"
+            "not the initial one: run pyagent on the host, or its container with --pid=host \
+             (Kubernetes: hostPID)"
                 .to_owned(),
         ),
         None => Err("/proc/self/ns/pid cannot be read".to_owned()),
@@ -156,6 +157,12 @@ fn process(out: &mut String, pid: Pid) -> bool {
         escape(&facts.program())
     );
     show(out, &title, checks);
+    if !facts.cgroup.is_empty() {
+        line!(out, "  control group {}", escape(&facts.cgroup));
+    }
+    if let Some(container) = &facts.container {
+        line!(out, "  container {}", escape(&container.to_string()));
+    }
     out.push('\n');
     match discovery {
         Discovery::Python(interpreter) => {

@@ -1,10 +1,12 @@
-//! Processes that were named by id: whether they can be profiled, and why not, before anything is started.
+//! Processes and containers that were named: whether they can be profiled, and why not, before anything is started.
 
 use super::exit::ExitError;
 use crate::format::escape;
 use crate::ids::Pid;
 use crate::kernel::probe::in_initial_pid_namespace;
+use crate::process::container::{self, Container};
 use crate::process::facts::{self, Stat};
+use crate::profile::selector::ContainerSelector;
 use crate::python::discover::{Discoverer, Discovery};
 
 /// What is wrong with some of them, a line each; an error when it is so with all.
@@ -16,11 +18,64 @@ pub(super) fn check(pids: &[u32]) -> Result<Vec<String>, ExitError> {
     Ok(problems)
 }
 
+/// Containers that were named and of which nothing runs.
+pub(super) struct MissingContainers {
+    /// One line: which, and which there are.
+    pub(super) message: String,
+    /// None of those that were named runs.
+    pub(super) is_all: bool,
+}
+
+/// Those of the containers in which no process runs; `None` when all are there.
+pub(super) fn missing_containers(selectors: &[ContainerSelector]) -> Option<MissingContainers> {
+    if selectors.is_empty() {
+        return None;
+    }
+    let running = container::running();
+    let is_running = |selector: &&ContainerSelector| {
+        running.iter().any(|container| {
+            let name = container.name.as_deref().unwrap_or_default();
+            selector.matches(&container.id, name)
+        })
+    };
+    let missing: Vec<&ContainerSelector> = selectors
+        .iter()
+        .filter(|selector| !is_running(selector))
+        .collect();
+    let names: Vec<String> = missing
+        .iter()
+        .map(|missing| format!("`{missing}`"))
+        .collect();
+    (!missing.is_empty()).then(|| MissingContainers {
+        message: format!(
+            "no running container matches {}; {}",
+            escape(&names.join(", ")),
+            escape(&listed(&running))
+        ),
+        is_all: missing.len() == selectors.len(),
+    })
+}
+
+/// The containers that there are, as many as fit a line.
+fn listed(running: &[Container]) -> String {
+    const MAX_SHOWN: usize = 10;
+    if running.is_empty() {
+        return "none runs here".to_owned();
+    }
+    let shown = running.iter().take(MAX_SHOWN).map(ToString::to_string);
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match running.len().saturating_sub(MAX_SHOWN) {
+        0 => format!("running: {shown}"),
+        n_more => format!("running: {shown}, and {n_more} more"),
+    }
+}
+
 /// The kernel's process ids are those of the initial namespace.
 pub(super) fn check_namespace() -> anyhow::Result<()> {
     if in_initial_pid_namespace() == Some(false) {
         anyhow::bail!(
-            "this is not the initial pid namespace: run pyagent on the host, or its container with hostPID"
+            "this is not the initial pid namespace: run pyagent on the host, or its container with --pid=host \
+             (Kubernetes: hostPID)"
         );
     }
     Ok(())

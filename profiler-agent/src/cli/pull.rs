@@ -9,7 +9,7 @@ use super::PullArgs;
 use super::exit::ExitError;
 use crate::format::file::Target;
 use crate::format::{Format, escape};
-use crate::serve::client::{AgentAddress, PullFailure, pull};
+use crate::serve::client::{AgentAddress, PullFailure, containers, pull};
 
 /// Runs the command; Ctrl-C ends it without a file.
 pub async fn run(args: PullArgs) -> Result<ExitCode> {
@@ -40,7 +40,11 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
     };
     let pulled = match pulled {
         Err(error @ PullFailure::NoMatch { .. }) => {
-            return Err(ExitError::NothingMatched(error.to_string()).into());
+            let hint = match args.selection.container.as_slice() {
+                [] => String::new(),
+                _ => profiled_containers(&address).await,
+            };
+            return Err(ExitError::NothingMatched(format!("{error}{hint}")).into());
         }
         pulled => pulled?,
     };
@@ -57,4 +61,16 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What could have been meant; nothing when the agent does not tell.
+async fn profiled_containers(address: &AgentAddress) -> String {
+    match containers(address).await {
+        Ok(names) if names.is_empty() => "; it profiles no process in a container".to_owned(),
+        Ok(names) => format!(
+            "; the containers that it profiles: {}",
+            escape(&names.join(", "))
+        ),
+        Err(_) => String::new(),
+    }
 }

@@ -110,20 +110,30 @@ fn nothing_sampled(args: &RecordArgs) -> &'static str {
     }
 }
 
-fn check_choice(args: &RecordArgs) -> Result<(), ExitError> {
+fn check_choice(args: &RecordArgs) -> Result<()> {
     if args.command.is_empty() && args.selection.is_empty() {
-        let message = "what is to be recorded? choose --pid PID, --all-python, --comm REGEX, --cmdline REGEX, or -- CMD";
-        return Err(ExitError::Usage(message.to_owned()));
+        let message = "what is to be recorded? choose --pid PID, --container NAME, --all-python, --comm REGEX, --cmdline REGEX, --cgroup PATH, or -- CMD";
+        return Err(ExitError::Usage(message.to_owned()).into());
     }
     if !args.command.is_empty() && !args.selection.is_empty() {
         let message =
             "choose either a command (-- CMD) or running processes (--pid, --all-python, ...)";
-        return Err(ExitError::Usage(message.to_owned()));
+        return Err(ExitError::Usage(message.to_owned()).into());
     }
     for problem in named::check(&args.selection.pid)? {
         tell!("{problem}");
     }
-    Ok(())
+    if !args.selection.container.is_empty() {
+        named::check_namespace()?;
+    }
+    match named::missing_containers(&args.selection.container) {
+        Some(problem) if problem.is_all => Err(ExitError::NothingMatched(problem.message).into()),
+        Some(problem) => {
+            tell!("{}", problem.message);
+            Ok(())
+        }
+        None => Ok(()),
+    }
 }
 
 fn target(args: &RecordArgs, format: &Format, started: SystemTime) -> Target {
@@ -194,10 +204,10 @@ fn check_found(args: &RecordArgs, listing: &[ProcessListing]) -> Result<(), Exit
     if let Some(refused) = listing.first() {
         let message = format!(
             "process {} ({}) cannot be profiled: {}; `pyagent doctor {}` says more",
-            refused.pid,
-            escape(&refused.comm),
+            refused.facts.pid,
+            escape(&refused.facts.comm),
             refused.reason,
-            refused.pid
+            refused.facts.pid
         );
         return Err(ExitError::NothingMatched(message));
     }
@@ -205,7 +215,7 @@ fn check_found(args: &RecordArgs, listing: &[ProcessListing]) -> Result<(), Exit
         [] => Ok(()),
         [pid, ..] => {
             let message = format!(
-                "process {pid} is left out by --comm, --cmdline or an --exclude, or has ended"
+                "process {pid} is left out by --comm, --cmdline, --cgroup, --container or an --exclude, or has ended"
             );
             Err(ExitError::NothingMatched(message))
         }

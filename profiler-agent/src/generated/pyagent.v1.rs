@@ -18,9 +18,22 @@ pub struct ProcessSelector {
     /// or whose name matches one of these,
     #[prost(string, repeated, tag = "5")]
     pub exclude_comm: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// or whose arguments match one of these.
+    /// or whose arguments match one of these,
     #[prost(string, repeated, tag = "6")]
     pub exclude_cmdline: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Control groups: a path from the root, which begins with a slash and means all below it too, or a regular
+    /// expression, searched for in the path.
+    #[prost(string, repeated, tag = "7")]
+    pub cgroup: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Containers: an id, its first 12 digits or more, or a name.
+    #[prost(string, repeated, tag = "8")]
+    pub container: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// or whose control group matches one of these,
+    #[prost(string, repeated, tag = "9")]
+    pub exclude_cgroup: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// or that is in one of these containers.
+    #[prost(string, repeated, tag = "10")]
+    pub exclude_container: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What to list.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -69,6 +82,28 @@ pub struct Process {
     /// All arguments; only when the agent runs with --show-cmdline, since they may hold secrets.
     #[prost(string, repeated, tag = "10")]
     pub cmdline: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Path of its control group, as the agent sees it.
+    #[prost(string, tag = "11")]
+    pub cgroup: ::prost::alloc::string::String,
+    /// The container that it is in; absent when it is in none.
+    #[prost(message, optional, tag = "12")]
+    pub container: ::core::option::Option<Container>,
+}
+/// A container, as far as it is known from outside.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Container {
+    /// Its id: 64 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The name that its runtime gave it; empty when it is not known.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Who runs it: `docker`, `podman`, `cri-o`, `containerd`; empty when it is not known.
+    #[prost(string, tag = "3")]
+    pub runtime: ::prost::alloc::string::String,
+    /// UID of its Kubernetes pod; empty when it is in none.
+    #[prost(string, tag = "4")]
+    pub k8s_pod_uid: ::prost::alloc::string::String,
 }
 /// What to profile.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -81,6 +81,18 @@ impl Rights {
     }
 }
 
+/// Whether a filter of system calls is in force, as container runtimes have one by default.
+#[must_use]
+pub fn has_seccomp_filter() -> bool {
+    /// `SECCOMP_MODE_FILTER` of linux/seccomp.h.
+    const FILTER: &str = "2";
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mode = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp:"));
+    mode.is_some_and(|mode| mode.trim() == FILTER)
+}
+
 /// Whether this process sees the process ids that the kernel programs see. `None`: /proc does not tell.
 #[must_use]
 pub fn in_initial_pid_namespace() -> Option<bool> {

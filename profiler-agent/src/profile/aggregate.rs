@@ -102,6 +102,8 @@ pub struct ThreadLabels {
     pub comm: Box<str>,
     /// `python_version`, such as `3.12.1`.
     pub python_version: Box<str>,
+    /// What else is known of the process: names of labels, and texts that are not empty.
+    pub process: Arc<[(&'static str, Box<str>)]>,
 }
 
 /// A sample ready to be aggregated.
@@ -330,7 +332,7 @@ impl Aggregator {
         } = self;
         shared_labels.get_or_insert_with(labels, |labels| {
             let mut string = |text: &str| StringId(strings.intern_str(text));
-            let set = [
+            let mut set = vec![
                 (string(label::PID), LabelValue::Num(i64::from(labels.pid))),
                 (string(label::TID), LabelValue::Num(i64::from(labels.tid))),
                 (
@@ -343,6 +345,8 @@ impl Aggregator {
                     LabelValue::Str(string(&labels.python_version)),
                 ),
             ];
+            let process = labels.process.iter();
+            set.extend(process.map(|(name, text)| (string(name), LabelValue::Str(string(text)))));
             LabelSetId(label_sets.intern_slice(&set).0)
         })
     }
@@ -374,6 +378,7 @@ mod tests {
             thread_name: "MainThread".into(),
             comm: "python3".into(),
             python_version: "3.12.1".into(),
+            process: Arc::new([]),
         })
     }
 

@@ -5,3 +5,4 @@ pub mod aggregate;
 mod intern;
 pub mod model;
 pub mod query;
+pub mod selector;

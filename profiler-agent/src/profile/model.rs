@@ -124,6 +124,16 @@ pub mod label {
     pub const COMM: &str = "comm";
     /// Version of the interpreter, such as `3.12.1`.
     pub const PYTHON_VERSION: &str = "python_version";
+    /// Path of the process's control group (`process.linux.cgroup` of OpenTelemetry); absent for the root.
+    pub const CGROUP: &str = "process_linux_cgroup";
+    /// Id of the container: 64 hexadecimal digits (`container.id`).
+    pub const CONTAINER_ID: &str = "container_id";
+    /// The name that the container's runtime gave it (`container.name`).
+    pub const CONTAINER_NAME: &str = "container_name";
+    /// Who runs the container: `podman`, `docker`, `containerd`, `cri-o` (`container.runtime.name`).
+    pub const CONTAINER_RUNTIME: &str = "container_runtime_name";
+    /// UID of the container's Kubernetes pod (`k8s.pod.uid`).
+    pub const K8S_POD_UID: &str = "k8s_pod_uid";
 }
 
 /// One aggregated sample.
@@ -234,6 +244,16 @@ impl Profile {
             filename: self.str(function.filename),
             line: location.line,
             address: location.address,
+        })
+    }
+
+    /// The text of a label in a set; `None` when the set has no such label, or a number.
+    #[must_use]
+    pub fn label(&self, labels: LabelSetId, name: &str) -> Option<&str> {
+        let set = self.label_sets.get(labels.0 as usize)?;
+        set.iter().find_map(|(key, value)| match value {
+            LabelValue::Str(text) if self.str(*key) == name => Some(self.str(*text)),
+            LabelValue::Str(_) | LabelValue::Num(_) => None,
         })
     }
 

@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use regex::{Regex, RegexBuilder};
 
 use super::model::{FunctionId, Profile};
+use super::selector::{CgroupSelector, ContainerSelector};
 
 /// Longest regular expression that is accepted, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 4096;
@@ -36,6 +37,10 @@ pub struct Criteria {
     pub comm: Vec<Regex>,
     /// Searched for in the arguments, joined by single spaces.
     pub cmdline: Vec<Regex>,
+    /// Control groups.
+    pub cgroups: Vec<CgroupSelector>,
+    /// Containers.
+    pub containers: Vec<ContainerSelector>,
 }
 
 /// What a filter looks at.
@@ -47,13 +52,19 @@ pub struct ProcessFacts<'a> {
     pub comm: &'a str,
     /// The arguments, joined by single spaces.
     pub cmdline: &'a str,
+    /// Path of its control group.
+    pub cgroup: &'a str,
+    /// Id of its container; empty when it is in none.
+    pub container_id: &'a str,
+    /// Name of its container; empty when it is not known.
+    pub container_name: &'a str,
 }
 
 /// A pattern that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// Longer than [`MAX_PATTERN_BYTES`].
-    #[error("the regular expression is longer than {MAX_PATTERN_BYTES} bytes")]
+    #[error("the regular expression, path or name is longer than {MAX_PATTERN_BYTES} bytes")]
     TooLong,
     /// Not a regular expression, or one that needs too much memory.
     #[error("`{pattern}` is not a usable regular expression: {reason}")]
@@ -63,6 +74,9 @@ pub enum PatternError {
         /// What is wrong with it, in one line.
         reason: String,
     },
+    /// An empty text in place of a container.
+    #[error("the container's id or name is empty")]
+    NoContainer,
 }
 
 /// Compiles a pattern of a filter, with bounds on its length and on the memory that it takes.
@@ -123,20 +137,37 @@ impl Criteria {
     /// Whether nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pids.is_empty() && self.comm.is_empty() && self.cmdline.is_empty()
+        let Self {
+            pids,
+            comm,
+            cmdline,
+            cgroups,
+            containers,
+        } = self;
+        pids.is_empty()
+            && comm.is_empty()
+            && cmdline.is_empty()
+            && cgroups.is_empty()
+            && containers.is_empty()
     }
 
     /// For each kind: whether one of its values matches; `None` when it has no values.
-    fn answers(&self, process: &ProcessFacts<'_>) -> [Option<bool>; 3] {
-        let search = |patterns: &[Regex], text: &str| {
-            (!patterns.is_empty()).then(|| patterns.iter().any(|pattern| pattern.is_match(text)))
-        };
+    fn answers(&self, process: &ProcessFacts<'_>) -> [Option<bool>; 5] {
         [
-            (!self.pids.is_empty()).then(|| self.pids.contains(&process.pid)),
-            search(&self.comm, process.comm),
-            search(&self.cmdline, process.cmdline),
+            any(&self.pids, |pid| *pid == process.pid),
+            any(&self.comm, |pattern| pattern.is_match(process.comm)),
+            any(&self.cmdline, |pattern| pattern.is_match(process.cmdline)),
+            any(&self.cgroups, |cgroup| cgroup.matches(process.cgroup)),
+            any(&self.containers, |container| {
+                container.matches(process.container_id, process.container_name)
+            }),
         ]
     }
+}
+
+/// Whether one of the values matches; `None` when there are none.
+fn any<T>(values: &[T], matches: impl Fn(&T) -> bool) -> Option<bool> {
+    (!values.is_empty()).then(|| values.iter().any(matches))
 }
 
 /// How much of a profile is a function's.
@@ -219,11 +250,17 @@ mod tests {
         pid: 10,
         comm: "gunicorn",
         cmdline: "gunicorn app:web --workers 4",
+        cgroup: "/system.slice/docker-8a1b.scope",
+        container_id: "8a1b2c3d4e5f6071",
+        container_name: "web",
     };
     const WORKER: ProcessFacts<'_> = ProcessFacts {
         pid: 11,
         comm: "python3",
         cmdline: "python3 -m celery worker",
+        cgroup: "/system.slice/celery.service",
+        container_id: "",
+        container_name: "",
     };
 
     fn patterns(texts: &[&str]) -> Vec<Regex> {
@@ -278,6 +315,33 @@ mod tests {
     }
 
     #[test]
+    fn control_groups_and_containers_are_kinds_like_the_others() {
+        let container = Criteria {
+            containers: vec!["other".parse().unwrap(), "web".parse().unwrap()],
+            ..Criteria::default()
+        };
+        assert_eq!(
+            matches(container.clone(), Criteria::default()),
+            [true, false]
+        );
+        assert_eq!(
+            matches(Criteria::default(), container.clone()),
+            [false, true]
+        );
+        let both = Criteria {
+            cgroups: vec!["celery".parse().unwrap()],
+            ..container
+        };
+        assert_eq!(matches(both, Criteria::default()), [false, false]);
+        let group = Criteria {
+            cgroups: vec!["/system.slice".parse().unwrap()],
+            ..Criteria::default()
+        };
+        assert!(!group.is_empty());
+        assert_eq!(matches(group, Criteria::default()), [true, true]);
+    }
+
+    #[test]
     fn an_exclusion_wins_and_each_kind_excludes_alone() {
         let excluded = Criteria {
             pids: vec![10],
@@ -320,6 +384,7 @@ mod tests {
             thread_name: "".into(),
             comm: "".into(),
             python_version: "".into(),
+            process: Arc::new([]),
         });
         let mut aggregator = Aggregator::new(SystemTime::UNIX_EPOCH, ValueType::CPU_SAMPLES, 1);
         let stacks: [(&[&Arc<ResolvedFunction>], i64); 3] = [

@@ -16,9 +16,12 @@ use super::decode::{RawSample, comm_text};
 use super::native::NativeSymbolizer;
 use crate::ids::{Address, Generation, Tid};
 use crate::native::eval_loop::{EvalLoop, MAX_EVAL_LOOP_BYTES, RepairRule, TEXT_BYTES};
+use crate::process::container::Runtime;
+use crate::process::facts::Facts;
 use crate::process::file::FileKey;
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::profile::aggregate::{ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels};
+use crate::profile::model::label;
 use crate::python::code::{self, Code, CodeError};
 use crate::python::process::PythonProcess;
 use crate::python::thread_name::{ThreadNameLayout, thread_names};
@@ -55,6 +58,8 @@ struct Program {
     process: Arc<PythonProcess>,
     memory: ProcessMemory,
     codes: CodeCache,
+    /// Labels that all of its threads share.
+    labels: Arc<[(&'static str, Box<str>)]>,
     threads: HashMap<(Tid, u64), Arc<ThreadLabels>, RandomState>,
     /// Names by ident (pthread_t), as `threading` has them.
     names: HashMap<u64, Box<str>>,
@@ -211,6 +216,7 @@ impl Program {
     fn new(process: Arc<PythonProcess>, codes: CodeCache) -> Self {
         Self {
             memory: ProcessMemory::new(process.pid),
+            labels: process_labels(&process.facts),
             process,
             codes,
             threads: HashMap::default(),
@@ -266,6 +272,7 @@ impl Program {
                 .version
                 .to_string()
                 .into_boxed_str(),
+            process: self.labels.clone(),
         });
         // A name that was not there yet is looked for again.
         if has_final_name {
@@ -302,6 +309,30 @@ impl Program {
             self.names = names;
         }
     }
+}
+
+/// Labels of a process beside its name and version, those that there are.
+fn process_labels(facts: &Facts) -> Arc<[(&'static str, Box<str>)]> {
+    let mut labels = vec![(label::CGROUP, facts.cgroup.trim_end_matches('/'))];
+    if let Some(container) = &facts.container {
+        labels.extend([
+            (label::CONTAINER_ID, container.id.as_str()),
+            (
+                label::CONTAINER_NAME,
+                container.name.as_deref().unwrap_or_default(),
+            ),
+            (
+                label::CONTAINER_RUNTIME,
+                container.runtime.map_or("", Runtime::name),
+            ),
+            (
+                label::K8S_POD_UID,
+                container.pod_uid.as_deref().unwrap_or_default(),
+            ),
+        ]);
+    }
+    let labels = labels.into_iter().filter(|(_, text)| !text.is_empty());
+    labels.map(|(name, text)| (name, text.into())).collect()
 }
 
 /// The leaf's true instruction when the sampled PC lies between the interpreter's dispatch jump and its store

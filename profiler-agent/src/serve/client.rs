@@ -1,5 +1,6 @@
 //! The client of the service: `pyagent pull`.
 
+use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::io;
 use std::str::FromStr;
@@ -12,7 +13,7 @@ use crate::format::{Format, escape};
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
 use crate::generated::pyagent::v1::pull_profile_response::Part;
-use crate::profile::query::{Criteria, ProcessFilter};
+use crate::profile::query::ProcessFilter;
 
 use super::DEFAULT_ADDRESS;
 
@@ -120,6 +121,42 @@ pub async fn pull(
     duration: Duration,
     format: &Format,
 ) -> Result<PulledProfile, PullFailure> {
+    let client = connect(address).await?;
+    let request = proto::PullProfileRequest {
+        selector: Some(selector(filter)),
+        duration: duration.try_into().ok(),
+        format: format.name.to_owned(),
+    };
+    let received = receive(client, request);
+    match tokio::time::timeout(duration.saturating_add(PULL_GRACE), received).await {
+        Ok(received) => received.map_err(|status| refused(address, &status)),
+        Err(_) => Err(refused(
+            address,
+            &tonic::Status::deadline_exceeded("it does not answer"),
+        )),
+    }
+}
+
+/// The containers of the processes that an agent profiles, as people know them; each once.
+pub async fn containers(address: &AgentAddress) -> Result<Vec<String>, PullFailure> {
+    let mut client = connect(address).await?;
+    let listed = client.list_processes(proto::ListProcessesRequest::default());
+    let listed = listed.await.map_err(|status| refused(address, &status))?;
+    let processes = listed.into_inner().processes.into_iter();
+    let profiled = processes.filter(|process| process.state() == proto::ProcessState::Profiled);
+    let containers: BTreeSet<String> = profiled
+        .filter_map(|process| process.container)
+        .map(|container| match container.name.as_str() {
+            "" => container.id,
+            name => name.to_owned(),
+        })
+        .collect();
+    Ok(containers.into_iter().collect())
+}
+
+async fn connect(
+    address: &AgentAddress,
+) -> Result<ProfileServiceClient<tonic::transport::Channel>, PullFailure> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"));
     let endpoint = endpoint.map_err(|_| PullFailure::BadAddress {
         address: address.to_string(),
@@ -129,19 +166,7 @@ pub async fn pull(
         .connect()
         .await
         .map_err(|error| no_connection(address, &error))?;
-    let request = proto::PullProfileRequest {
-        selector: Some(selector(filter)),
-        duration: duration.try_into().ok(),
-        format: format.name.to_owned(),
-    };
-    let received = receive(ProfileServiceClient::new(channel), request);
-    match tokio::time::timeout(duration.saturating_add(PULL_GRACE), received).await {
-        Ok(received) => received.map_err(|status| refused(address, &status)),
-        Err(_) => Err(refused(
-            address,
-            &tonic::Status::deadline_exceeded("it does not answer"),
-        )),
-    }
+    Ok(ProfileServiceClient::new(channel))
 }
 
 async fn receive(
@@ -179,20 +204,23 @@ async fn receive(
 }
 
 fn selector(filter: &ProcessFilter) -> proto::ProcessSelector {
-    let texts = |patterns: &[regex::Regex]| patterns.iter().map(ToString::to_string).collect();
-    let Criteria {
-        pids,
-        comm,
-        cmdline,
-    } = &filter.include;
+    let ProcessFilter { include, exclude } = filter;
     proto::ProcessSelector {
-        pids: pids.clone(),
-        comm: texts(comm),
-        cmdline: texts(cmdline),
-        exclude_pids: filter.exclude.pids.clone(),
-        exclude_comm: texts(&filter.exclude.comm),
-        exclude_cmdline: texts(&filter.exclude.cmdline),
+        pids: include.pids.clone(),
+        comm: texts(&include.comm),
+        cmdline: texts(&include.cmdline),
+        cgroup: texts(&include.cgroups),
+        container: texts(&include.containers),
+        exclude_pids: exclude.pids.clone(),
+        exclude_comm: texts(&exclude.comm),
+        exclude_cmdline: texts(&exclude.cmdline),
+        exclude_cgroup: texts(&exclude.cgroups),
+        exclude_container: texts(&exclude.containers),
     }
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
 }
 
 /// Nobody there is the usual case and has an answer; else the system's words.

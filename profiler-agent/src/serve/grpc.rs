@@ -7,7 +7,7 @@ use tokio_stream::{Stream, iter};
 use tonic::{Request, Response, Status};
 
 use super::pull::{BadRequest, Pulled, Puller, Selector, SelectorSide, check_duration};
-use super::query::{Asker, ProcessInfo, ProcessState, PullError, PullRequest};
+use super::query::{Asker, ContainerInfo, ProcessInfo, ProcessState, PullError, PullRequest};
 use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_server::ProfileService;
@@ -97,11 +97,15 @@ fn selector(selector: Option<proto::ProcessSelector>) -> Selector {
             pids: selector.pids,
             comm: selector.comm,
             cmdline: selector.cmdline,
+            cgroup: selector.cgroup,
+            container: selector.container,
         },
         exclude: SelectorSide {
             pids: selector.exclude_pids,
             comm: selector.exclude_comm,
             cmdline: selector.exclude_cmdline,
+            cgroup: selector.exclude_cgroup,
+            container: selector.exclude_container,
         },
     }
 }
@@ -142,6 +146,17 @@ fn process(process: ProcessInfo) -> proto::Process {
         state: state(process.state).into(),
         reason: process.reason,
         cmdline: process.cmdline,
+        cgroup: process.cgroup,
+        container: process.container.map(container),
+    }
+}
+
+fn container(container: ContainerInfo) -> proto::Container {
+    proto::Container {
+        id: container.id,
+        name: container.name,
+        runtime: container.runtime.to_owned(),
+        k8s_pod_uid: container.k8s_pod_uid,
     }
 }
 

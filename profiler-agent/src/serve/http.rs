@@ -56,8 +56,8 @@ async fn index() -> Response {
             env!("CARGO_PKG_VERSION"),
             ": profiles of the CPython processes of this host\n\n",
             "/debug/pprof/profile?seconds=N&pid=P   a profile of N seconds (1 to 3600, 30 when absent), for\n",
-            "                                       go tool pprof; also comm=RE, cmdline=RE, format=NAME;\n",
-            "                                       repeat pid, comm or cmdline for one or the other\n",
+            "                                       go tool pprof; also comm=RE, cmdline=RE, container=NAME,\n",
+            "                                       cgroup=PATH, format=NAME; repeat one for one or the other\n",
             "/metrics                               the agent's own counters, for Prometheus\n",
             "/healthz                               200 while the agent answers\n\n",
             "The same port speaks gRPC: pyagent.v1.ProfileService, with reflection and health.",
@@ -108,7 +108,7 @@ enum BadQuery {
     Seconds(String),
     #[error("pid={0} is not a process id")]
     Pid(String),
-    #[error("`{0}` is not known; there are seconds, pid, comm, cmdline, format")]
+    #[error("`{0}` is not known; there are seconds, pid, comm, cmdline, cgroup, container, format")]
     Unknown(String),
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
@@ -136,6 +136,8 @@ fn parse(pairs: Vec<(String, String)>) -> Result<(PullRequest, &'static Format),
             }
             "comm" => selector.include.comm.push(value),
             "cmdline" => selector.include.cmdline.push(value),
+            "cgroup" => selector.include.cgroup.push(value),
+            "container" => selector.include.container.push(value),
             "format" => format = Format::from_name(&value).map_err(BadRequest::from)?,
             _ => return Err(BadQuery::Unknown(escape(&name).into_owned())),
         }

@@ -1,6 +1,7 @@
 //! A pull as both protocols serve it: bounds of what may be asked, and the profile in its format.
 
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,8 +19,8 @@ pub const MAX_CONCURRENT_PULLS: usize = 16;
 /// Durations that may be asked for.
 pub const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
 
-/// Most process ids in one selector.
-const MAX_PIDS: usize = 10_000;
+/// Most ids of processes and containers in one selector.
+const MAX_IDS: usize = 10_000;
 
 /// Most regular expressions in one selector: each may take a megabyte.
 const MAX_PATTERNS: usize = 32;
@@ -34,7 +35,7 @@ pub(super) enum BadRequest {
     #[error(transparent)]
     Pattern(#[from] PatternError),
     #[error(
-        "the selector has more than {MAX_PIDS} process ids or {MAX_PATTERNS} regular expressions"
+        "the selector has more than {MAX_IDS} processes and containers or {MAX_PATTERNS} regular expressions"
     )]
     SelectorTooLong,
 }
@@ -52,16 +53,20 @@ pub(super) struct SelectorSide {
     pub(super) pids: Vec<u32>,
     pub(super) comm: Vec<String>,
     pub(super) cmdline: Vec<String>,
+    pub(super) cgroup: Vec<String>,
+    pub(super) container: Vec<String>,
 }
 
 impl Selector {
     /// The filter that it describes.
     pub(super) fn parse(self) -> Result<ProcessFilter, BadRequest> {
         let sides = [&self.include, &self.exclude];
-        let n_pids: usize = sides.iter().map(|side| side.pids.len()).sum();
-        let patterns = |side: &&SelectorSide| side.comm.len() + side.cmdline.len();
+        let ids = |side: &&SelectorSide| side.pids.len() + side.container.len();
+        let n_ids: usize = sides.iter().map(ids).sum();
+        let patterns =
+            |side: &&SelectorSide| side.comm.len() + side.cmdline.len() + side.cgroup.len();
         let n_patterns: usize = sides.iter().map(patterns).sum();
-        if n_pids > MAX_PIDS || n_patterns > MAX_PATTERNS {
+        if n_ids > MAX_IDS || n_patterns > MAX_PATTERNS {
             return Err(BadRequest::SelectorTooLong);
         }
         Ok(ProcessFilter {
@@ -77,12 +82,18 @@ impl SelectorSide {
             pids: self.pids,
             comm: compile(&self.comm)?,
             cmdline: compile(&self.cmdline)?,
+            cgroups: parse(&self.cgroup)?,
+            containers: parse(&self.container)?,
         })
     }
 }
 
 fn compile(patterns: &[String]) -> Result<Vec<Regex>, PatternError> {
     patterns.iter().map(|text| parse_pattern(text)).collect()
+}
+
+fn parse<T: FromStr>(texts: &[String]) -> Result<Vec<T>, T::Err> {
+    texts.iter().map(|text| text.parse()).collect()
 }
 
 /// Checks a duration.

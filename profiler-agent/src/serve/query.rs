@@ -80,6 +80,23 @@ pub struct ProcessInfo {
     pub reason: String,
     /// All arguments; empty unless the agent may show them (`--show-cmdline`).
     pub cmdline: Vec<String>,
+    /// Path of its control group; empty when it is not known.
+    pub cgroup: String,
+    /// The container that it is in.
+    pub container: Option<ContainerInfo>,
+}
+
+/// A container, as far as it is known from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerInfo {
+    /// Its id.
+    pub id: String,
+    /// The name that its runtime gave it; empty when it is not known.
+    pub name: String,
+    /// Who runs it: `docker`, `podman`, `cri-o`, `containerd`; empty when it is not known.
+    pub runtime: &'static str,
+    /// UID of its Kubernetes pod; empty when it is in none.
+    pub k8s_pod_uid: String,
 }
 
 /// Whether a process is profiled.

@@ -19,7 +19,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
 use super::client::{AgentAddress, PullFailure, pull};
-use super::query::{CounterValue, ProcessInfo, ProcessState, PullError, Status};
+use super::query::{ContainerInfo, CounterValue, ProcessInfo, ProcessState, PullError, Status};
 use super::*;
 use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
@@ -32,6 +32,9 @@ use crate::profile::query::{ProcessFacts, ProcessFilter};
 
 /// The one process that the agent of these tests profiles.
 const PID: u32 = 42;
+
+/// The container that it is in.
+const CONTAINER_ID: &str = "8a1b2c3d4e5f60718293a4b5c6d7e8f9008a1b2c3d4e5f60718293a4b5c6d7e8";
 
 /// Another one that it sees.
 const OTHER_PID: u32 = 43;
@@ -102,6 +105,15 @@ fn is_meant(filter: &ProcessFilter, process: &ProcessInfo) -> bool {
         pid: process.pid,
         comm: &process.comm,
         cmdline: "python3 /srv/app.py --token secret",
+        cgroup: &process.cgroup,
+        container_id: process
+            .container
+            .as_ref()
+            .map_or("", |container| &container.id),
+        container_name: process
+            .container
+            .as_ref()
+            .map_or("", |container| &container.name),
     })
 }
 
@@ -117,6 +129,13 @@ fn processes() -> Vec<ProcessInfo> {
         state,
         reason: reason.to_owned(),
         cmdline: Vec::new(),
+        cgroup: format!("/system.slice/docker-{CONTAINER_ID}.scope"),
+        container: Some(ContainerInfo {
+            id: CONTAINER_ID.to_owned(),
+            name: "web".to_owned(),
+            runtime: "docker",
+            k8s_pod_uid: String::new(),
+        }),
     };
     vec![
         process(PID, ProcessState::Profiled, ""),
@@ -154,6 +173,7 @@ fn profile(duration: Duration) -> Profile {
         thread_name: "MainThread".into(),
         comm: "python3".into(),
         python_version: "3.12.1".into(),
+        process: Arc::new([]),
     });
     for number in 0..N_FUNCTIONS {
         let name = format!(

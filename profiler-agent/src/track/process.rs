@@ -1,8 +1,7 @@
 //! A process as listings show it.
 
-use std::time::SystemTime;
-
-use crate::ids::Pid;
+use crate::process::facts::Facts;
+use crate::profile::query::ProcessFacts;
 
 /// What a process is with regard to profiling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,15 +30,7 @@ impl TrackState {
 #[derive(Debug, Clone)]
 pub struct ProcessListing {
     /// The process.
-    pub pid: Pid,
-    /// Names.
-    pub comm: String,
-    /// Program with its script or module.
-    pub program: String,
-    /// All arguments.
-    pub arguments: Vec<String>,
-    /// Wall time of its start.
-    pub started: SystemTime,
+    pub facts: Facts,
     /// Path of the binary that holds the interpreter; empty when unknown.
     pub interpreter: String,
     /// Version of the interpreter; empty when unknown.
@@ -48,4 +39,19 @@ pub struct ProcessListing {
     pub state: TrackState,
     /// Why it is not profiled; empty when it is.
     pub reason: String,
+}
+
+/// What a filter looks at; `cmdline` is as much of the arguments as whoever asks may see.
+#[must_use]
+pub fn filtered<'a>(facts: &'a Facts, cmdline: &'a str) -> ProcessFacts<'a> {
+    let container = facts.container.as_ref();
+    let name = container.and_then(|container| container.name.as_deref());
+    ProcessFacts {
+        pid: facts.pid.0,
+        comm: &facts.comm,
+        cmdline,
+        cgroup: &facts.cgroup,
+        container_id: container.map_or("", |container| &container.id),
+        container_name: name.unwrap_or_default(),
+    }
 }

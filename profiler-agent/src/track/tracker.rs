@@ -11,12 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 use profiler_common::layout::PyLayout;
 use profiler_common::process::{NO_LAYOUT, ProcessEntry, ProcessState, ThreadSlot};
 
-use super::process::{ProcessListing, TrackState};
+use super::process::{self, ProcessListing, TrackState};
 use crate::ids::{Generation, Pid};
 use crate::process::facts::{self, Facts, Stat};
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::process::memory::ProcessMemory;
-use crate::profile::query::{ProcessFacts, ProcessFilter};
+use crate::profile::query::ProcessFilter;
 use crate::python::discover::{Discoverer, Discovery, Interpreter};
 use crate::python::layout::Version;
 use crate::python::process::PythonProcess;
@@ -443,11 +443,9 @@ impl<K: KernelTable> Tracker<K> {
             return true;
         }
         let cmdline = facts.arguments.join(" ");
-        self.selection.filter.matches(&ProcessFacts {
-            pid: facts.pid.0,
-            comm: &facts.comm,
-            cmdline: &cmdline,
-        })
+        self.selection
+            .filter
+            .matches(&process::filtered(facts, &cmdline))
     }
 
     /// An interpreter was found: tell the kernel, then the agent.
@@ -628,11 +626,7 @@ fn listing(status: &Status) -> ProcessListing {
         }
     };
     ProcessListing {
-        pid: facts.pid,
-        comm: facts.comm.clone(),
-        program: facts.program(),
-        arguments: facts.arguments.clone(),
-        started: facts.started,
+        facts: facts.clone(),
         interpreter,
         version,
         state,

@@ -189,6 +189,7 @@ mod tests {
                     thread_name: "".into(),
                     comm: "python3".into(),
                     python_version: "3.12.1".into(),
+                    process: Arc::new([]),
                 }),
                 values: [*count, *count],
             });

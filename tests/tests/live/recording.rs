@@ -137,7 +137,7 @@ pub(crate) fn record(
             process.state,
             TrackState::Profiled,
             "{version:?}: {}: {}",
-            process.program,
+            process.facts.program(),
             process.reason
         );
     }
