@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod compiler;
+pub mod containers;
 pub mod cpu_ticks;
 pub mod image;
 pub mod interpreters;

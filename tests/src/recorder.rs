@@ -40,20 +40,35 @@ pub fn of_pids(pids: &[Pid], rate_hz: u32) -> SamplingConfig {
 #[must_use]
 pub fn of_cmdline(marker: &str, rate_hz: u32) -> SamplingConfig {
     let cmdline = vec![parse_pattern(marker).expect("a marker is a pattern")];
-    let filter = ProcessFilter {
-        include: Criteria {
-            cmdline,
-            ..Criteria::default()
-        },
-        ..ProcessFilter::default()
+    let criteria = Criteria {
+        cmdline,
+        ..Criteria::default()
     };
-    config(
-        Selection {
-            filter,
-            only_pids: None,
+    config(every_process(criteria), rate_hz)
+}
+
+/// Samples every Python process, now and later, of these containers.
+///
+/// # Panics
+/// When a name is empty.
+#[must_use]
+pub fn of_containers(names: &[&str], rate_hz: u32) -> SamplingConfig {
+    let names = names.iter().map(|name| name.parse().expect("a name"));
+    let criteria = Criteria {
+        containers: names.collect(),
+        ..Criteria::default()
+    };
+    config(every_process(criteria), rate_hz)
+}
+
+fn every_process(include: Criteria) -> Selection {
+    Selection {
+        filter: ProcessFilter {
+            include,
+            ..ProcessFilter::default()
         },
-        rate_hz,
-    )
+        only_pids: None,
+    }
 }
 
 fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {

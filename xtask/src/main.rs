@@ -13,6 +13,7 @@ mod command;
 mod dist;
 mod interpreters;
 mod linker;
+mod package;
 mod run;
 mod setup;
 mod test;

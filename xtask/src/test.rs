@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    build, command, interpreters, setup,
+    build, command, interpreters, package, setup,
     timing::{self, Row},
     toolchain, vm, workspace,
 };
@@ -20,7 +20,7 @@ use crate::{
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only these; `offline`, `live` and `kernel` when nothing is named.
+    /// Only these; all but `vm` when nothing is named.
     #[arg(value_enum)]
     only: Vec<Suite>,
     /// For `vm`: only these kernels.
@@ -40,12 +40,22 @@ enum Suite {
     Live,
     /// Over this machine's kernel.
     Kernel,
+    /// Over containers of Podman's, which is installed when it is missing.
+    Containers,
     /// Over other kernels, in QEMU.
     Vm,
 }
 
 /// Other kernels take long in QEMU: they are run by name.
-const DEFAULT_SUITES: [Suite; 3] = [Suite::Offline, Suite::Live, Suite::Kernel];
+const DEFAULT_SUITES: [Suite; 4] = [
+    Suite::Offline,
+    Suite::Live,
+    Suite::Kernel,
+    Suite::Containers,
+];
+
+/// What runs containers: Podman, over the runtime that needs the fewest rights.
+const CONTAINER_PROGRAMS: [&str; 2] = ["podman", "runc"];
 
 /// One run of `cargo test`.
 struct Stage {
@@ -54,11 +64,13 @@ struct Stage {
     targets: Vec<String>,
     /// Whether its tests load BPF programs: then they need root, and run one at a time.
     needs_root: bool,
+    /// Programs that its tests start, by the Debian packages of the same names.
+    needs_programs: &'static [&'static str],
 }
 
 impl Suite {
-    /// The suite of a test binary: `live*` and `kernel*` by name, all others are offline, so that none is
-    /// forgotten.
+    /// The suite of a test binary: `live*`, `kernel*` and `containers*` by name, all others are offline, so that none
+    /// is forgotten.
     fn of_binary(name: &str) -> Self {
         let is_suite = |suite: &str| {
             name == suite
@@ -70,6 +82,8 @@ impl Suite {
             Self::Live
         } else if is_suite("kernel") {
             Self::Kernel
+        } else if is_suite("containers") {
+            Self::Containers
         } else {
             Self::Offline
         }
@@ -79,12 +93,17 @@ impl Suite {
     fn stages(self, binaries: &[String]) -> Vec<Stage> {
         let needs_root = match self {
             Self::Offline | Self::Vm => false,
-            Self::Live | Self::Kernel => true,
+            Self::Live | Self::Kernel | Self::Containers => true,
+        };
+        let needs_programs: &[&str] = match self {
+            Self::Containers => &CONTAINER_PROGRAMS,
+            Self::Offline | Self::Live | Self::Kernel | Self::Vm => &[],
         };
         let unit = Stage {
             name: "unit".into(),
             targets: vec!["--lib".into(), "--bins".into()],
             needs_root,
+            needs_programs,
         };
         let integration = binaries
             .iter()
@@ -93,6 +112,7 @@ impl Suite {
                 name: binary.clone(),
                 targets: vec!["--test".into(), binary.clone()],
                 needs_root,
+                needs_programs,
             });
         let unit = (self == Self::Offline).then_some(unit);
         unit.into_iter().chain(integration).collect()
@@ -219,8 +239,11 @@ fn run_stage(stage: &Stage, launchers: &Path, name: Option<&str>) -> Result<(Cou
     if stage.needs_root {
         test.arg("--test-threads=1");
         if let Err(error) = give_root(&mut test) {
-            return Ok(without_root(&format!("{error:#}")));
+            return Ok(left_out(&format!("{error:#}")));
         }
+    }
+    if let Err(error) = package::install(stage.needs_programs, stage.needs_programs) {
+        return Ok(left_out(&format!("{error:#}")));
     }
     test.args(name);
     let (mut counts, is_success) = tally(&mut test, &mut std::io::stdout())?;
@@ -241,8 +264,8 @@ fn give_root(test: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A stage that cannot run: a failure in CI, which promises root; else said, and left out.
-fn without_root(reason: &str) -> (Counts, String) {
+/// A stage that cannot run: a failure in CI, which promises root and Debian's packages; else said, and left out.
+fn left_out(reason: &str) -> (Counts, String) {
     let in_ci = env::var("CI").is_ok_and(|ci| ci == "true");
     let counts = Counts {
         n_passed: 0,
@@ -311,7 +334,9 @@ mod tests {
         assert_eq!(Suite::of_binary("live"), Suite::Live);
         assert_eq!(Suite::of_binary("kernel_maps"), Suite::Kernel);
         assert_eq!(Suite::of_binary("lively"), Suite::Offline);
-        let names: Vec<String> = ["kernel", "lines", "live"].map(String::from).into();
+        let names: Vec<String> = ["kernel", "lines", "live", "containers"]
+            .map(String::from)
+            .into();
         let stages: Vec<_> = DEFAULT_SUITES
             .iter()
             .flat_map(|suite| suite.stages(&names))
@@ -326,7 +351,8 @@ mod tests {
                 ("unit", false),
                 ("lines", false),
                 ("live", true),
-                ("kernel", true)
+                ("kernel", true),
+                ("containers", true)
             ]
         );
     }

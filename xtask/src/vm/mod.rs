@@ -6,15 +6,10 @@ mod images;
 
 use std::{fs, path::Path, process::Stdio, time::Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 
-use crate::{
-    command, dist,
-    test::Counts,
-    timing::{self, Row},
-    toolchain, workspace,
-};
+use crate::{command, dist, package, test::Counts, timing::Row, workspace};
 
 /// Seconds that a guest gets from power-on to power-off; without KVM one takes 15 to 40.
 const LIMIT_S: &str = "300";
@@ -71,7 +66,7 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
     };
     let start = Instant::now();
     let binary = dist::dist()?;
-    timing::timed(QEMU, install_qemu)?;
+    package::install(&[QEMU], &[QEMU_PACKAGE])?;
     let (base, images) = images::get(kernels)?;
     let scratch = tempfile::tempdir()?;
     let initramfs = guest::initramfs(&base, &binary, scratch.path())?;
@@ -109,27 +104,6 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
         });
     }
     Ok((counts, rows))
-}
-
-fn install_qemu() -> Result<()> {
-    if command::exists(QEMU) {
-        return Ok(());
-    }
-    let how = || format!("run as root: apt-get install --no-install-recommends {QEMU_PACKAGE}");
-    ensure!(
-        command::exists("apt-get"),
-        "{QEMU} is not on the PATH, and there is no apt-get to install it"
-    );
-    let mut install = toolchain::as_root("apt-get").with_context(how)?;
-    install.args([
-        "-q",
-        "install",
-        "-y",
-        "--no-install-recommends",
-        QEMU_PACKAGE,
-    ]);
-    command::run(toolchain::as_root("apt-get")?.args(["-q", "update"])).with_context(how)?;
-    command::run(install.env("DEBIAN_FRONTEND", "noninteractive")).with_context(how)
 }
 
 /// Runs a guest to its end; returns what it wrote to its serial console.
