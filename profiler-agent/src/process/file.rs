@@ -1,7 +1,8 @@
 //! Files that a target names, opened safely: under its own root, no magic links, regular files only.
 //!
 //! The files that are mapped are opened through `/proc/PID/map_files` first, which gives the very inode that
-//! is mapped, deleted or not; then by path under the process's root, and the inode is compared.
+//! is mapped, deleted or not; then by path under the process's root, then through `/proc/PID/exe`, and the inode is
+//! compared.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -54,21 +55,34 @@ pub fn open_mapped(pid: Pid, mapping: &Mapping) -> Result<(File, FileKey), FileE
         "/proc/{pid}/map_files/{:x}-{:x}",
         mapping.start.0, mapping.end.0
     );
-    // The kernel's own link to the mapped inode; it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
-    if let Ok(file) = openat(
-        CWD,
-        link.as_str(),
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) && let Ok(opened) = reopen_regular(&File::from(file), &mapping.path)
+    // The kernel's own link to the mapped inode; it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE, and for processes
+    // of other users CAP_DAC_READ_SEARCH.
+    if let Ok(opened) = open_link(&link, &mapping.path) {
+        return Ok(opened);
+    }
+    let is_mapped = |(_, key): &(File, FileKey)| key.file.inode == mapping.file.inode;
+    let problem = match open_in_root(pid, &mapping.path) {
+        Ok(opened) if is_mapped(&opened) => return Ok(opened),
+        Ok(_) => FileError::Replaced(mapping.path.display().to_string()),
+        Err(error) => error,
+    };
+    // Its executable has a link of its own, which needs no more than the right to look at the process.
+    if let Ok(opened) = open_link(&format!("/proc/{pid}/exe"), &mapping.path)
+        && is_mapped(&opened)
     {
         return Ok(opened);
     }
-    let (file, key) = open_in_root(pid, &mapping.path)?;
-    if key.file.inode != mapping.file.inode {
-        return Err(FileError::Replaced(mapping.path.display().to_string()));
-    }
-    Ok((file, key))
+    Err(problem)
+}
+
+/// Opens what a link of the kernel's in /proc leads to, whatever its path holds now.
+fn open_link(link: &str, shown: &Path) -> Result<(File, FileKey), FileError> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let handle = openat(CWD, link, flags, Mode::empty()).map_err(|source| FileError::Open {
+        path: shown.display().to_string(),
+        source: source.into(),
+    })?;
+    reopen_regular(&File::from(handle), shown)
 }
 
 /// Opens a path as the process itself sees it.

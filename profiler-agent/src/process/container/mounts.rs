@@ -40,8 +40,9 @@ const MARKERS: &[Marker] = &[
 
 /// The container that a process is in; `None` when it shares the mounts of the host's first process.
 pub(super) fn container(pid: Pid) -> Option<Container> {
-    let namespace = |pid: Pid| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-    if namespace(pid)? == namespace(Pid(1))? {
+    let namespace = |pid: Pid| fs::read_link(format!("/proc/{pid}/ns/mnt"));
+    // Where the first process hides its own, the mounts decide alone.
+    if namespace(Pid(1)).is_ok_and(|first| namespace(pid).is_ok_and(|own| own == first)) {
         return None;
     }
     let file = File::open(format!("/proc/{pid}/mountinfo")).ok()?;
