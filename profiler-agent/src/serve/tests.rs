@@ -18,7 +18,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
-use super::client::{AgentAddress, PullFailure, pull};
+use super::client::{AgentAddress, PullFailure, containers, pull};
 use super::query::{ContainerInfo, CounterValue, ProcessInfo, ProcessState, PullError, Status};
 use super::*;
 use crate::format::Format;
@@ -129,6 +129,10 @@ fn processes() -> Vec<ProcessInfo> {
         state,
         reason: reason.to_owned(),
         cmdline: Vec::new(),
+        cgroup: "/user.slice".to_owned(),
+        container: None,
+    };
+    let contained = ProcessInfo {
         cgroup: format!("/system.slice/docker-{CONTAINER_ID}.scope"),
         container: Some(ContainerInfo {
             id: CONTAINER_ID.to_owned(),
@@ -136,9 +140,10 @@ fn processes() -> Vec<ProcessInfo> {
             runtime: "docker",
             k8s_pod_uid: String::new(),
         }),
+        ..process(PID, ProcessState::Profiled, "")
     };
     vec![
-        process(PID, ProcessState::Profiled, ""),
+        contained,
         process(OTHER_PID, ProcessState::NotProfiled, "too old"),
     ]
 }
@@ -283,6 +288,91 @@ async fn processes_are_listed_and_selected() {
     let error = client.list_processes(request).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("unclosed group"), "{error}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn containers_and_control_groups_are_told_and_select() {
+    let running = start().await;
+    let mut client = running.client().await;
+    let web = || vec!["web".to_owned()];
+    let selectors = [
+        (
+            PID,
+            proto::ProcessSelector {
+                container: web(),
+                ..Default::default()
+            },
+        ),
+        (
+            OTHER_PID,
+            proto::ProcessSelector {
+                exclude_container: web(),
+                ..Default::default()
+            },
+        ),
+        (
+            PID,
+            proto::ProcessSelector {
+                cgroup: vec!["docker-".to_owned()],
+                ..Default::default()
+            },
+        ),
+        (
+            OTHER_PID,
+            proto::ProcessSelector {
+                cgroup: vec!["/user.slice/".to_owned()],
+                ..Default::default()
+            },
+        ),
+        (
+            OTHER_PID,
+            proto::ProcessSelector {
+                exclude_cgroup: vec!["/system.slice".to_owned()],
+                ..Default::default()
+            },
+        ),
+    ];
+    for (pid, selector) in selectors {
+        let shown = format!("{selector:?}");
+        let request = proto::ListProcessesRequest {
+            selector: Some(selector),
+        };
+        let listed = client.list_processes(request).await.unwrap().into_inner();
+        let [process] = listed.processes.as_slice() else {
+            panic!("{shown}: {listed:?}");
+        };
+        assert_eq!(process.pid, pid, "{shown}");
+        let name = process.container.as_ref().map(|container| &*container.name);
+        assert_eq!(name, (pid == PID).then_some("web"));
+    }
+    let selector = proto::ProcessSelector {
+        container: vec![String::new()],
+        ..Default::default()
+    };
+    let request = proto::ListProcessesRequest {
+        selector: Some(selector),
+    };
+    let error = client.list_processes(request).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_pull_of_a_container_is_of_that_one() {
+    let running = start().await;
+    let format = Format::from_name("folded").unwrap();
+    for (name, is_there) in [("web", true), (CONTAINER_ID, true), ("other", false)] {
+        let mut filter = ProcessFilter::default();
+        filter.include.containers.push(name.parse().unwrap());
+        let pulled = pull(&running.agent(), &filter, Duration::from_secs(1), format).await;
+        assert_eq!(pulled.is_ok(), is_there, "{name}");
+        let (status, _, _) = running
+            .get(&format!("/debug/pprof/profile?seconds=1&container={name}"))
+            .await;
+        assert_eq!(status, if is_there { 200 } else { 404 }, "{name}");
+    }
+    assert_eq!(containers(&running.agent()).await.unwrap(), ["web"]);
     running.stop().await;
 }
 
