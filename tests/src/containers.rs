@@ -56,10 +56,12 @@ impl Engine {
     }
 
     fn start() -> Option<Self> {
-        let interpreters: Vec<Interpreter> = interpreters::supported()
-            .into_iter()
-            .filter(Interpreter::has_own_root)
-            .collect();
+        let mut interpreters = interpreters::supported();
+        interpreters.retain(Interpreter::has_own_root);
+        // One root makes the image: that of the newest.
+        if let Some(newest) = interpreters.last().map(prepared_folder) {
+            interpreters.retain(|python| prepared_folder(python) == newest);
+        }
         let has_podman = Command::new("podman").arg("--version").output().is_ok();
         if !has_podman || interpreters.is_empty() {
             assert!(
@@ -90,15 +92,11 @@ impl Engine {
 
     /// Makes the image: the root of the interpreters, and the script.
     fn import(&self) {
-        let launcher = &self.interpreters[0].path;
-        let prepared = launcher
-            .parent()
-            .and_then(Path::parent)
-            .expect("PREPARED/bin/python3.N");
+        let root = prepared_root(&self.interpreters[0]);
         let script = workload(SCRIPT);
         let mut tar = Command::new("tar")
             .args(["--create", "--directory"])
-            .arg(prepared.join("root"))
+            .arg(root)
             .args([".", "--directory"])
             .arg(script.parent().expect("a folder"))
             .arg(SCRIPT)
@@ -188,6 +186,18 @@ impl Engine {
         succeeded(&output);
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
+}
+
+/// The folders, on this host, that are the root of an interpreter's own.
+#[must_use]
+pub fn prepared_root(python: &Interpreter) -> PathBuf {
+    prepared_folder(python).join("root")
+}
+
+/// The launcher is `bin/python3.N` in it.
+fn prepared_folder(python: &Interpreter) -> PathBuf {
+    let folder = python.path.parent().and_then(Path::parent);
+    folder.unwrap_or(Path::new("/")).to_owned()
 }
 
 fn podman(folder: &Path) -> Command {

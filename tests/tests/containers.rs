@@ -11,7 +11,7 @@ use profiler_agent::ids::{Pid, Tid};
 use profiler_agent::process::facts;
 use profiler_agent::profile::model::{FrameKind, LabelSetId, Profile, Sample, label};
 use pyagent_tests::compiler::workload;
-use pyagent_tests::containers::{Container, Engine, OWN_USER_NAMESPACE, SCRIPT};
+use pyagent_tests::containers::{Container, Engine, OWN_USER_NAMESPACE, SCRIPT, prepared_root};
 use pyagent_tests::interpreters::{self, Interpreter};
 use pyagent_tests::pyagent::binary;
 use pyagent_tests::recorder::{Recorder, counter, of_containers, of_pids};
@@ -273,9 +273,8 @@ fn the_same_path_in_a_container_is_another_interpreter() {
     let on_host = host_interpreter();
     let in_container = engine.interpreters.last().unwrap();
     assert_ne!(on_host.minor(), in_container.minor());
-    let prepared = in_container.path.parent().and_then(Path::parent).unwrap();
     let executable = in_container.executable.strip_prefix("/").unwrap();
-    let other = prepared.join("root").join(executable);
+    let other = prepared_root(in_container).join(executable);
     let volume = format!("{}:{}:ro", other.display(), on_host.path.display());
     let container = engine.start_script("same-path", &["--volume", &volume], &on_host.path);
     let (host, host_tids) = on_the_host(&on_host);
@@ -374,14 +373,15 @@ fn a_container_that_is_not_there_is_an_error_that_lists_those_that_are() {
 }
 
 /// The rights that the README names, and the runtime's filter of system calls off.
-const IN_A_CONTAINER: [&str; 8] = [
+const IN_A_CONTAINER: [&str; 9] = [
     "--pid=host",
     "--cap-drop=all",
     "--cap-add=BPF",
     "--cap-add=PERFMON",
     "--cap-add=SYS_PTRACE",
-    "--cap-add=SYSLOG",
+    "--cap-add=DAC_READ_SEARCH",
     "--cap-add=CHECKPOINT_RESTORE",
+    "--cap-add=SYSLOG",
     "--security-opt=seccomp=unconfined",
 ];
 
@@ -392,7 +392,7 @@ fn recorded_in_a_container(engine: &Engine, options: &[&str], selection: &[&str]
     let mut arguments = vec![
         "record",
         "--duration",
-        "1s",
+        "3s",
         "--rate",
         "999",
         "-o",
