@@ -392,7 +392,7 @@ fn recorded_in_a_container(engine: &Engine, options: &[&str], selection: &[&str]
     let mut arguments = vec![
         "record",
         "--duration",
-        "3s",
+        "4s",
         "--rate",
         "999",
         "-o",
