@@ -4,13 +4,13 @@
 //! tracker follows processes (it blocks on /proc and target files), the engine symbolizes and aggregates.
 
 mod engine;
+mod health;
 mod kernel_table;
 mod rate;
 mod threads;
 mod throttle;
 mod waiting;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -32,8 +32,8 @@ use crate::process::lifecycle::Lifecycle;
 use crate::profile::model::Profile;
 use crate::sample::decode::RawSample;
 use crate::serve::query::Query;
-use crate::track::process::{ProcessListing, TrackState};
-use crate::track::tracker::{KernelTable, Update};
+use crate::track::process::ProcessListing;
+use crate::track::tracker::{KernelTable, ProcessCounts, Update};
 
 /// Nanoseconds since the start of the system, as the kernel programs stamp samples.
 fn boot_ns() -> u64 {
@@ -65,8 +65,8 @@ enum Event {
     Process(Update),
     /// The tracker has looked at every process once.
     Scanned(Vec<ProcessListing>),
-    /// How many processes there are in each state.
-    Counted(BTreeMap<TrackState, u32>),
+    /// How many processes there are.
+    Counted(ProcessCounts),
     /// A question of the server.
     Query(Box<Query>),
     /// Stop sampling, deliver what there is.

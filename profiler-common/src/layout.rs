@@ -72,8 +72,9 @@ pub enum GilKind {
     RuntimeCurrent = 1,
     /// `*(interp + gil)` is the GIL: `last_holder` at +8, `locked` at +16 (3.12+).
     Interpreter = 2,
-    /// Free-threaded: there is none.
-    None = 3,
+    /// The same in a free-threaded build, where it can be switched on: `enabled` at 0, `last_holder` at +16, `locked`
+    /// at +24.
+    Switchable = 3,
 }
 
 /// Offsets of one interpreter build.
@@ -88,7 +89,7 @@ pub struct PyLayout {
     pub interp_next: u16,
     /// `PyInterpreterState.threads.head`.
     pub interp_threads_head: u16,
-    /// [`GilKind::RuntimeCurrent`]: in `_PyRuntime`; [`GilKind::Interpreter`]: in the interpreter.
+    /// [`GilKind::RuntimeCurrent`]: in `_PyRuntime`; else in the interpreter.
     pub gil: u16,
     /// Bytes of a thread state that the walk needs: up to and with its last field, a multiple of 8. No more
     /// are read: what lies behind may not be mapped.
@@ -119,8 +120,6 @@ pub struct PyLayout {
     pub frame_owner: u16,
     /// `is_entry` (3.11).
     pub frame_is_entry: u16,
-    /// `tlbc_index` (free-threaded 3.14+).
-    pub frame_tlbc_index: u16,
     /// `co_version`, or `co_filename` for the pointer identities.
     pub code_identity: u16,
     /// A [`FrameRoot`].

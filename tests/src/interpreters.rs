@@ -125,7 +125,7 @@ pub fn found() -> Vec<Interpreter> {
 pub fn supported() -> Vec<Interpreter> {
     let has_layout = |python: &Interpreter| {
         let (major, minor) = python.minor();
-        row(Version::of_minor(major, minor)).is_some() && !python.free_threaded
+        row(Version::of_minor(major, minor)).is_some()
     };
     found().into_iter().filter(has_layout).collect()
 }

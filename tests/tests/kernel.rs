@@ -614,6 +614,7 @@ fn profile_beside(python: &Interpreter, program: &Path, scenario: &str) -> Besid
     let mut hostile = Target::start(Command::new(program).arg(scenario));
     assert_eq!(hostile.line(), "ready", "{scenario}");
     let recorder = Recorder::start(&of_pids(&[honest.pid(), hostile.pid()], 499));
+    hostile.tell("go on");
     let (begun, used, agent_before) = (Instant::now(), cpu_nanos(honest.pid()), agent_cpu_time());
     let before = resident_bytes(own_pid());
     let mut most = before;

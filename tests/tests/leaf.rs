@@ -68,10 +68,11 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(minor: (u8, u8)) -> Option<Self> {
+    fn of(minor: (u8, u8), free_threaded: bool) -> Option<Self> {
         let (tstate_frame, cframe_current_frame, frame_code, code_first_instr) = match minor {
             (3, 11) => (56, Some(8), 32, 184),
             (3, 12) => (56, Some(0), 0, 192),
+            (3, 13) if free_threaded => (72, None, 0, 216),
             (3, 13) => (72, None, 0, 200),
             (3, 14 | 15) => (72, None, 0, 208),
             _ => return None,
@@ -602,7 +603,7 @@ fn failures_of(interpreter: &Interpreter) -> Vec<String> {
     let mut failures = Vec::new();
     let (major, minor, micro) = interpreter.version;
     for workload in ["arithmetic", "statements", "calls"] {
-        let Some(layout) = Layout::of((major, minor)).filter(|_| !interpreter.free_threaded) else {
+        let Some(layout) = Layout::of((major, minor), interpreter.free_threaded) else {
             break;
         };
         let name = format!("{major}.{minor}.{micro} {workload}");

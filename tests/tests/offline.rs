@@ -653,7 +653,6 @@ fn any_layout() -> impl Strategy<Value = PyLayout> {
                 frame_instr: frame[2] * 8,
                 frame_owner: byte,
                 frame_is_entry: byte,
-                frame_tlbc_index: ABSENT,
                 code_identity: anywhere[5] & 0x7fff,
                 frame_root,
                 entry_mark,

@@ -11,6 +11,7 @@ use profiler_agent::ids::{Address, Pid};
 use profiler_agent::native::elf::{ElfReader, load_bias};
 use profiler_agent::process::memory::{ProcessMemory, ReadMemory as _};
 use profiler_agent::process::{file, maps};
+use profiler_agent::python::layout::Version;
 use profiler_agent::python::string::{ELLIPSIS, MAX_STR_CHARS};
 use profiler_agent::python::thread_name::{ThreadNameLayout, thread_names};
 use pyagent_tests::interpreters::{self, Interpreter};
@@ -101,16 +102,12 @@ sys.stdin.read()
 struct Target {
     child: Child,
     interpreter: Address,
-    layout: &'static ThreadNameLayout,
+    layout: ThreadNameLayout,
 }
 
 impl Target {
     /// Starts a script and waits for the line that says that it is ready, which it returns too.
-    fn start(
-        python: &Interpreter,
-        layout: &'static ThreadNameLayout,
-        script: &str,
-    ) -> (Self, String) {
+    fn start(python: &Interpreter, layout: ThreadNameLayout, script: &str) -> (Self, String) {
         let mut child = Command::new(&python.path)
             .args(["-I", "-S", "-c", script])
             .stdin(Stdio::piped())
@@ -137,7 +134,7 @@ impl Target {
     }
 
     fn names(&self) -> HashMap<u64, Box<str>> {
-        thread_names(&self.memory(), self.layout, self.interpreter).expect("the names are there")
+        thread_names(&self.memory(), &self.layout, self.interpreter).expect("the names are there")
     }
 }
 
@@ -180,7 +177,7 @@ fn no_name_is_torn_while_threads_come_and_go() {
             .collect();
         let mut n_complete = 0;
         for _ in 0..2000 {
-            let Ok(names) = thread_names(&target.memory(), target.layout, target.interpreter)
+            let Ok(names) = thread_names(&target.memory(), &target.layout, target.interpreter)
             else {
                 continue;
             };
@@ -334,7 +331,7 @@ fn offsets_are_those_of_the_headers() {
         let offsets: HashMap<&str, u64> = printed
             .map(|(name, at)| (name, at.parse().unwrap()))
             .collect();
-        assert_layout(layout, &offsets);
+        assert_layout(&layout, &offsets);
     }
 }
 
@@ -386,16 +383,26 @@ fn headers_of(python: &Path) -> Option<PathBuf> {
 }
 
 /// The interpreters of the host that have a layout.
-fn interpreters() -> impl Iterator<Item = (Interpreter, &'static ThreadNameLayout)> {
+fn interpreters() -> impl Iterator<Item = (Interpreter, ThreadNameLayout)> {
     interpreters::found().into_iter().filter_map(|interpreter| {
         let (major, minor) = interpreter.minor();
+        let modules = interpreter.free_threaded.then(|| modules_of(&interpreter));
+        let version = Version::of_minor(major, minor);
         let layout =
-            ThreadNameLayout::for_version(major, minor).filter(|_| !interpreter.free_threaded);
+            ThreadNameLayout::of_interpreter(version, interpreter.free_threaded, modules.flatten());
         if layout.is_none() {
             eprintln!("skipped {}: no layout", interpreter.path.display());
         }
         Some((interpreter, layout?))
     })
+}
+
+/// Where the debug offsets of an interpreter say that its modules are.
+fn modules_of(python: &Interpreter) -> Option<u16> {
+    let script = "import sys; print('ready', flush=True); sys.stdin.read()";
+    let mut target = pyagent_tests::target::Target::python(python, script, &[]);
+    assert_eq!(target.line(), "ready", "{}", python.path.display());
+    target.interpreter().layout.interp_modules
 }
 
 /// The newest interpreter of a process's runtime: the main one where there are no others.

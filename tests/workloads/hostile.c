@@ -1,7 +1,7 @@
 /* A program that is no Python but looks like one: a section .PyRuntime with the debug offsets of 3.13 (or, with
- * -DFAKE_3_8, the version string of 3.8), and behind it structures that lie. `hostile SCENARIO` forges them,
- * prints "ready" and burns CPU time. `sane` forges nothing worse than ten plain frames: it shows that the
- * forgery is believed. */
+ * -DFAKE_3_8, the version string of 3.8), and behind it structures that lie. `hostile SCENARIO` forges ten plain
+ * frames, which are believed, and prints "ready"; when it is told to go on, by a line, it forges what it was asked for
+ * and burns CPU time. `sane` forges nothing more. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
@@ -40,7 +40,7 @@ enum { STR_DATA = 40, IS_DEBUG_OFFSETS = 1 };
 enum { STR_ASCII = 1 << 2 | 1 << 5 | 1 << 6, TABLE_BYTES = 1 << 20, N_DEEP = 1000, N_FLOOD = 100000 };
 
 static char *arena, *arena_end;
-static char *code_type, *file_name, *line_table;
+static char *code_type, *str_type, *bytes_type, *file_name, *line_table;
 static char *interp, *tstate;
 
 static char *allocate(size_t n_bytes)
@@ -63,9 +63,17 @@ static void pointer(char *object, int offset, const void *value) { word(object, 
 static char *str(const char *text, uint64_t length, uint32_t state)
 {
     char *object = allocate(STR_DATA + 8192);
+    pointer(object, 8, str_type);
     word(object, 16, length);
     memcpy(object + 32, &state, 4);
     strcpy(object + STR_DATA, text);
+    return object;
+}
+
+static char *type(const char *name)
+{
+    char *object = allocate(64);
+    pointer(object, 24, name);
     return object;
 }
 
@@ -74,6 +82,7 @@ static char *plain(const char *text) { return str(text, strlen(text), STR_ASCII)
 static char *bytes(uint64_t size, size_t n_bytes)
 {
     char *object = allocate(32 + n_bytes);
+    pointer(object, 8, bytes_type);
     word(object, 16, size);
     memset(object + 32, 0x81, n_bytes);
     return object;
@@ -82,7 +91,7 @@ static char *bytes(uint64_t size, size_t n_bytes)
 static char *code_object(const void *name, const void *table)
 {
     static uint32_t version = 1;
-    char *code = allocate(256);
+    char *code = allocate(640);
     word(code, 0, 1); /* references */
     pointer(code, 8, code_type);
     word(code, 16, 1000);
@@ -228,7 +237,7 @@ static void offsets(void)
     at.gil -= 16;
     at.ts_next = 488, at.ts_interp = 480, at.ts_frame = 472, at.ts_id = 464, at.ts_chunk = 496;
     at.previous = 104, at.code = 96, at.instr = 112, at.owner = 127;
-    at.filename = 504, at.name = 503, at.qualname = 511, at.table = 509, at.line = 508, at.first = 510;
+    at.filename = 479, at.name = 487, at.qualname = 495, at.table = 503, at.line = 475, at.first = 511;
     static const int words[] = {5, 8, 9, 14, 21, 22, 23, 24, 26, 29, 30, 31, 33, 35, 36, 37, 38, 39, 43};
     const int values[] = {at.head, at.next, at.threads, at.gil, at.ts_next, at.ts_interp, at.ts_frame, at.ts_id,
                           at.ts_chunk, at.previous, at.code, at.instr, at.owner, at.filename, at.name, at.qualname,
@@ -252,8 +261,6 @@ static void *flood(void *unused)
     for (int i = 0; i < N_DEEP; i++)
         leaf = frames[i] = frame(leaf, codes[i], 0);
     set_leaf(leaf);
-    puts("ready");
-    fflush(stdout);
     for (uint32_t next = 0;; next += N_DEEP) {
         for (volatile int wait = 0; wait < 3000000; wait++) /* Several samples long. */
             ;
@@ -296,14 +303,17 @@ int main(int argc, char **argv)
     char *start = arena;
     if (!strcmp(scenario, "offsets"))
         offsets();
-    code_type = allocate(64), file_name = plain("forged.py"), line_table = bytes(64, 64);
-    pointer(code_type, 24, "code");
+    code_type = type("code"), str_type = type("str"), bytes_type = type("bytes");
+    file_name = plain("forged.py"), line_table = bytes(64, 64);
     interp = allocate(at.threads + 128 > at.next + 128 ? at.threads + 128 : at.next + 128);
     tstate = thread_state(NULL, (uint64_t)pthread_self());
     pointer(interp, at.threads, tstate);
     pointer((char *)_PyRuntime, at.head, interp);
     set_leaf(frames(10, code_object(plain("forged"), line_table)));
-
+    puts("ready");
+    fflush(stdout);
+    while (getchar() != '\n')
+        ;
     if (!strcmp(scenario, "frame-self"))
         ring(1);
     else if (!strcmp(scenario, "frame-ring"))
@@ -338,10 +348,6 @@ int main(int argc, char **argv)
     }
     if (!strcmp(scenario, "flood"))
         thread(flood, NULL);
-    else {
-        puts("ready");
-        fflush(stdout);
-    }
     for (volatile uint64_t i = 0;; i++)
         ;
 }

@@ -29,6 +29,9 @@ static void thread_states(void)
     FIELD("runtime_interpreters_head", _PyRuntimeState, interpreters.head);
     FIELD("gil_last_holder", struct _gil_runtime_state, last_holder);
     FIELD("gil_locked", struct _gil_runtime_state, locked);
+#ifdef Py_GIL_DISABLED
+    FIELD("gil_enabled", struct _gil_runtime_state, enabled);
+#endif
 #else
     /* There is no runtime: the variable interp_head itself stands for it. */
     SHOW("runtime_interpreters_head", 0);

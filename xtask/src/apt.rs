@@ -23,21 +23,33 @@ pub(crate) struct Apt {
 }
 
 impl Apt {
-    /// Sets it up in `dir`, which must exist, and gets the lists.
+    /// Sets it up in `dir`, which must exist, and gets the lists of the suite's packages.
     pub(crate) fn new(dir: &Path, suite: &str) -> Result<Self> {
+        Self::of_kind("deb", dir, suite)
+    }
+
+    /// The same for the packages' sources.
+    pub(crate) fn sources(dir: &Path, suite: &str) -> Result<Self> {
+        Self::of_kind("deb-src", dir, suite)
+    }
+
+    fn of_kind(kind: &str, dir: &Path, suite: &str) -> Result<Self> {
         for name in ["lists/partial", "cache/archives/partial", "packages"] {
             fs::create_dir_all(dir.join(name))?;
         }
         let source = dir.join("sources.list");
         fs::write(
             &source,
-            format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?),
+            format!("{kind} [signed-by={KEYRING}] {} {suite} main\n", mirror()?),
         )?;
+        // What is installed on this machine is of no interest.
+        fs::write(dir.join("status"), "")?;
         let at = |key: &str, name: &str| format!("{key}={}", dir.join(name).display());
         let options = [
             at("Dir::Etc::sourcelist", "sources.list"),
             "Dir::Etc::sourceparts=-".into(),
             at("Dir::State::lists", "lists"),
+            at("Dir::State::status", "status"),
             at("Dir::Cache", "cache"),
             // The sandbox's user may not write below a private folder.
             "APT::Sandbox::User=root".into(),
@@ -71,6 +83,13 @@ impl Apt {
             fs::remove_file(path)?;
         }
         Ok(())
+    }
+
+    /// Fetches the source of a package, as its archives are, into `into`.
+    pub(crate) fn fetch_source(&self, package: &str, into: &Path) -> Result<()> {
+        let mut fetch = self.command("apt-get");
+        fetch.args(["-q", "source", "--download-only", package]);
+        command::output(fetch.current_dir(into)).map(|_| ())
     }
 
     fn command(&self, program: &str) -> Command {

@@ -1,9 +1,10 @@
 //! `cargo xtask test`: runs the test binaries stage by stage, and adds up what they say.
 
 use std::{
-    env, fs,
+    env,
+    ffi::{OsStr, OsString},
+    fs,
     io::{BufRead as _, BufReader, Write},
-    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::Instant,
 };
@@ -165,17 +166,17 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         .iter()
         .flat_map(|suite| suite.stages(&binaries))
         .collect();
-    let mut launchers = PathBuf::new();
+    let mut interpreters = OsString::new();
     if !stages.is_empty() {
         let start = Instant::now();
-        launchers = interpreters::get()?;
+        interpreters = interpreters::get()?;
         rows.push(Row {
             name: "interpreters".into(),
             duration: start.elapsed(),
             outcome: "ok".into(),
         });
         let start = Instant::now();
-        build_all(&launchers)?;
+        build_all(&interpreters)?;
         rows.push(Row {
             name: "build".into(),
             duration: start.elapsed(),
@@ -184,7 +185,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     }
     for stage in stages {
         let start = Instant::now();
-        let (counts, outcome) = run_stage(&stage, &launchers, args.name.as_deref())?;
+        let (counts, outcome) = run_stage(&stage, &interpreters, args.name.as_deref())?;
         total.add(counts);
         rows.push(Row {
             name: stage.name,
@@ -207,17 +208,17 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
 }
 
 /// Builds the binary under test and all tests, so that a stage's time is that of its tests.
-fn build_all(launchers: &Path) -> Result<()> {
+fn build_all(interpreters: &OsStr) -> Result<()> {
     setup::setup()?;
     timing::timed("building pyagent", build::binary)?;
     timing::timed("building the tests", || {
-        command::run(cargo_test(launchers).arg("--no-run"))
+        command::run(cargo_test(interpreters).arg("--no-run"))
     })
 }
 
 /// `cargo test` over the same packages in every stage: another choice would mean other features, and
-/// building again. The launchers are those of [`interpreters`].
-fn cargo_test(launchers: &Path) -> Command {
+/// building again. The interpreters are those of [`interpreters`].
+fn cargo_test(interpreters: &OsStr) -> Command {
     let mut test = command::cargo();
     test.args([
         "test",
@@ -228,13 +229,13 @@ fn cargo_test(launchers: &Path) -> Command {
         "xtask/codegen",
     ])
     .env("PYAGENT_BIN", workspace::release_binary())
-    .env("PYAGENT_INTERPRETERS", launchers);
+    .env("PYAGENT_INTERPRETERS", interpreters);
     test
 }
 
-fn run_stage(stage: &Stage, launchers: &Path, name: Option<&str>) -> Result<(Counts, String)> {
+fn run_stage(stage: &Stage, interpreters: &OsStr, name: Option<&str>) -> Result<(Counts, String)> {
     println!("\n== {}", stage.name);
-    let mut test = cargo_test(launchers);
+    let mut test = cargo_test(interpreters);
     test.arg("--no-fail-fast").args(&stage.targets).arg("--");
     if stage.needs_root {
         test.arg("--test-threads=1");

@@ -1,7 +1,7 @@
 //! The engine: samples in, profiles out. One loop over a closed set of events.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -11,6 +11,7 @@ use profiler_common::counters::{Counter, N_COUNTERS};
 use profiler_common::event::PythonStatus;
 use tokio::sync::oneshot;
 
+use super::health::Health;
 use super::rate::RateLimit;
 use super::threads::TrackMessage;
 use super::throttle::Throttle;
@@ -25,13 +26,14 @@ use crate::profile::aggregate::{Aggregator, ResolvedSample};
 use crate::profile::model::Profile;
 use crate::profile::query::ProcessFilter;
 use crate::python::process::PythonProcess;
+use crate::python::refusal::Reason;
 use crate::sample::decode::RawSample;
 use crate::sample::symbolize::Symbolizer;
 use crate::serve::query::{
     ContainerInfo, CounterValue, ProcessInfo, ProcessState, PullError, Query, Status, WindowSummary,
 };
 use crate::track::process::{ProcessListing, TrackState, filtered};
-use crate::track::tracker::Update;
+use crate::track::tracker::{ProcessCounts, Update};
 
 /// Housekeeping is done this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -194,10 +196,11 @@ pub(super) struct Engine {
     samples_per_second: f64,
     next_cpu_sync: Instant,
     stopping: Option<Instant>,
-    n_by_state: BTreeMap<TrackState, u32>,
+    process_counts: ProcessCounts,
     throttle: Throttle,
     /// Ticks that did not come.
     n_missed: Cell<u64>,
+    health: Health,
 }
 
 impl Engine {
@@ -219,9 +222,10 @@ impl Engine {
             samples_per_second: 0.0,
             next_cpu_sync: now + CPU_SYNC_INTERVAL,
             stopping: None,
-            n_by_state: BTreeMap::new(),
+            process_counts: ProcessCounts::default(),
             throttle: Throttle::default(),
             n_missed: Cell::new(0),
+            health: Health::default(),
         };
         if let Some(Recording { duration, reply }) = recording {
             engine.begin(
@@ -269,7 +273,7 @@ impl Engine {
             Event::Drained(at) => self.finish_pulls(|pull| pull.is_over(at)),
             Event::Process(update) => self.on_update(update),
             Event::Scanned(listing) => self.on_scanned(listing),
-            Event::Counted(counts) => self.n_by_state = counts,
+            Event::Counted(counts) => self.process_counts = counts,
             Event::Query(query) => self.on_query(*query),
             Event::Stop => {
                 if let Sampler::Kernel(source) = &mut self.parts.sampler {
@@ -292,9 +296,20 @@ impl Engine {
     fn on_sample(&mut self, sample: RawSample) {
         self.counters.samples += 1;
         if self.symbolizer.knows(sample.generation) {
+            self.judge(&sample);
             self.aggregate(&sample);
         } else if !self.waiting.keep(sample) {
             self.counters.waiting_lost += 1;
+        }
+    }
+
+    /// Has the tracker look at a program whose walks fail.
+    fn judge(&mut self, sample: &RawSample) {
+        let (generation, now) = (sample.generation, Instant::now());
+        if self.health.count(generation, sample.python_status, now) {
+            // The next look is asked for all the same.
+            let message = TrackMessage::Recheck(sample.pid, generation);
+            let _ = self.parts.tracker.try_send(message);
         }
     }
 
@@ -305,6 +320,7 @@ impl Engine {
             Update::Dropped(generation) => {
                 self.waiting.take(generation);
                 self.symbolizer.remove(generation);
+                self.health.remove(generation);
             }
         }
     }
@@ -334,6 +350,7 @@ impl Engine {
 
     fn end(&mut self, generation: Generation) {
         self.symbolizer.remove(generation);
+        self.health.remove(generation);
         self.counters.ended_undiscovered += self.waiting.take(generation).len() as u64;
         for pull in &mut self.pulls {
             pull.decided.remove(&generation);
@@ -600,9 +617,17 @@ impl Engine {
             last_window: self.window.as_ref().and_then(|window| window.last.clone()),
             counters: self.counter_values(),
             processes: self
-                .n_by_state
+                .process_counts
+                .by_state
                 .iter()
                 .map(|(state, n_processes)| (process_state(*state), *n_processes))
+                .collect(),
+            not_profiled: Reason::ALL
+                .into_iter()
+                .map(|reason| {
+                    let n_processes = self.process_counts.by_reason.get(&reason);
+                    (reason.name(), n_processes.copied().unwrap_or(0))
+                })
                 .collect(),
         }
     }
@@ -703,6 +728,7 @@ fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
         python_version: process.version,
         state: process_state(process.state),
         reason: process.reason,
+        reason_name: process.refused.map_or("", Reason::name),
         cmdline: if show_cmdline {
             facts.arguments
         } else {

@@ -1,6 +1,6 @@
 //! The threads that deliver samples (the ring reader, or reads from outside) and the tracker's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,13 +12,13 @@ use tokio::sync::oneshot;
 
 use super::{Event, boot_ns};
 use crate::bpf::ring::EventRing;
-use crate::ids::Generation;
+use crate::ids::{Generation, Pid};
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::python::process::PythonProcess;
 use crate::sample::decode::{Record, decode};
 use crate::sample::remote::RemoteSampler;
 use crate::track::process::ProcessListing;
-use crate::track::tracker::{KernelTable, Selection, Tracker, Update};
+use crate::track::tracker::{KernelTable, ProcessCounts, Selection, Tracker, Update};
 
 /// Samples are at most this old when they are symbolized, unless the host is overwhelmed.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -44,6 +44,8 @@ pub(super) enum TrackMessage {
     Lifecycle(Lifecycle),
     /// Somebody wants to see the processes.
     List(oneshot::Sender<Vec<ProcessListing>>),
+    /// The walks of a program fail: look at it anew.
+    Recheck(Pid, Generation),
 }
 
 /// Reads the ring until `stop`, then what is left, then says that it is closed.
@@ -150,11 +152,11 @@ pub(super) fn track(
     tracker.scan();
     let mut is_open = deliver(&mut tracker, events);
     is_open &= events.send(Event::Scanned(tracker.listing())).is_ok();
-    let mut told = BTreeMap::new();
+    let mut told = ProcessCounts::default();
     while is_open {
         let due = tracker.on_timer();
         is_open = deliver(&mut tracker, events);
-        let counts = tracker.n_by_state();
+        let counts = tracker.counts();
         if counts != told {
             told.clone_from(&counts);
             is_open &= events.send(Event::Counted(counts)).is_ok();
@@ -175,6 +177,7 @@ fn on_message(tracker: &mut Tracker<impl KernelTable>, message: TrackMessage) {
         TrackMessage::Lifecycle(event) => tracker.on_lifecycle(&event),
         // Whoever asked may have left.
         TrackMessage::List(reply) => drop(reply.send(tracker.listing())),
+        TrackMessage::Recheck(pid, generation) => tracker.recheck(pid, generation),
     }
 }
 

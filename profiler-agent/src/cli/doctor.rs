@@ -191,8 +191,10 @@ fn process(out: &mut String, pid: Pid) -> bool {
             );
             false
         }
-        Discovery::Refused { reason, .. } => {
-            line!(out, "  No Python frames: {}", escape(&reason));
+        Discovery::Refused { refusal, .. } => {
+            let (reason, name) = (refusal.reason(), refusal.reason().name());
+            line!(out, "  No Python frames: {}.", escape(&refusal.to_string()));
+            line!(out, "  What to do ({name}): {}.", reason.what_to_do());
             false
         }
         Discovery::Gone => {

@@ -102,7 +102,7 @@ fn problem(pid: Pid) -> Option<String> {
         }
         Discovery::Gone => return Some(format!("there is no process {pid} any more")),
         Discovery::NotPython { expected: false } => "it runs no CPython that can be found".into(),
-        Discovery::Refused { reason, .. } => reason,
+        Discovery::Refused { refusal, .. } => refusal.to_string(),
     };
     let comm = facts::comm(pid).unwrap_or_default();
     Some(format!(

@@ -79,6 +79,9 @@ pub struct Process {
     /// Why it is not profiled, in words; empty when it is.
     #[prost(string, tag = "9")]
     pub reason: ::prost::alloc::string::String,
+    /// The same by a name out of a closed list, such as `version_unsupported`; the README says what to do for each.
+    #[prost(string, tag = "13")]
+    pub reason_name: ::prost::alloc::string::String,
     /// All arguments; only when the agent runs with --show-cmdline, since they may hold secrets.
     #[prost(string, repeated, tag = "10")]
     pub cmdline: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -199,6 +202,9 @@ pub struct GetStatusResponse {
     /// Number of processes in each state.
     #[prost(message, repeated, tag = "10")]
     pub processes: ::prost::alloc::vec::Vec<ProcessCount>,
+    /// How many processes are not profiled, for each reason of the closed list.
+    #[prost(message, repeated, tag = "11")]
+    pub not_profiled: ::prost::alloc::vec::Vec<ReasonCount>,
 }
 /// A number that only grows.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -220,6 +226,16 @@ pub struct ProcessCount {
     #[prost(enumeration = "ProcessState", tag = "1")]
     pub state: i32,
     /// How many.
+    #[prost(uint32, tag = "2")]
+    pub n_processes: u32,
+}
+/// Number of processes that are not profiled for one reason.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReasonCount {
+    /// Name of the reason, see `Process.reason_name`.
+    #[prost(string, tag = "1")]
+    pub reason_name: ::prost::alloc::string::String,
+    /// How many there are now.
     #[prost(uint32, tag = "2")]
     pub n_processes: u32,
 }

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 
 use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
 use object::{
@@ -55,6 +56,26 @@ impl AddressRange {
     pub const fn is_empty(&self) -> bool {
         self.start >= self.end
     }
+}
+
+/// Whether a file is a program for the CPU and word size of this one; `None`: it is no ELF file.
+#[must_use]
+pub fn is_of_this_architecture(file: &File) -> Option<bool> {
+    // e_ident: magic, EI_CLASS at 4, EI_DATA at 5; e_machine at 18.
+    let mut head = [0; 20];
+    file.read_exact_at(&mut head, 0).ok()?;
+    if !head.starts_with(&elf::ELFMAG) {
+        return None;
+    }
+    let machine = elf::Machine(u16::from_le_bytes([head[18], head[19]]));
+    let own = if cfg!(target_arch = "aarch64") {
+        elf::EM_AARCH64
+    } else {
+        elf::EM_X86_64
+    };
+    let is_64_bit = elf::FileClass(head[4]) == elf::ELFCLASS64;
+    let is_little_endian = elf::DataEncoding(head[5]) == elf::ELFDATA2LSB;
+    Some(is_64_bit && is_little_endian && machine == own)
 }
 
 /// A reader that gives up after [`MAX_READ_BYTES`].

@@ -111,6 +111,8 @@ pub fn read(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Resul
 /// Whether the object is allocated: a freed one has a pointer to another free block, its complement or 0 in the
 /// place of its reference count (pymalloc, glibc, musl). Immortal objects count to less than 2^32 (3.12+). 3.14 and
 /// newer keep the overflow of a count of 32 bits, and flags, in the upper half: of a pointer the middle is not 0.
+/// Free-threaded builds have two counts, and both are 0 when the object is freed; mimalloc's pointer to another free
+/// block lies in front of them.
 fn check_alive(
     memory: &impl ReadMemory,
     layout: &Layout,
@@ -120,8 +122,19 @@ fn check_alive(
     const SPLIT_COUNT: u32 = 0x030e_0000;
     /// `ob_type` behind the count; free-threaded builds have it further on.
     const ONE_WORD: u16 = 8;
+    /// `ob_tid` 8 bytes, 4 of others, `ob_ref_local` 4, `ob_ref_shared` 8 (3.13, `Include/object.h`).
+    const LOCAL_COUNT: u64 = 12;
+    /// Flags in the lowest bits of `ob_ref_shared`.
+    const SHARED_SHIFT: u32 = 2;
     if layout.code.ob_type != ONE_WORD {
-        return Ok(());
+        let local = memory.read_u32(Address(frame.code).add(LOCAL_COUNT))?;
+        let shared = memory.read_u64(Address(frame.code).add(LOCAL_COUNT + 4))?;
+        let is_counted = local != 0 || shared >> SHARED_SHIFT != 0;
+        return if is_counted {
+            Ok(())
+        } else {
+            Err(CodeError::Gone)
+        };
     }
     let mut count = memory.read_u64(Address(frame.code))?;
     if layout.walk.version_hex >= SPLIT_COUNT {
@@ -209,11 +222,88 @@ fn is_code_object(
     layout: &CodeLayout,
     code: Address,
 ) -> Result<bool, CodeError> {
-    let object_type = Address(memory.read_u64(code.add(layout.ob_type.into()))?);
+    Ok(is_instance(memory, layout, code, b"code\0")?)
+}
+
+/// Whether the object's type has this name, which ends with its NUL.
+fn is_instance<const N: usize>(
+    memory: &impl ReadMemory,
+    layout: &CodeLayout,
+    object: Address,
+    type_name: &[u8; N],
+) -> Result<bool, MemoryError> {
+    let object_type = Address(memory.read_u64(object.add(layout.ob_type.into()))?);
     let name = Address(memory.read_u64(object_type.add(layout.type_name.into()))?);
-    let mut bytes = [0; 5];
+    let mut bytes = [0; N];
     memory.read(name, &mut bytes)?;
-    Ok(&bytes == b"code\0")
+    Ok(bytes == *type_name)
+}
+
+/// What of a frame does not look as its version's would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unsound {
+    /// A pointer leads nowhere.
+    #[error("a pointer of a frame or code object leads nowhere")]
+    Unreadable,
+    /// What is executed is no code object.
+    #[error("a frame executes what is no code object")]
+    NotCode,
+    /// The function's name or file is no str.
+    #[error("the name or the file of a code object is no str")]
+    NotStr,
+    /// The line table is no bytes object.
+    #[error("the line table of a code object is no bytes object")]
+    NotBytes,
+    /// The instruction lies outside of the bytecode.
+    #[error("a frame's instruction lies outside of its code object")]
+    Instruction,
+}
+
+impl From<MemoryError> for Unsound {
+    fn from(_: MemoryError) -> Self {
+        Self::Unreadable
+    }
+}
+
+/// Whether a frame leads to a function as the layout says; false for what the interpreter itself runs.
+pub fn check(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Result<bool, Unsound> {
+    let (code, offsets) = (Address(frame.code), &layout.code);
+    if is_instance(memory, offsets, code, b"NoneType\0")? {
+        return Ok(false);
+    }
+    if !is_instance(memory, offsets, code, b"code\0")? {
+        return Err(Unsound::NotCode);
+    }
+    let pointer = |offset: u16| memory.read_u64(code.add(offset.into())).map(Address);
+    for offset in [offsets.filename, offsets.name] {
+        let object = pointer(offset)?;
+        let is_str = is_instance(memory, offsets, object, b"str\0")?;
+        if !is_str || read_str(memory, offsets, object).is_err() {
+            return Err(Unsound::NotStr);
+        }
+    }
+    let table = pointer(offsets.line_table)?;
+    let is_bytes = is_instance(memory, offsets, table, b"bytes\0")?;
+    if !is_bytes || read_bytes(memory, offsets, table).is_err() {
+        return Err(Unsound::NotBytes);
+    }
+    let first = code.0.wrapping_add(offsets.first_instruction.into());
+    let n_bytes = memory.read_u64(code.add(offsets.bytes_size.into()))?;
+    let n_bytes = n_bytes.saturating_mul(2);
+    let executed = frame.instr.wrapping_sub(first);
+    let is_inside = match layout.walk.instruction_unit {
+        // One before the first: the frame has not begun.
+        InstructionUnit::LastiBytes | InstructionUnit::LastiUnits => {
+            (frame.instr as u32).cast_signed() >= -1
+        }
+        InstructionUnit::PrevInstr => executed.wrapping_add(2) < n_bytes.saturating_add(2),
+        InstructionUnit::InstrPtr => executed < n_bytes || offsets.thread_bytecode != ABSENT,
+    };
+    if is_inside {
+        Ok(true)
+    } else {
+        Err(Unsound::Instruction)
+    }
 }
 
 /// Reads a str object.
@@ -223,11 +313,10 @@ pub fn read_str(
     object: Address,
 ) -> Result<String, CodeError> {
     let mut header = [0; STR_HEADER_BYTES];
-    // A short str at the end of a mapping: the header alone must be there.
-    if memory.read(object, &mut header).is_err() {
-        memory.read(object, &mut header[..40])?;
-    }
-    let header = StrHeader::parse(layout.str, &header)?;
+    // Not a byte more than is needed: a short str can lie at the end of a mapping.
+    let header = &mut header[..layout.str.header_bytes()];
+    memory.read(object, header)?;
+    let header = StrHeader::parse(layout.str, header)?;
     let mut bytes = vec![0; header.byte_len];
     memory.read(object.add(header.data_offset.into()), &mut bytes)?;
     Ok(header.decode(&bytes))
@@ -249,7 +338,8 @@ fn read_bytes(
 
 impl CodeSymbol {
     /// The line of a frame of this code: the interpreter's own for its instruction, the first line before the
-    /// first instruction, 0 where the interpreter itself names none.
+    /// first instruction, 0 where the interpreter itself names none. From 3.11 on `instr` lies in
+    /// [`CodeSymbol::instructions`].
     #[must_use]
     pub fn line(&self, instr: u64, unit: InstructionUnit) -> u32 {
         match self.offset(instr, unit) {

@@ -3,17 +3,19 @@
 //! What is learned of a binary is kept by (device, inode, size, time of change): the second process of a
 //! binary costs a few reads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use profiler_common::process::ThreadSlot;
 
-use super::binary::{self, Binary, PythonBinary};
-use super::layout::{Layout, Version};
+use super::binary::{self, Binary, BinaryError, PythonBinary};
+use super::layout::{Layout, LayoutNotFound, Version};
+use super::refusal::Refusal;
 use super::runtime::{self, RuntimeError};
+use super::verify::{Evidence, verify};
 use crate::ids::{Address, Pid};
-use crate::native::elf::{AddressRange, load_bias};
+use crate::native::elf::{AddressRange, is_of_this_architecture, load_bias};
 use crate::process::file::{self, FileKey};
 use crate::process::maps::{self, Mapping};
 use crate::process::memory::{MemoryError, ProcessMemory};
@@ -47,6 +49,8 @@ pub struct Interpreter {
     pub eval_cold: AddressRange,
     /// Where threads keep their thread state.
     pub thread_slot: Option<ThreadSlot>,
+    /// Frames of this process, or of another of the binary, were found to be what the offsets say.
+    pub is_verified: bool,
 }
 
 /// What a process turned out to be.
@@ -65,8 +69,8 @@ pub enum Discovery {
     Refused {
         /// Its version, where that much is known.
         version: Option<Version>,
-        /// In words.
-        reason: String,
+        /// Why.
+        refusal: Refusal,
     },
     /// The process has ended.
     Gone,
@@ -86,8 +90,8 @@ pub struct DiscoveryStep {
 struct Candidates {
     /// Binaries with a runtime, likely ones first.
     found: Vec<Candidate>,
-    /// A binary with a runtime that cannot be used.
-    problem: Option<String>,
+    /// It looks like Python, but cannot be used.
+    problem: Option<Refusal>,
     /// A binary names libpython, which is not mapped yet.
     expected: bool,
 }
@@ -96,6 +100,8 @@ struct Candidates {
 #[derive(Debug, Default)]
 pub struct Discoverer {
     binaries: HashMap<FileKey, Binary>,
+    /// Binaries whose offsets have stood the test.
+    verified: HashSet<FileKey>,
 }
 
 /// A binary with a runtime, as it is mapped.
@@ -116,10 +122,9 @@ impl Discoverer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Discovery::Gone,
             Err(error) => {
                 step("mappings", Err(format!("/proc/{pid}/maps: {error}")));
-                let reason = format!("its mappings cannot be read: {error}");
                 return Discovery::Refused {
                     version: None,
-                    reason,
+                    refusal: Refusal::MemoryUnreadable(error.to_string()),
                 };
             }
         };
@@ -130,19 +135,20 @@ impl Discoverer {
         } = self.candidates(pid, mappings, &mut step);
         let memory = ProcessMemory::new(pid);
         let mut not_yet = false;
-        let mut refused = problem.map(|reason| Discovery::Refused {
+        let mut refused = problem.map(|refusal| Discovery::Refused {
             version: None,
-            reason,
+            refusal,
         });
         for candidate in candidates {
-            match interpreter(memory, candidate, &mut step) {
+            let version = candidate.binary.version;
+            match self.interpreter(memory, candidate, &mut step) {
                 Ok(interpreter) => return Discovery::Python(Box::new(interpreter)),
-                Err((_, RuntimeError::NotInitialised)) => not_yet = true,
-                Err((_, RuntimeError::Memory(MemoryError::Gone))) => return Discovery::Gone,
-                Err((version, error)) => {
+                Err(Unusable::NotYet) => not_yet = true,
+                Err(Unusable::Gone) => return Discovery::Gone,
+                Err(Unusable::Refused(refusal)) => {
                     refused = Some(Discovery::Refused {
                         version: Some(version),
-                        reason: error.to_string(),
+                        refusal,
                     });
                 }
             }
@@ -179,9 +185,8 @@ impl Discoverer {
                 Ok(opened) => opened,
                 Err(error) => {
                     step("binary", Err(error.to_string()));
-                    let name = mapping.path.file_name().unwrap_or_default();
-                    if name.to_string_lossy().contains("python") {
-                        problem = Some(format!("its binary cannot be read: {error}"));
+                    if file_name(&mapping).contains("python") {
+                        problem = Some(Refusal::BinaryUnreadable(error.to_string()));
                     }
                     continue;
                 }
@@ -190,11 +195,11 @@ impl Discoverer {
                 Some(binary) => binary.clone(),
                 None => match binary::inspect(file) {
                     Ok(binary) => self.remember(key, binary),
-                    Err(binary::BinaryError::Elf(_)) => self.remember(key, Binary::Other),
-                    Err(error @ binary::BinaryError::NoVersion) => {
-                        let reason = format!("{}: {error}", mapping.path.display());
-                        step("binary", Err(reason.clone()));
-                        problem = Some(reason);
+                    Err(BinaryError::Elf(_)) => self.remember(key, Binary::Other),
+                    Err(BinaryError::NoVersion) => {
+                        let refusal = Refusal::VersionUnknown(mapping.path.display().to_string());
+                        step("binary", Err(refusal.to_string()));
+                        problem = Some(refusal);
                         continue;
                     }
                 },
@@ -203,9 +208,8 @@ impl Discoverer {
                 Binary::Python(binary) => binary,
                 other @ (Binary::LoadsPython | Binary::Other) => {
                     expected |= matches!(other, Binary::LoadsPython);
-                    let name = mapping.path.file_name().unwrap_or_default();
-                    if name.to_string_lossy().starts_with("libpython") {
-                        without_runtime = Some(mapping.path.display().to_string());
+                    if without_runtime.is_none() && is_called_python(&mapping) {
+                        without_runtime = Some(mapping);
                     }
                     continue;
                 }
@@ -238,11 +242,8 @@ impl Discoverer {
                 "none of its {n_executable} mapped binaries holds a CPython runtime (_PyRuntime)"
             );
             step("binary", Err(reason));
-            if let (true, Some(path)) = (expected, without_runtime) {
-                problem = Some(format!(
-                    "{path} has no _PyRuntime: CPython before 3.6 is not supported"
-                ));
-            }
+            problem =
+                problem.or_else(|| without_runtime.and_then(|mapping| no_runtime(pid, &mapping)));
         }
         Candidates {
             found: candidates,
@@ -260,77 +261,181 @@ impl Discoverer {
     }
 }
 
-/// Looks at a candidate's runtime in the process.
-fn interpreter(
-    memory: ProcessMemory,
-    candidate: Candidate,
-    step: &mut dyn FnMut(&'static str, Result<String, String>),
-) -> Result<Interpreter, (Version, RuntimeError)> {
-    let Candidate {
-        mapping,
-        key,
-        binary,
-        bias,
-    } = candidate;
-    let version = binary.version;
-    let runtime = Address(binary.runtime.wrapping_add(bias));
-    let mut named = |what, result: Result<String, RuntimeError>| {
-        step(what, result.clone().map_err(|error| error.to_string()));
-        result.map(|_| ()).map_err(|error| (version, error))
-    };
-    let layout = runtime::layout(&memory, version, runtime);
-    named(
-        "layout",
-        layout
-            .clone()
-            .map(|layout| format!("offsets of CPython {}", Version(layout.walk.version_hex))),
-    )?;
-    let layout = layout.map_err(|error| (version, error))?;
-    let first = runtime::first_interpreter(&memory, &layout, runtime);
-    named(
-        "runtime",
-        first
-            .clone()
-            .map(|first| format!("_PyRuntime at {runtime}, first interpreter at {first}")),
-    )?;
-    let first = first.map_err(|error| (version, error))?;
-    let thread_slot = runtime::calibrate_thread_slot(&memory, &layout, first);
-    let found = match thread_slot {
-        Some(slot) => format!(
-            "threads keep their state at {:#x} behind the thread pointer",
-            slot.offset
-        ),
-        None => "no slot found; threads are looked up in the interpreter's list".to_owned(),
-    };
-    named("thread state", Ok(found))?;
-    let loaded = |range: AddressRange| AddressRange {
-        start: range.start.wrapping_add(bias),
-        end: range.end.wrapping_add(bias),
-    };
-    let eval = loaded(binary.eval);
-    let exact = if binary.eval_is_exact {
-        "by symbol"
-    } else {
-        "no symbol of its own: the whole text"
-    };
-    named(
-        "eval loop",
-        Ok(format!("{:#x} to {:#x} ({exact})", eval.start, eval.end)),
-    )?;
-    Ok(Interpreter {
-        version: Version(layout.walk.version_hex),
-        layout,
-        runtime,
-        first,
-        binary_path: mapping.path,
-        binary_key: key,
-        eval,
-        eval_cold: if binary.eval_cold.is_empty() {
-            AddressRange::default()
+impl Discoverer {
+    /// Looks at a candidate's runtime in the process.
+    fn interpreter(
+        &mut self,
+        memory: ProcessMemory,
+        candidate: Candidate,
+        step: &mut dyn FnMut(&'static str, Result<String, String>),
+    ) -> Result<Interpreter, Unusable> {
+        let Candidate {
+            mapping,
+            key,
+            binary,
+            bias,
+        } = candidate;
+        let runtime = Address(binary.runtime.wrapping_add(bias));
+        let layout = runtime::layout(&memory, binary.version, runtime);
+        let layout = layout.inspect_err(|error| step("layout", Err(error.to_string())))?;
+        let version = Version(layout.walk.version_hex);
+        let build = if binary.free_threaded {
+            ", free-threaded"
         } else {
-            loaded(binary.eval_cold)
-        },
-        binary,
-        thread_slot,
-    })
+            ""
+        };
+        step("layout", Ok(format!("offsets of CPython {version}{build}")));
+        let first = runtime::first_interpreter(&memory, &layout, runtime);
+        let first = first.inspect_err(|error| step("runtime", Err(error.to_string())))?;
+        step(
+            "runtime",
+            Ok(format!(
+                "_PyRuntime at {runtime}, first interpreter at {first}"
+            )),
+        );
+        let thread_slot = runtime::calibrate_thread_slot(&memory, &layout, first);
+        let found = match thread_slot {
+            Some(slot) => format!(
+                "threads keep their state at {:#x} behind the thread pointer",
+                slot.offset
+            ),
+            None => "no slot found; threads are looked up in the interpreter's list".to_owned(),
+        };
+        step("thread state", Ok(found));
+        let is_verified = self.verify(memory, &layout, first, key, step)?;
+        let loaded = |range: AddressRange| AddressRange {
+            start: range.start.wrapping_add(bias),
+            end: range.end.wrapping_add(bias),
+        };
+        let eval = loaded(binary.eval);
+        let exact = if binary.eval_is_exact {
+            "by symbol"
+        } else {
+            "no symbol of its own: the whole text"
+        };
+        step(
+            "eval loop",
+            Ok(format!("{:#x} to {:#x} ({exact})", eval.start, eval.end)),
+        );
+        Ok(Interpreter {
+            version,
+            layout,
+            runtime,
+            first,
+            binary_path: mapping.path,
+            binary_key: key,
+            eval,
+            eval_cold: if binary.eval_cold.is_empty() {
+                AddressRange::default()
+            } else {
+                loaded(binary.eval_cold)
+            },
+            binary,
+            thread_slot,
+            is_verified,
+        })
+    }
+
+    /// Whether the offsets have stood the test, in this process or in another of the binary. False: there is
+    /// nothing yet to test them on.
+    fn verify(
+        &mut self,
+        memory: ProcessMemory,
+        layout: &Layout,
+        first: Address,
+        key: FileKey,
+        step: &mut dyn FnMut(&'static str, Result<String, String>),
+    ) -> Result<bool, Unusable> {
+        if self.verified.contains(&key) {
+            return Ok(true);
+        }
+        match verify(&memory, layout, first) {
+            Evidence::Sound { n_frames } => {
+                let found = format!(
+                    "{n_frames} looked at; code objects, names and lines are where they should be"
+                );
+                step("frames", Ok(found));
+                if self.verified.len() >= MAX_CACHED {
+                    self.verified.clear();
+                }
+                self.verified.insert(key);
+                Ok(true)
+            }
+            Evidence::None => {
+                step(
+                    "frames",
+                    Ok("no thread runs Python now: not checked".to_owned()),
+                );
+                Ok(false)
+            }
+            Evidence::Unsound(unsound) => {
+                step("frames", Err(unsound.to_string()));
+                let version = Version(layout.walk.version_hex);
+                Err(Unusable::Refused(Refusal::FramesUnsound {
+                    version,
+                    unsound,
+                }))
+            }
+        }
+    }
+}
+
+/// Why a candidate is not the interpreter.
+enum Unusable {
+    /// It is not initialised.
+    NotYet,
+    /// The process has ended.
+    Gone,
+    /// It cannot be unwound.
+    Refused(Refusal),
+}
+
+impl From<RuntimeError> for Unusable {
+    fn from(error: RuntimeError) -> Self {
+        Self::Refused(match error {
+            RuntimeError::NotInitialised => return Self::NotYet,
+            RuntimeError::Memory(MemoryError::Gone) => return Self::Gone,
+            RuntimeError::Memory(error) => Refusal::MemoryUnreadable(error.to_string()),
+            RuntimeError::Layout(error @ LayoutNotFound::Unsupported(_)) => {
+                Refusal::VersionUnsupported(error.to_string())
+            }
+            RuntimeError::Layout(error @ LayoutNotFound::BadOffsets { .. }) => {
+                Refusal::OffsetsUnusable(error)
+            }
+            RuntimeError::Inconsistent(version) => Refusal::StructuresInconsistent(version),
+        })
+    }
+}
+
+fn file_name(mapping: &Mapping) -> String {
+    let name = mapping.path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Whether a binary's name says that there is a Python in it.
+fn is_called_python(mapping: &Mapping) -> bool {
+    let name = file_name(mapping);
+    ["python", "libpython", "pypy", "libpypy"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+/// Why a binary that is called like a Python has no runtime.
+fn no_runtime(pid: Pid, mapping: &Mapping) -> Option<Refusal> {
+    let (name, path) = (file_name(mapping), mapping.path.display().to_string());
+    if name.contains("pypy") {
+        return Some(Refusal::OtherImplementation(path));
+    }
+    let version = name.trim_start_matches("lib").trim_start_matches("python");
+    if version.starts_with('2') {
+        return Some(Refusal::VersionUnsupported(format!(
+            "{path} has no runtime: CPython before 3.6 is not supported"
+        )));
+    }
+    let (file, _) = file::open_mapped(pid, mapping).ok()?;
+    if is_of_this_architecture(&file) == Some(false) {
+        return Some(Refusal::OtherArchitecture(path));
+    }
+    // Launchers are called so too: `python3` that loads libpython has it mapped a moment later.
+    Some(Refusal::RuntimeNotFound(path))
 }

@@ -69,26 +69,33 @@ impl StrLayout {
         compact_data: 72,
         kind_shift: 2,
     };
-    /// 3.12 and 3.13: without both.
+    /// 3.12 and newer: without both.
     pub const V3_12: Self = Self {
         ascii_data: 40,
         compact_data: 56,
         ..Self::V3_6
     };
     /// The layout of an interpreter by its `PY_VERSION_HEX`. A free-threaded build (3.13 and newer) has an
-    /// object header of 32 bytes in place of 16, which moves everything. Read in CPython's header, not
-    /// compiled.
+    /// object header of 32 bytes in place of 16, which moves everything. That of 3.14 and newer was read in
+    /// CPython's header, not compiled.
     #[must_use]
     pub const fn of_version(version_hex: u32, free_threaded: bool) -> Self {
-        let layout = match version_hex >> 16 {
-            ..0x030c => Self::V3_6,
-            0x030c.. => Self::V3_12,
-        };
-        if free_threaded {
-            layout.moved_by(16)
-        } else {
-            layout
+        match (version_hex >> 16, free_threaded) {
+            (..0x030c, _) => Self::V3_6,
+            (0x030c.., false) => Self::V3_12,
+            (..0x030e, true) => Self::V3_12.moved_by(16),
+            // `interned` is a byte of its own.
+            (0x030e.., true) => Self {
+                kind_shift: 8,
+                ..Self::V3_12.moved_by(16)
+            },
         }
+    }
+
+    /// Bytes at the start of a string that say what it is; at most [`STR_HEADER_BYTES`].
+    #[must_use]
+    pub const fn header_bytes(self) -> usize {
+        self.state as usize + size_of::<u32>()
     }
 
     /// The same with every field this many bytes further.

@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 
+use super::layout::Version;
 use super::string::{STR_HEADER_BYTES, StrHeader, StrKind, StrLayout};
 use crate::ids::Address;
 use crate::process::memory::{MemoryError, ReadMemory};
@@ -81,7 +82,8 @@ enum AttributesLayout {
     DictBesideValues,
     /// One word at -24: a dict, or values minus one when its lowest bit is set (3.12).
     DictOrValues,
-    /// A dict at -24; while that is NULL the values behind the object, `tp_basicsize` from its start (3.13+).
+    /// A dict before the object; while that is NULL the values behind the object, `tp_basicsize` from its start
+    /// (3.13+).
     ValuesBehind,
 }
 
@@ -94,7 +96,8 @@ enum IntLayout {
     Tag,
 }
 
-/// Where the fields lie that lead to the names. One row a CPython version; builds with the GIL.
+/// Where the fields lie that lead to the names. One row a CPython version, for builds with the GIL; those of
+/// free-threaded builds follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadNameLayout {
     /// Major and minor version.
@@ -109,6 +112,8 @@ pub struct ThreadNameLayout {
     pub string: StrLayout,
     /// `offsetof(PyDictValues, values)`.
     pub values_header: u64,
+    /// Bytes before an object at which its managed dict hangs: `-MANAGED_DICT_OFFSET` (3.11+).
+    pub managed_dict: u64,
     keys: KeysLayout,
     attributes: AttributesLayout,
     int: IntLayout,
@@ -123,6 +128,7 @@ const fn row_until_3_10(minor: u8, interpreter_modules: u64, cached_keys: u64) -
         heap_type_cached_keys: cached_keys,
         string: StrLayout::V3_6,
         values_header: 0,
+        managed_dict: 24,
         keys: KeysLayout::Sized,
         attributes: AttributesLayout::DictOffset,
         int: IntLayout::ObSize,
@@ -194,6 +200,25 @@ impl ThreadNameLayout {
         &LAYOUTS
     }
 
+    /// That of an interpreter; `modules` is `interpreter_state.imports_modules` of its own `_Py_DebugOffsets`, where it
+    /// has them (3.13+). `None` when its version has no row.
+    #[must_use]
+    pub fn of_interpreter(
+        version: Version,
+        free_threaded: bool,
+        modules: Option<u16>,
+    ) -> Option<Self> {
+        let (major, minor) = version.minor();
+        let mut layout = *Self::for_version(major, minor)?;
+        if free_threaded {
+            layout = layout.with_free_threads();
+        }
+        if let Some(modules) = modules {
+            layout.interpreter_modules = modules.into();
+        }
+        Some(layout)
+    }
+
     /// The row of a version; `None` when it has none.
     #[must_use]
     pub fn for_version(major: u8, minor: u8) -> Option<&'static Self> {
@@ -202,11 +227,15 @@ impl ThreadNameLayout {
             .find(|layout| layout.version == (major, minor))
     }
 
-    /// The same with `interpreter_state.imports_modules` of the process's own `_Py_DebugOffsets` (3.13+).
-    #[must_use]
-    pub const fn with_interpreter_modules(self, offset: u64) -> Self {
+    /// The same of a free-threaded build (3.13+): a larger header of each object, and no GC header before it.
+    fn with_free_threads(self) -> Self {
+        const LARGER_HEADER: u64 = 16;
+        let (major, minor) = self.version;
         Self {
-            interpreter_modules: offset,
+            object_header: self.object_header + LARGER_HEADER,
+            heap_type_cached_keys: self.heap_type_cached_keys + LARGER_HEADER,
+            string: StrLayout::of_version(Version::new(major, minor, 0).0, true),
+            managed_dict: 8,
             ..self
         }
     }
@@ -424,12 +453,13 @@ impl<M: ReadMemory> Reader<'_, M> {
         }))
     }
 
-    /// The two words 32 and 24 bytes before an object with a managed dict.
+    /// The word at which an object's managed dict hangs, and the one before.
     fn before_object(&mut self, object: Address, facts: TypeFacts) -> Result<Option<[Address; 2]>> {
         if facts.flags & FLAG_MANAGED_DICT == 0 {
             return Ok(None);
         }
-        let words: [u8; 16] = self.bytes(Address(object.0.wrapping_sub(32)))?;
+        let start = object.0.wrapping_sub(self.layout.managed_dict + 8);
+        let words: [u8; 16] = self.bytes(Address(start))?;
         Ok(Some([Address(word(&words, 0)), Address(word(&words, 8))]))
     }
 
@@ -639,7 +669,7 @@ impl<M: ReadMemory> Reader<'_, M> {
     fn str_header(&mut self, object: Address) -> Result<StrHeader> {
         let mut bytes = [0; STR_HEADER_BYTES];
         // Not a byte more than the header has: nothing may be mapped behind it.
-        let bytes = &mut bytes[..usize::from(self.layout.string.state) + 4];
+        let bytes = &mut bytes[..self.layout.string.header_bytes()];
         self.fill(object, bytes)?;
         let header = StrHeader::parse(self.layout.string, bytes);
         header.map_err(|_| ThreadNameError::UnexpectedType(object))

@@ -4,6 +4,7 @@
 //! what was known of its parent at the fork, in shared layers.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,9 @@ use crate::process::file::FileKey;
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::profile::aggregate::{ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels};
 use crate::profile::model::label;
-use crate::python::code::{self, Code, CodeError};
+use crate::python::code::{self, Code, CodeError, CodeSymbol};
 use crate::python::process::PythonProcess;
+use crate::python::thread_bytecode::ThreadBytecode;
 use crate::python::thread_name::{ThreadNameLayout, thread_names};
 
 /// Repair rules that are remembered, over all binaries.
@@ -60,6 +62,7 @@ struct Program {
     codes: CodeCache,
     /// Labels that all of its threads share.
     labels: Arc<[(&'static str, Box<str>)]>,
+    bytecode: ThreadBytecode,
     threads: HashMap<(Tid, u64), Arc<ThreadLabels>, RandomState>,
     /// Names by ident (pthread_t), as `threading` has them.
     names: HashMap<u64, Box<str>>,
@@ -172,6 +175,10 @@ impl Symbolizer {
                     continue;
                 }
             };
+            let layout = &interpreter.layout.code;
+            let executed = program
+                .bytecode
+                .of_frame(&program.memory, layout, frame, &symbol);
             let mut instr = frame.instr;
             if idx == 0
                 && let Some(true_instr) = pending_instruction(
@@ -179,13 +186,13 @@ impl Symbolizer {
                     &mut self.rules,
                     program,
                     sample,
-                    symbol.instructions(),
+                    &executed,
                 )
             {
                 self.counters.leaves_repaired += u64::from(true_instr != instr);
                 instr = true_instr;
             }
-            let line = symbol.line(instr, unit);
+            let line = symbol.line(in_own_bytecode(instr, &executed, &symbol), unit);
             frames.push(ResolvedFrame {
                 function: symbol.function.clone(),
                 line,
@@ -219,6 +226,7 @@ impl Program {
             labels: process_labels(&process.facts),
             process,
             codes,
+            bytecode: ThreadBytecode::default(),
             threads: HashMap::default(),
             names: HashMap::new(),
             names_read: None,
@@ -298,13 +306,13 @@ impl Program {
     fn read_names(&mut self) {
         self.names_read = Some(Instant::now());
         let interpreter = &self.process.interpreter;
-        let (major, minor) = interpreter.version.minor();
-        let Some(mut layout) = ThreadNameLayout::for_version(major, minor).copied() else {
+        let Some(layout) = ThreadNameLayout::of_interpreter(
+            interpreter.version,
+            interpreter.binary.free_threaded,
+            interpreter.layout.interp_modules,
+        ) else {
             return;
         };
-        if let Some(modules) = interpreter.layout.interp_modules {
-            layout = layout.with_interpreter_modules(modules.into());
-        }
         if let Ok(names) = thread_names(&self.memory, &layout, interpreter.first) {
             self.names = names;
         }
@@ -342,7 +350,7 @@ fn pending_instruction(
     rules: &mut HashMap<(FileKey, u64), RepairRule, RandomState>,
     program: &Program,
     sample: &RawSample,
-    code: std::ops::Range<Address>,
+    executed: &Range<Address>,
 ) -> Option<u64> {
     let interpreter = &program.process.interpreter;
     let stores_late = match interpreter.layout.walk.instruction_unit {
@@ -380,7 +388,13 @@ fn pending_instruction(
     if store.frame != sample.frame {
         return None;
     }
-    store.instr_in(code).map(|instr| instr.0)
+    store.instr_in(executed.clone()).map(|instr| instr.0)
+}
+
+/// The instruction of the code object's own bytecode that stands where `instr` stands in what is executed.
+fn in_own_bytecode(instr: u64, executed: &Range<Address>, symbol: &CodeSymbol) -> u64 {
+    let own = symbol.instructions().start;
+    instr.wrapping_sub(executed.start.0).wrapping_add(own.0)
 }
 
 fn code_reason(error: CodeError) -> &'static str {

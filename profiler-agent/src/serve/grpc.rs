@@ -145,6 +145,7 @@ fn process(process: ProcessInfo) -> proto::Process {
         python_version: process.python_version,
         state: state(process.state).into(),
         reason: process.reason,
+        reason_name: process.reason_name.to_owned(),
         cmdline: process.cmdline,
         cgroup: process.cgroup,
         container: process.container.map(container),
@@ -174,6 +175,11 @@ fn status_response(status: super::query::Status) -> proto::GetStatusResponse {
         help: counter.help.to_owned(),
         value: counter.value,
     });
+    let not_profiled = status.not_profiled.iter();
+    let not_profiled = not_profiled.map(|(reason_name, n_processes)| proto::ReasonCount {
+        reason_name: (*reason_name).to_owned(),
+        n_processes: *n_processes,
+    });
     let processes = status.processes.iter();
     let processes = processes.map(|(of_state, n_processes)| proto::ProcessCount {
         state: state(*of_state).into(),
@@ -190,5 +196,6 @@ fn status_response(status: super::query::Status) -> proto::GetStatusResponse {
         samples_per_second: status.samples_per_second,
         counters: counters.collect(),
         processes: processes.collect(),
+        not_profiled: not_profiled.collect(),
     }
 }

@@ -70,6 +70,17 @@ fn write(out: &mut String, status: &Status) -> fmt::Result {
         writeln!(out, "{name}{{state=\"{}\"}} {n_processes}", state.name())?;
     }
 
+    let name = "pyagent_processes_not_profiled";
+    head(
+        out,
+        name,
+        "Processes that look like Python and are not profiled, by reason.",
+        "gauge",
+    )?;
+    for (reason, n_processes) in &status.not_profiled {
+        writeln!(out, "{name}{{reason=\"{reason}\"}} {n_processes}")?;
+    }
+
     for counter in &status.counters {
         let name = format!("pyagent_{}_total", counter.name);
         head(out, &name, counter.help, "counter")?;

@@ -76,8 +76,10 @@ pub struct ProcessInfo {
     pub python_version: String,
     /// Whether it is profiled.
     pub state: ProcessState,
-    /// Why it is not profiled; empty when it is.
+    /// Why it is not profiled, in words; empty when it is.
     pub reason: String,
+    /// The same by a name out of a closed list; empty when it is profiled.
+    pub reason_name: &'static str,
     /// All arguments; empty unless the agent may show them (`--show-cmdline`).
     pub cmdline: Vec<String>,
     /// Path of its control group; empty when it is not known.
@@ -148,6 +150,8 @@ pub struct Status {
     pub counters: Vec<CounterValue>,
     /// Number of processes in each state.
     pub processes: Vec<(ProcessState, u32)>,
+    /// Number of processes that are not profiled, for each reason of the closed list.
+    pub not_profiled: Vec<(&'static str, u32)>,
 }
 
 /// What one window held, in short.

@@ -128,6 +128,11 @@ fn processes() -> Vec<ProcessInfo> {
         python_version: "3.12.1".to_owned(),
         state,
         reason: reason.to_owned(),
+        reason_name: if reason.is_empty() {
+            ""
+        } else {
+            "version_unsupported"
+        },
         cmdline: Vec::new(),
         cgroup: "/user.slice".to_owned(),
         container: None,
@@ -164,6 +169,7 @@ fn status() -> Status {
             value: 7,
         }],
         processes: vec![(ProcessState::Profiled, 1), (ProcessState::NotProfiled, 1)],
+        not_profiled: vec![("binary_unreadable", 0), ("version_unsupported", 1)],
     }
 }
 
@@ -256,6 +262,10 @@ async fn processes_are_listed_and_selected() {
     let all = all.unwrap().into_inner().processes;
     assert_eq!(all.len(), 2);
     assert_eq!((all[1].pid, all[1].reason.as_str()), (OTHER_PID, "too old"));
+    assert_eq!(
+        [&*all[0].reason_name, &*all[1].reason_name],
+        ["", "version_unsupported"]
+    );
     assert_eq!(all[1].state(), proto::ProcessState::NotProfiled);
     assert!(all.iter().all(|process| process.cmdline.is_empty()));
 
@@ -397,6 +407,15 @@ async fn the_status_comes_over_grpc() {
         ("lost_full", 7)
     );
     assert_eq!(status.processes.len(), 2);
+    let not_profiled: Vec<_> = status
+        .not_profiled
+        .iter()
+        .map(|count| (&*count.reason_name, count.n_processes))
+        .collect();
+    assert_eq!(
+        not_profiled,
+        [("binary_unreadable", 0), ("version_unsupported", 1)]
+    );
     running.stop().await;
 }
 
@@ -760,6 +779,8 @@ async fn metrics_have_a_help_a_type_and_no_label_of_a_process() {
         "pyagent_lost_full_total 7",
         "pyagent_processes{state=\"profiled\"} 1",
         "pyagent_processes{state=\"discovering\"} 0",
+        "pyagent_processes_not_profiled{reason=\"version_unsupported\"} 1",
+        "pyagent_processes_not_profiled{reason=\"binary_unreadable\"} 0",
         "pyagent_sampling_rate_hertz 49.5",
         concat!(
             "pyagent_build_info{version=\"",

@@ -2,6 +2,7 @@
 
 use crate::process::facts::Facts;
 use crate::profile::query::ProcessFacts;
+use crate::python::refusal::Reason;
 
 /// What a process is with regard to profiling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,8 +38,10 @@ pub struct ProcessListing {
     pub version: String,
     /// State.
     pub state: TrackState,
-    /// Why it is not profiled; empty when it is.
+    /// Why it is not profiled, in words; empty when it is.
     pub reason: String,
+    /// Which of the closed list that is; `None` when it is profiled, or being looked at.
+    pub refused: Option<Reason>,
 }
 
 /// What a filter looks at; `cmdline` is as much of the arguments as whoever asks may see.

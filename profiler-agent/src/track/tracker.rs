@@ -20,6 +20,7 @@ use crate::profile::query::ProcessFilter;
 use crate::python::discover::{Discoverer, Discovery, Interpreter};
 use crate::python::layout::Version;
 use crate::python::process::PythonProcess;
+use crate::python::refusal::{Reason, Refusal};
 use crate::python::runtime;
 
 /// How often processes are looked at again; stretched on hosts where one look takes long.
@@ -62,6 +63,15 @@ pub trait KernelTable: Send {
     fn layout_row(&mut self, layout: &PyLayout) -> Result<u32, String>;
 }
 
+/// How many processes there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProcessCounts {
+    /// In each state.
+    pub by_state: BTreeMap<TrackState, u32>,
+    /// That are refused, by reason.
+    pub by_reason: BTreeMap<Reason, u32>,
+}
+
 /// What the tracker tells the rest of the agent.
 #[derive(Debug, Clone)]
 pub enum Update {
@@ -98,7 +108,7 @@ enum Status {
     Refused {
         facts: Box<Facts>,
         version: Option<Version>,
-        reason: String,
+        refusal: Refusal,
     },
 }
 
@@ -176,6 +186,7 @@ impl<K: KernelTable> Tracker<K> {
             self.begin(pid, generation);
         }
         self.forget_gone();
+        self.recheck_unverified();
         let is_waited_for = |pid: &Pid| {
             let tracked = self.processes.get(pid).map(|tracked| &tracked.status);
             !self.kernel.sees_lifecycle() || !matches!(tracked, Some(Status::Profiled(_)))
@@ -212,9 +223,14 @@ impl<K: KernelTable> Tracker<K> {
             Status::Refused { .. } => None,
         };
         if let Some(generation) = generation {
-            self.kernel.remove(pid, generation);
-            self.updates.push(Update::Dropped(generation));
+            self.drop_generation(pid, generation);
         }
+    }
+
+    /// Its samples are of no interest any more.
+    fn drop_generation(&mut self, pid: Pid, generation: Generation) {
+        self.kernel.remove(pid, generation);
+        self.updates.push(Update::Dropped(generation));
     }
 
     /// Follows an event of the kernel.
@@ -353,21 +369,16 @@ impl<K: KernelTable> Tracker<K> {
             }
             Discovery::Gone => return,
             Discovery::NotPython { expected: false } => OTHER_DELAYS_MS,
-            Discovery::Refused { version, reason } if n_attempts >= 10 => {
+            Discovery::Refused { version, refusal } if n_attempts >= 10 => {
                 if let Some(generation) = generation {
-                    self.kernel.remove(pid, generation);
-                    self.updates.push(Update::Dropped(generation));
+                    self.drop_generation(pid, generation);
                 }
-                self.processes.insert(
-                    pid,
-                    Tracked {
-                        status: Status::Refused {
-                            facts,
-                            version,
-                            reason,
-                        },
-                    },
-                );
+                let status = Status::Refused {
+                    facts,
+                    version,
+                    refusal,
+                };
+                self.processes.insert(pid, Tracked { status });
                 return;
             }
             // Structures that do not fit can be half-initialised.
@@ -407,8 +418,7 @@ impl<K: KernelTable> Tracker<K> {
             generation.or_else(|| self.add_pending(pid))
         } else {
             if let Some(generation) = generation {
-                self.kernel.remove(pid, generation);
-                self.updates.push(Update::Dropped(generation));
+                self.drop_generation(pid, generation);
             }
             None
         };
@@ -466,7 +476,7 @@ impl<K: KernelTable> Tracker<K> {
         };
         let entry = match self.entry(&process) {
             Ok(entry) => entry,
-            Err(reason) => return self.refuse(process, reason),
+            Err(reason) => return self.refuse(process, Refusal::NotTracked(reason)),
         };
         let told = if is_new {
             self.kernel.add(pid, &entry)
@@ -485,15 +495,15 @@ impl<K: KernelTable> Tracker<K> {
             }
             // It has exec'ed, or ended: an event is on its way.
             Ok(false) => {}
-            Err(reason) => self.refuse(process, reason),
+            Err(reason) => self.refuse(process, Refusal::NotTracked(reason)),
         }
     }
 
-    fn refuse(&mut self, process: PythonProcess, reason: String) {
+    fn refuse(&mut self, process: PythonProcess, refusal: Refusal) {
         let status = Status::Refused {
             facts: Box::new(process.facts),
             version: Some(process.interpreter.version),
-            reason,
+            refusal,
         };
         self.processes.insert(process.pid, Tracked { status });
     }
@@ -563,6 +573,55 @@ impl<K: KernelTable> Tracker<K> {
         }
     }
 
+    /// Looks again at those whose offsets could not be put to the test yet.
+    fn recheck_unverified(&mut self) {
+        let unverified: Vec<(Pid, Generation)> = self
+            .processes
+            .iter()
+            .filter_map(|(pid, tracked)| match &tracked.status {
+                Status::Profiled(process) if !process.interpreter.is_verified => {
+                    Some((*pid, process.generation))
+                }
+                Status::Profiled(_) | Status::Pending { .. } | Status::Refused { .. } => None,
+            })
+            .collect();
+        for (pid, generation) in unverified {
+            self.recheck(pid, generation);
+        }
+    }
+
+    /// Looks at a profiled process anew: its interpreter may have been finalized and initialised again, or not be
+    /// what it was taken for.
+    pub fn recheck(&mut self, pid: Pid, generation: Generation) {
+        let known = match self.processes.get(&pid).map(|tracked| &tracked.status) {
+            Some(Status::Profiled(process)) if process.generation == generation => process.clone(),
+            _ => return,
+        };
+        match self.discoverer.discover(pid, &mut |_| {}) {
+            Discovery::Python(interpreter) if *interpreter != known.interpreter => {
+                let process = PythonProcess {
+                    interpreter: *interpreter,
+                    ..PythonProcess::clone(&known)
+                };
+                // One that ended meanwhile has no entry to update.
+                if let Ok(entry) = self.entry(&process)
+                    && matches!(self.kernel.update(pid, generation, &entry), Ok(true))
+                {
+                    self.profiled(process);
+                }
+            }
+            Discovery::Refused { refusal, .. } => {
+                self.drop_generation(pid, generation);
+                self.refuse(PythonProcess::clone(&known), refusal);
+            }
+            // Between two interpreters, or at the end of the last.
+            Discovery::Python(_)
+            | Discovery::NotYet
+            | Discovery::NotPython { .. }
+            | Discovery::Gone => {}
+        }
+    }
+
     /// Every process that is profiled, pending, or a Python that cannot be.
     #[must_use]
     pub fn listing(&self) -> Vec<ProcessListing> {
@@ -574,28 +633,32 @@ impl<K: KernelTable> Tracker<K> {
 
     /// How many processes there are in each state.
     #[must_use]
-    pub fn n_by_state(&self) -> BTreeMap<TrackState, u32> {
-        let mut n_by_state = BTreeMap::new();
+    pub fn counts(&self) -> ProcessCounts {
+        let mut counts = ProcessCounts::default();
         for tracked in self.processes.values() {
-            let state = match tracked.status {
+            let state = match &tracked.status {
                 Status::Pending { .. } => TrackState::Pending,
                 Status::Profiled(_) => TrackState::Profiled,
-                Status::Refused { .. } => TrackState::Refused,
+                Status::Refused { refusal, .. } => {
+                    *counts.by_reason.entry(refusal.reason()).or_insert(0) += 1;
+                    TrackState::Refused
+                }
             };
-            *n_by_state.entry(state).or_insert(0) += 1;
+            *counts.by_state.entry(state).or_insert(0) += 1;
         }
-        n_by_state
+        counts
     }
 }
 
 fn listing(status: &Status) -> ProcessListing {
-    let (facts, interpreter, version, state, reason) = match status {
+    let (facts, interpreter, version, state, reason, refused) = match status {
         Status::Pending { facts, .. } => (
             &**facts,
             String::new(),
             String::new(),
             TrackState::Pending,
             "not yet discovered".to_owned(),
+            None,
         ),
         Status::Profiled(process) => (
             &process.facts,
@@ -607,11 +670,12 @@ fn listing(status: &Status) -> ProcessListing {
             process.interpreter.version.to_string(),
             TrackState::Profiled,
             String::new(),
+            None,
         ),
         Status::Refused {
             facts,
             version,
-            reason,
+            refusal,
         } => {
             let version = version
                 .map(|version| version.to_string())
@@ -621,7 +685,8 @@ fn listing(status: &Status) -> ProcessListing {
                 String::new(),
                 version,
                 TrackState::Refused,
-                reason.clone(),
+                refusal.to_string(),
+                Some(refusal.reason()),
             )
         }
     };
@@ -631,6 +696,7 @@ fn listing(status: &Status) -> ProcessListing {
         version,
         state,
         reason,
+        refused,
     }
 }
 

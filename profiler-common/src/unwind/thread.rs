@@ -108,7 +108,7 @@ pub fn gil<R: ReadUser>(
     thread: &mut Thread,
 ) -> u64 {
     match layout.gil_kind {
-        GilKind::Unknown | GilKind::None => 0,
+        GilKind::Unknown => 0,
         GilKind::RuntimeCurrent => {
             let Ok(current) = reader.u64(process.runtime.wrapping_add(u64::from(layout.gil)))
             else {
@@ -120,14 +120,22 @@ pub fn gil<R: ReadUser>(
             }
             current
         }
-        GilKind::Interpreter => {
+        GilKind::Interpreter | GilKind::Switchable => {
             let interp = window.word_at(layout.tstate_interp);
             let Ok(gil) = reader.u64(interp.wrapping_add(u64::from(layout.gil))) else {
                 return 0;
             };
-            // struct _gil_runtime_state: interval 0, last_holder 8, locked (int) 16.
-            let Ok([last_holder, locked]) = reader.words::<2>(gil.wrapping_add(8)) else {
+            // struct _gil_runtime_state: interval, last_holder, locked (int), ...; in front of them enabled (int), where
+            // it can be switched on.
+            let Ok([first, second, third, fourth]) = reader.words::<4>(gil) else {
                 return 0;
+            };
+            let (last_holder, locked) = match layout.gil_kind {
+                GilKind::Switchable if first as u32 == 0 => return 0,
+                GilKind::Switchable => (third, fourth),
+                GilKind::Unknown | GilKind::RuntimeCurrent | GilKind::Interpreter => {
+                    (second, third)
+                }
             };
             thread.flags |= sample_flags::GIL_KNOWN;
             if last_holder == thread.state && locked as u32 == 1 {

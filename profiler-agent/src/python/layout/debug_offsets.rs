@@ -43,6 +43,8 @@ struct Fields {
     code_firstlineno: usize,
     code_localsplusnames: usize,
     code_adaptive: usize,
+    /// `co_tlbc` (3.14+); 0 in builds with the GIL.
+    code_tlbc: Option<usize>,
     object_type: usize,
     type_name: usize,
     bytes_size: usize,
@@ -78,6 +80,7 @@ const FIELDS_3_13: Fields = Fields {
     code_firstlineno: 39,
     code_localsplusnames: 41,
     code_adaptive: 43,
+    code_tlbc: None,
     object_type: 45,
     type_name: 47,
     bytes_size: 65,
@@ -109,6 +112,7 @@ const FIELDS_3_14: Fields = Fields {
     code_firstlineno: 44,
     code_localsplusnames: 46,
     code_adaptive: 48,
+    code_tlbc: Some(49),
     object_type: 51,
     type_name: 53,
     bytes_size: 75,
@@ -132,6 +136,7 @@ const FIELDS_3_15: Fields = Fields {
     code_firstlineno: 52,
     code_localsplusnames: 54,
     code_adaptive: 56,
+    code_tlbc: Some(57),
     object_type: 59,
     type_name: 61,
     bytes_size: 87,
@@ -162,7 +167,8 @@ pub fn version(table: &[u8]) -> Option<(Version, bool)> {
     Some((Version(version), free_threaded))
 }
 
-/// The layout that the table describes.
+/// The layout that the table describes. A version that is newer than the newest known is taken to have that one's
+/// table; what the table says is then to be checked in the process.
 pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
     let Some((version, free_threaded)) = version(table) else {
         let reason = "no cookie".to_owned();
@@ -171,85 +177,28 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
             reason,
         });
     };
-    if free_threaded {
-        return Err(LayoutNotFound::FreeThreaded(version));
-    }
     let fields = match version.minor() {
         (3, 13) => &FIELDS_3_13,
         (3, 14) => &FIELDS_3_14,
-        (3, 15) => &FIELDS_3_15,
+        (3, 15..) => &FIELDS_3_15,
         _ => return Err(LayoutNotFound::Unsupported(version)),
     };
     let ends_as_known = fields
         .script_path_bytes
         .is_none_or(|idx| word(table, idx) == Some(SCRIPT_PATH_BYTES));
     if !ends_as_known {
-        let reason = "they are not those of a released version".to_owned();
+        let reason = "they are not those of a release that is known".to_owned();
         return Err(LayoutNotFound::BadOffsets { version, reason });
     }
-    let offset = |idx: usize| {
-        let value = word(table, idx).unwrap_or(u64::MAX);
-        u16::try_from(value)
-            .ok()
-            .filter(|value| *value != ABSENT)
-            .ok_or_else(|| LayoutNotFound::BadOffsets {
-                version,
-                reason: format!("word {idx} is {value}"),
-            })
+    let table = Table {
+        bytes: table,
+        version,
+        free_threaded,
     };
-    let tstate_datastack_chunk = offset(fields.tstate_datastack_chunk)?;
-    let frame_owner = offset(fields.frame_owner)?;
-    let walk = PyLayout {
-        version_hex: version.0,
-        runtime_interpreters_head: offset(fields.interpreters_head)?,
-        interp_next: offset(fields.interp_next)?,
-        interp_threads_head: offset(fields.interp_threads_head)?,
-        gil: offset(fields.interp_ceval_gil)?,
-        tstate_bytes: rounded_up(
-            tstate_datastack_chunk.max(offset(fields.tstate_native_thread_id)?),
-        ),
-        tstate_next: offset(fields.tstate_next)?,
-        tstate_interp: offset(fields.tstate_interp)?,
-        tstate_thread_id: offset(fields.tstate_thread_id)?,
-        tstate_native_thread_id: offset(fields.tstate_native_thread_id)?,
-        tstate_frame: offset(fields.tstate_current_frame)?,
-        cframe_current_frame: ABSENT,
-        tstate_datastack_chunk,
-        frame_bytes: rounded_up(frame_owner & !7),
-        frame_code: offset(fields.frame_executable)?,
-        frame_previous: offset(fields.frame_previous)?,
-        frame_instr: offset(fields.frame_instr_ptr)?,
-        frame_owner,
-        frame_is_entry: ABSENT,
-        frame_tlbc_index: ABSENT,
-        code_identity: offset(fields.code_localsplusnames)?.saturating_sub(CO_VERSION_BYTES),
-        frame_root: FrameRoot::Direct,
-        entry_mark: EntryMark::Owner,
-        identity_kind: IdentityKind::Version,
-        instruction_unit: InstructionUnit::InstrPtr,
-        gil_kind: GilKind::Interpreter,
-        code_tag_mask: if version.minor() >= (3, 14) {
-            STACK_REFERENCE_TAG
-        } else {
-            0
-        },
-    };
+    let walk = table.walk(fields)?;
     walk.check()
         .map_err(|error| LayoutNotFound::from((version, error)))?;
-    let code = CodeLayout {
-        ob_type: offset(fields.object_type)?,
-        filename: offset(fields.code_filename)?,
-        name: offset(fields.code_name)?,
-        qualname: offset(fields.code_qualname)?,
-        first_line: offset(fields.code_firstlineno)?,
-        line_table: offset(fields.code_linetable)?,
-        first_instruction: offset(fields.code_adaptive)?,
-        bytes_size: offset(fields.bytes_size)?,
-        bytes_data: offset(fields.bytes_data)?,
-        type_name: offset(fields.type_name)?,
-        line_table_format: LineTableFormat::Locations,
-        str: StrLayout::of_version(version.0, free_threaded),
-    };
+    let code = table.code(fields)?;
     let fits = code
         .offsets()
         .into_iter()
@@ -261,8 +210,93 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
     Ok(Layout {
         walk,
         code,
-        interp_modules: Some(offset(fields.interp_modules)?),
+        interp_modules: Some(table.offset(fields.interp_modules)?),
     })
+}
+
+/// The table, with what it says of itself.
+struct Table<'a> {
+    bytes: &'a [u8],
+    version: Version,
+    free_threaded: bool,
+}
+
+impl Table<'_> {
+    fn walk(&self, fields: &Fields) -> Result<PyLayout, LayoutNotFound> {
+        let tstate_native_thread_id = self.offset(fields.tstate_native_thread_id)?;
+        let tstate_datastack_chunk = self.offset(fields.tstate_datastack_chunk)?;
+        let frame_owner = self.offset(fields.frame_owner)?;
+        let localsplusnames = self.offset(fields.code_localsplusnames)?;
+        Ok(PyLayout {
+            version_hex: self.version.0,
+            runtime_interpreters_head: self.offset(fields.interpreters_head)?,
+            interp_next: self.offset(fields.interp_next)?,
+            interp_threads_head: self.offset(fields.interp_threads_head)?,
+            gil: self.offset(fields.interp_ceval_gil)?,
+            tstate_bytes: rounded_up(tstate_datastack_chunk.max(tstate_native_thread_id)),
+            tstate_next: self.offset(fields.tstate_next)?,
+            tstate_interp: self.offset(fields.tstate_interp)?,
+            tstate_thread_id: self.offset(fields.tstate_thread_id)?,
+            tstate_native_thread_id,
+            tstate_frame: self.offset(fields.tstate_current_frame)?,
+            cframe_current_frame: ABSENT,
+            tstate_datastack_chunk,
+            frame_bytes: rounded_up(frame_owner & !7),
+            frame_code: self.offset(fields.frame_executable)?,
+            frame_previous: self.offset(fields.frame_previous)?,
+            frame_instr: self.offset(fields.frame_instr_ptr)?,
+            frame_owner,
+            frame_is_entry: ABSENT,
+            code_identity: localsplusnames.saturating_sub(CO_VERSION_BYTES),
+            frame_root: FrameRoot::Direct,
+            entry_mark: EntryMark::Owner,
+            identity_kind: IdentityKind::Version,
+            instruction_unit: InstructionUnit::InstrPtr,
+            gil_kind: if self.free_threaded {
+                GilKind::Switchable
+            } else {
+                GilKind::Interpreter
+            },
+            code_tag_mask: if self.version.minor() >= (3, 14) {
+                STACK_REFERENCE_TAG
+            } else {
+                0
+            },
+        })
+    }
+
+    fn code(&self, fields: &Fields) -> Result<CodeLayout, LayoutNotFound> {
+        Ok(CodeLayout {
+            ob_type: self.offset(fields.object_type)?,
+            filename: self.offset(fields.code_filename)?,
+            name: self.offset(fields.code_name)?,
+            qualname: self.offset(fields.code_qualname)?,
+            first_line: self.offset(fields.code_firstlineno)?,
+            line_table: self.offset(fields.code_linetable)?,
+            first_instruction: self.offset(fields.code_adaptive)?,
+            thread_bytecode: match fields.code_tlbc {
+                Some(idx) if self.free_threaded => self.offset(idx)?,
+                Some(_) | None => ABSENT,
+            },
+            bytes_size: self.offset(fields.bytes_size)?,
+            bytes_data: self.offset(fields.bytes_data)?,
+            type_name: self.offset(fields.type_name)?,
+            line_table_format: LineTableFormat::Locations,
+            str: StrLayout::of_version(self.version.0, self.free_threaded),
+        })
+    }
+
+    /// The offset that a word holds.
+    fn offset(&self, idx: usize) -> Result<u16, LayoutNotFound> {
+        let value = word(self.bytes, idx).unwrap_or(u64::MAX);
+        u16::try_from(value)
+            .ok()
+            .filter(|value| *value != ABSENT)
+            .ok_or_else(|| LayoutNotFound::BadOffsets {
+                version: self.version,
+                reason: format!("word {idx} is {value}"),
+            })
+    }
 }
 
 /// Code objects of all versions have their fixed fields below this.
@@ -281,7 +315,7 @@ fn word(table: &[u8], idx: usize) -> Option<u64> {
 
 impl CodeLayout {
     /// Every offset in a code object that is present.
-    fn offsets(&self) -> [u16; 6] {
+    fn offsets(&self) -> [u16; 7] {
         [
             self.filename,
             self.name,
@@ -289,6 +323,11 @@ impl CodeLayout {
             self.first_line,
             self.line_table,
             self.first_instruction,
+            if self.thread_bytecode == ABSENT {
+                0
+            } else {
+                self.thread_bytecode
+            },
         ]
     }
 }
@@ -301,7 +340,7 @@ mod tests {
         #[test]
         fn any_table_gives_a_checked_layout_or_a_reason(
             mut words in proptest::collection::vec(0_u64..700, 128),
-            minor in 13_u8..16,
+            minor in 13_u8..18,
         ) {
             words[0] = u64::from_le_bytes(*COOKIE);
             words[1] = u64::from(Version::new(3, minor, 0).0);

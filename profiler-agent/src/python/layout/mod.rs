@@ -41,6 +41,8 @@ pub struct CodeLayout {
     pub line_table: u16,
     /// `co_code_adaptive` (3.11+): the first instruction; else [`ABSENT`].
     pub first_instruction: u16,
+    /// `co_tlbc` (free-threaded 3.14+): the copies of the bytecode, one a thread; else [`ABSENT`].
+    pub thread_bytecode: u16,
     /// `PyBytesObject`: `ob_size`.
     pub bytes_size: u16,
     /// `PyBytesObject`: the bytes.
@@ -104,9 +106,6 @@ pub enum LayoutNotFound {
     /// No row.
     #[error("CPython {0} is not supported (supported: {SUPPORTED})")]
     Unsupported(Version),
-    /// Built without the GIL.
-    #[error("CPython {0} is a free-threaded build: these are not supported yet")]
-    FreeThreaded(Version),
     /// The process's own offsets make no sense.
     #[error("CPython {version}: its debug offsets are not usable: {reason}")]
     BadOffsets {
@@ -157,6 +156,7 @@ const fn code(
         first_line,
         line_table,
         first_instruction,
+        thread_bytecode: ABSENT,
         bytes_size: 16,
         bytes_data: 32,
         type_name: 24,
@@ -198,7 +198,6 @@ const fn frame_objects(
             frame_instr: lasti,
             frame_owner: ABSENT,
             frame_is_entry: ABSENT,
-            frame_tlbc_index: ABSENT,
             code_identity: 104,
             frame_root: FrameRoot::Direct,
             entry_mark: EntryMark::Null,
@@ -268,7 +267,6 @@ const LAYOUT_3_11: Layout = Layout {
         frame_instr: 56,
         frame_owner: 69,
         frame_is_entry: 68,
-        frame_tlbc_index: ABSENT,
         code_identity: 112,
         frame_root: FrameRoot::CFrame,
         entry_mark: EntryMark::IsEntry,
@@ -310,7 +308,6 @@ const LAYOUT_3_12: Layout = Layout {
         frame_instr: 56,
         frame_owner: 70,
         frame_is_entry: ABSENT,
-        frame_tlbc_index: ABSENT,
         code_identity: 92,
         frame_root: FrameRoot::CFrame,
         entry_mark: EntryMark::Owner,

@@ -1,0 +1,37 @@
+//! `cargo xtask interpreters`: CPython builds that few machines have, for the tests. From Debian's packages where
+//! there are some (`packages`), else compiled from Debian's source (`source`). Each is kept in the cache and can be
+//! used without the network afterwards.
+
+mod packages;
+mod source;
+
+use std::{env, ffi::OsString, fs, path::PathBuf};
+
+use anyhow::Result;
+
+use crate::command;
+
+/// Folders with an interpreter in each file, joined as in a search path; makes what is missing.
+pub(crate) fn get() -> Result<OsString> {
+    let mut folders = packages::get()?;
+    folders.extend(source::get()?);
+    Ok(env::join_paths(folders)?)
+}
+
+/// Lists what was found.
+pub(crate) fn list() -> Result<()> {
+    let question = "import sys; print(sys.version.replace(chr(10), ' '))";
+    for folder in env::split_paths(&get()?) {
+        let mut paths: Vec<PathBuf> = fs::read_dir(&folder)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()?;
+        paths.sort();
+        for path in paths {
+            let mut ask = command::program(&path);
+            let version = command::output(ask.args(["-I", "-S", "-c", question]))
+                .unwrap_or_else(|error| format!("does not start: {error:#}"));
+            println!("{}: {}", path.display(), version.trim());
+        }
+    }
+    Ok(())
+}
