@@ -93,7 +93,7 @@ impl Agent {
         let follow_all = config.selection.only_pids.is_none();
         let settings = Settings {
             follow_all,
-            follow_children: follow_all || config.subprocesses,
+            follow_children: follow_all || config.selection.subprocesses,
             ring_bytes: config.ring_bytes,
             log_level: if config.bpf_debug { 4 } else { 0 },
         };

@@ -344,6 +344,7 @@ impl SelectionArgs {
         Selection {
             filter: self.filter(),
             only_pids,
+            subprocesses: self.subprocesses,
         }
     }
 }
@@ -354,7 +355,6 @@ impl SamplingArgs {
     pub fn config(
         &self,
         selection: Selection,
-        subprocesses: bool,
         max_samples_per_second: Option<u32>,
         log: &LogArgs,
     ) -> SamplingConfig {
@@ -362,7 +362,6 @@ impl SamplingArgs {
         const LARGEST: u64 = 1 << 30;
         SamplingConfig {
             selection,
-            subprocesses,
             rate_hz: self.rate,
             max_samples_per_second,
             ring_bytes: self.ring_bytes.clamp(PAGE, LARGEST).next_power_of_two() as u32,

@@ -24,8 +24,6 @@ pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 pub struct SamplingConfig {
     /// Which processes.
     pub selection: Selection,
-    /// Children of selected processes too.
-    pub subprocesses: bool,
     /// Samples a second and CPU.
     pub rate_hz: u32,
     /// Above this the rate is lowered; `None`: never.
@@ -99,7 +97,6 @@ impl SamplingConfig {
                 only_pids: Some(vec![pid]),
                 ..Selection::default()
             },
-            subprocesses: false,
             rate_hz: DEFAULT_RATE_HZ,
             max_samples_per_second: None,
             ring_bytes: DEFAULT_RING_BYTES,

@@ -68,13 +68,13 @@ fn every_process(include: Criteria) -> Selection {
             ..ProcessFilter::default()
         },
         only_pids: None,
+        subprocesses: false,
     }
 }
 
 fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
     SamplingConfig {
         selection,
-        subprocesses: false,
         rate_hz,
         max_samples_per_second: None,
         ring_bytes: DEFAULT_RING_BYTES,

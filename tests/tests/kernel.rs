@@ -380,7 +380,7 @@ fn forked_children_are_profiled_from_their_first_sample() {
             } else {
                 of_cmdline(MARKER, 997)
             };
-            config.subprocesses = by_pid;
+            config.selection.subprocesses = by_pid;
             let recorder = Recorder::start(&config);
             let ticks = CpuTicks::now();
             parent.tell("go");

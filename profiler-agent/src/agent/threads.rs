@@ -149,6 +149,7 @@ pub(super) fn track(
     events: &SyncSender<Event>,
 ) {
     let mut tracker = Tracker::new(selection, kernel);
+    tracker.find_descendants();
     tracker.scan();
     let mut is_open = deliver(&mut tracker, events);
     is_open &= events.send(Event::Scanned(tracker.listing())).is_ok();

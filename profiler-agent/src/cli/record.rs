@@ -166,12 +166,8 @@ fn config(args: &RecordArgs, log: &LogArgs, launch: Option<&Launch>) -> Sampling
         },
         None => args.selection.selection(),
     };
-    args.sampling.config(
-        selection,
-        args.selection.subprocesses,
-        args.max_samples_per_second,
-        log,
-    )
+    args.sampling
+        .config(selection, args.max_samples_per_second, log)
 }
 
 /// Without the rights for BPF, stacks are read from outside; that takes the right to read the memory of
@@ -402,7 +398,7 @@ async fn has_ended(config: &SamplingConfig, asker: &AgentAsker) -> bool {
     if pids.iter().any(|pid| is_alive(*pid)) {
         return false;
     }
-    if !config.subprocesses {
+    if !config.selection.subprocesses {
         return true;
     }
     let Some(status) = asker.status().await else {

@@ -3,6 +3,7 @@
 //! Everything here is hostile text of bounded length. Arguments are secrets: [`Facts::program`] has the
 //! program and its script or module only.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read as _;
 use std::time::{Duration, SystemTime};
@@ -123,6 +124,29 @@ pub fn arguments(pid: Pid) -> std::io::Result<Vec<String>> {
 /// Every process of this /proc.
 pub fn all_pids() -> std::io::Result<Vec<Pid>> {
     Ok(numbers("/proc")?.map(Pid).collect())
+}
+
+/// The children of these processes, theirs, and so on, as far as they are there now.
+#[must_use]
+pub fn descendants(pids: &[Pid]) -> Vec<Pid> {
+    let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    for pid in all_pids().unwrap_or_default() {
+        if let Ok(stat) = Stat::read(&format!("/proc/{pid}/stat")) {
+            children.entry(stat.parent).or_default().push(pid);
+        }
+    }
+    let mut found = Vec::new();
+    let mut next = pids.to_vec();
+    while let Some(pid) = next.pop() {
+        // Taken out, so that no process is met twice.
+        for child in children.remove(&pid).unwrap_or_default() {
+            if !pids.contains(&child) {
+                found.push(child);
+                next.push(child);
+            }
+        }
+    }
+    found
 }
 
 /// The process that an id is a thread of, when it is not the id of a process itself.

@@ -165,7 +165,9 @@ impl Symbolizer {
         }
         let unit = interpreter.layout.walk.instruction_unit;
         let n_outside = frames.len();
-        for (idx, frame) in sample.python.iter().enumerate() {
+        let is_misled = program.is_misled(sample);
+        let python = if is_misled { &[][..] } else { &sample.python };
+        for (idx, frame) in python.iter().enumerate() {
             let code = program.code(frame, &mut self.counters);
             let symbol = match code {
                 Ok(Code::Function(symbol)) => symbol,
@@ -200,11 +202,10 @@ impl Symbolizer {
             });
         }
         // A thread that begins or ends has nothing but the interpreter's own frames.
-        let status = if sample.python_status == PythonStatus::Complete && frames.len() == n_outside
-        {
-            PythonStatus::NoFrame
-        } else {
-            sample.python_status
+        let status = match sample.python_status {
+            _ if is_misled && !sample.frame.is_null() => PythonStatus::FrameSwitch,
+            PythonStatus::Complete if frames.len() == n_outside => PythonStatus::NoFrame,
+            status => status,
         };
         self.counters.by_status[status as usize] += 1;
         if let Some(reason) = status_reason(status) {
@@ -231,6 +232,20 @@ impl Program {
             names: HashMap::new(),
             names_read: None,
         }
+    }
+
+    /// Whether the kernel, where it tried registers as frames, took something for one that is none: the thread
+    /// begins, say, and has no frame yet.
+    fn is_misled(&mut self, sample: &RawSample) -> bool {
+        let (memory, layout) = (&self.memory, &self.process.interpreter.layout);
+        let leaf = sample.python.first();
+        leaf.is_some_and(|leaf| {
+            sample.has(sample_flags::REPAIRED)
+                && matches!(
+                    self.codes.get(leaf, || code::read(memory, layout, leaf)),
+                    Err(CodeError::Gone)
+                )
+        })
     }
 
     fn code(

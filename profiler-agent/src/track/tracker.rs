@@ -88,6 +88,8 @@ pub struct Selection {
     pub filter: ProcessFilter,
     /// Only these processes are looked at, and whatever is forked from them (`--pid`, `-- CMD`).
     pub only_pids: Option<Vec<Pid>>,
+    /// The children of these too, those that they have and those to come.
+    pub subprocesses: bool,
 }
 
 /// What is known of a process that matters.
@@ -124,6 +126,8 @@ struct Other {
 /// Follows processes; see the module's documentation.
 pub struct Tracker<K> {
     selection: Selection,
+    /// Processes that those that were named had started already.
+    descendants: Vec<Pid>,
     kernel: K,
     discoverer: Discoverer,
     processes: BTreeMap<Pid, Tracked>,
@@ -137,11 +141,12 @@ pub struct Tracker<K> {
 }
 
 impl<K: KernelTable> Tracker<K> {
-    /// A tracker that knows nothing yet; call [`Tracker::scan`].
+    /// A tracker that knows nothing yet; call [`Tracker::find_descendants`], then [`Tracker::scan`].
     #[must_use]
     pub fn new(selection: Selection, kernel: K) -> Self {
         Self {
             selection,
+            descendants: Vec::new(),
             kernel,
             discoverer: Discoverer::default(),
             processes: BTreeMap::new(),
@@ -159,11 +164,19 @@ impl<K: KernelTable> Tracker<K> {
         std::mem::take(&mut self.updates)
     }
 
+    /// Finds what the processes that were named have started so far, if that is selected too. Of what they start
+    /// from now on the kernel tells.
+    pub fn find_descendants(&mut self) {
+        if let (Some(pids), true) = (&self.selection.only_pids, self.selection.subprocesses) {
+            self.descendants = facts::descendants(pids);
+        }
+    }
+
     /// Looks at every process that may matter and is new or has mapped something; forgets what has gone.
     pub fn scan(&mut self) {
         let begun = Instant::now();
         let pids = match &self.selection.only_pids {
-            Some(pids) => pids.clone(),
+            Some(pids) => [&pids[..], &self.descendants].concat(),
             None => facts::all_pids().unwrap_or_default(),
         };
         for pid in pids {
@@ -449,7 +462,8 @@ impl<K: KernelTable> Tracker<K> {
     /// `is_followed`: the kernel told of it, which it does of selected processes and their children only when
     /// the selection is by process id.
     fn is_selected(&self, facts: &Facts, is_followed: bool) -> bool {
-        if self.selection.only_pids.is_some() && is_followed {
+        let is_descendant = self.descendants.contains(&facts.pid);
+        if self.selection.only_pids.is_some() && (is_followed || is_descendant) {
             return true;
         }
         let cmdline = facts.arguments.join(" ");

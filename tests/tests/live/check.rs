@@ -71,7 +71,7 @@ const SIGMAS: f64 = 5.0;
 
 /// Versions that are profiled, but whose stacks were not complete in 99.9 % of the samples yet: of 3.6 the workload
 /// `ordinary` has 0.9 % with a code object gone, of 3.14 `thread_churn` once had 2.6 %.
-const UNPROVEN: [(u8, u8); 2] = [(3, 6), (3, 14)];
+const UNPROVEN: [(u8, u8); 0] = [];
 
 /// Every interpreter that the project supports, recorded when the first test asks. `LIVE_PYTHON` names a part
 /// of the path of the only one to take.

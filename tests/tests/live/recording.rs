@@ -111,9 +111,9 @@ pub(crate) fn record(
     let config = SamplingConfig {
         selection: Selection {
             only_pids: Some(pids),
+            subprocesses: true,
             ..Selection::default()
         },
-        subprocesses: true,
         rate_hz: RATE_HZ,
         max_samples_per_second: None,
         ring_bytes: RING_BYTES,

@@ -68,10 +68,10 @@ const BUILDS: [Build; 4] = [
         configure: &["--with-lto=thin", "--enable-bolt", "--disable-shared", OPT],
         variables: &[
             ("CC", "clang-16"),
-            ("LLVM_AR", "llvm-ar-16"),
-            ("LLVM_BOLT", "llvm-bolt-16"),
-            ("MERGE_FDATA", "merge-fdata-16"),
-            ("LLVM_PROFDATA", "llvm-profdata-16"),
+            ("LLVM_AR", "/usr/bin/llvm-ar-16"),
+            ("LLVM_BOLT", "/usr/bin/llvm-bolt-16"),
+            ("MERGE_FDATA", "/usr/bin/merge-fdata-16"),
+            ("LLVM_PROFDATA", "/usr/bin/llvm-profdata-16"),
             ("LDFLAGS", "-fuse-ld=lld-16"),
             (
                 "PROFILE_TASK",
@@ -236,6 +236,7 @@ fn install_library(source: &Path, folder: &Path) -> Result<()> {
     let libraries: Vec<PathBuf> = fs::read_dir(folder.join("lib"))?
         .flatten()
         .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
         .collect();
     ensure!(
         libraries.len() == 1,
