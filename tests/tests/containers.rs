@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use profiler_agent::agent::{Agent, Recording};
 use profiler_agent::ids::{Pid, Tid};
@@ -325,12 +326,14 @@ fn read_from_outside_the_threads_have_the_kernels_ids_too() {
     let mut agent = Agent::start_remote(&config, Some(recording)).unwrap();
     runtime.block_on(agent.scanned());
     let asker = agent.asker();
+    let deadline = Instant::now() + Duration::from_mins(1);
     while counter(
         &runtime.block_on(asker.status()).unwrap(),
         "samples_received",
     ) < 100
     {
-        std::thread::yield_now();
+        assert!(Instant::now() < deadline, "not within a minute: samples");
+        std::thread::sleep(Duration::from_millis(10));
     }
     agent.stop();
     let profile = profile.blocking_recv().unwrap();
