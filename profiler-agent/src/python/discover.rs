@@ -295,10 +295,7 @@ impl Discoverer {
         );
         let thread_slot = runtime::calibrate_thread_slot(&memory, &layout, first);
         let found = match thread_slot {
-            Some(slot) => format!(
-                "threads keep their state at {:#x} behind the thread pointer",
-                slot.offset
-            ),
+            Some(slot) => format!("threads keep their state {}", slot_text(slot)),
             None => "no slot found; threads are looked up in the interpreter's list".to_owned(),
         };
         step("thread state", Ok(found));
@@ -377,6 +374,23 @@ impl Discoverer {
                 }))
             }
         }
+    }
+}
+
+/// Where a slot lies, in words.
+fn slot_text(slot: ThreadSlot) -> String {
+    let side = if slot.offset < 0 { "before" } else { "behind" };
+    let place = format!(
+        "{:#x} bytes {side} the thread pointer",
+        slot.offset.unsigned_abs()
+    );
+    if slot.indirect < 0 {
+        place
+    } else {
+        format!(
+            "{:#x} bytes behind what the pointer {place} points to",
+            slot.indirect
+        )
     }
 }
 

@@ -29,6 +29,9 @@ const SECOND_LEVEL_BYTES: usize = 1024;
 /// The first release of 3.7 whose `gilstate` lies where the table says.
 const MOVED_GIL: Version = Version::new(3, 7, 4);
 
+/// The first version that keeps the state of a thread in a thread-local variable, in place of a pthread key.
+const THREAD_LOCAL_STATE: Version = Version(0x030f_0000);
+
 /// Why a runtime is not usable (yet).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuntimeError {
@@ -105,10 +108,11 @@ pub fn calibrate_thread_slot(
     layout: &Layout,
     interp: Address,
 ) -> Option<ThreadSlot> {
+    let version = Version(layout.walk.version_hex);
     let threads = listed_threads(memory, layout, interp);
     let mut votes: Vec<(ThreadSlot, usize)> = Vec::new();
     for (thread_pointer, state) in threads {
-        if let Some(slot) = find_slot(memory, thread_pointer, state) {
+        if let Some(slot) = find_slot(memory, version, thread_pointer, state) {
             match votes.iter_mut().find(|(voted, _)| *voted == slot) {
                 Some((_, n_votes)) => *n_votes += 1,
                 None => votes.push((slot, 1)),
@@ -177,7 +181,12 @@ fn listed_threads(
     threads
 }
 
-fn find_slot(memory: &impl ReadMemory, thread_pointer: Address, state: u64) -> Option<ThreadSlot> {
+fn find_slot(
+    memory: &impl ReadMemory,
+    version: Version,
+    thread_pointer: Address,
+    state: u64,
+) -> Option<ThreadSlot> {
     let words = read_words(memory, thread_pointer, THREAD_BYTES)?;
     let direct = words
         .iter()
@@ -192,8 +201,10 @@ fn find_slot(memory: &impl ReadMemory, thread_pointer: Address, state: u64) -> O
             reserved: 0,
         });
     }
-    if let Some(slot) = find_thread_local(memory, thread_pointer, state) {
-        return Some(slot);
+    // Before, the only thread-local word with the state was that of the thread's current one, which is NULL while the
+    // GIL is released.
+    if version >= THREAD_LOCAL_STATE {
+        return find_thread_local(memory, thread_pointer, state);
     }
     for range in SECOND_LEVEL {
         for (idx, pointer) in words

@@ -69,20 +69,11 @@ const MAX_SHOWN: usize = 10;
 /// thousand runs.
 const SIGMAS: f64 = 5.0;
 
-/// Versions that are profiled, but whose stacks were not complete in 99.9 % of the samples yet: of 3.6 the workload
-/// `ordinary` has 0.9 % with a code object gone, of 3.14 `thread_churn` once had 2.6 %.
-const UNPROVEN: [(u8, u8); 0] = [];
-
 /// Every interpreter that the project supports, recorded when the first test asks. `LIVE_PYTHON` names a part
 /// of the path of the only one to take.
 pub(crate) static RECORDED: LazyLock<Vec<Recorded>> = LazyLock::new(|| {
     let only = std::env::var("LIVE_PYTHON").unwrap_or_default();
-    let (unproven, found): (Vec<_>, Vec<_>) = interpreters::supported()
-        .into_iter()
-        .partition(|python| UNPROVEN.contains(&python.minor()));
-    for python in unproven {
-        eprintln!("left out {}: see UNPROVEN", python.path.display());
-    }
+    let found = interpreters::supported();
     // One becomes the next one; that must be in its own root.
     let (prepared, own): (Vec<_>, Vec<_>) = found
         .into_iter()
@@ -259,6 +250,19 @@ fn every_frame_and_caller_line_is_one_that_the_interpreter_reports() {
     assert_none(&wrong);
 }
 
+/// `namedtuple` executes source that it makes, and the code object dies at once: in 3.6 a class, later a lambda.
+fn is_in_namedtuple(stack: &Stack) -> bool {
+    let is_gone = stack
+        .remarks
+        .iter()
+        .all(|remark| remark == "[code object gone]");
+    is_gone
+        && stack
+            .frames
+            .iter()
+            .any(|frame| frame.function.0 == "namedtuple")
+}
+
 #[test]
 fn stacks_are_complete_in_999_of_1000_samples() {
     let mut found = Vec::new();
@@ -266,7 +270,9 @@ fn stacks_are_complete_in_999_of_1000_samples() {
         let is_churn = sampled.workload.name == "thread_churn";
         let is_outside = |stack: &Stack| is_churn && is_outside_python(stack);
         let n = sampled.n_samples();
-        let n_incomplete = sampled.count(|stack| !stack.remarks.is_empty() && !is_outside(stack));
+        let n_incomplete = sampled.count(|stack| {
+            !stack.remarks.is_empty() && !is_outside(stack) && !is_in_namedtuple(stack)
+        });
         let limit = n as f64 * MAX_INCOMPLETE + SIGMAS * sigma(n, MAX_INCOMPLETE);
         if n_incomplete as f64 > limit {
             found.push(format!("{name}: {n_incomplete} of {n} incomplete"));

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     thread,
 };
@@ -25,6 +26,8 @@ struct Build {
     configure: &'static [&'static str],
     /// Its environment.
     variables: &'static [(&'static str, &'static str)],
+    /// A script that stands for the compiler, `./cc`; empty where none is needed.
+    compiler: &'static str,
     /// What `make` builds.
     target: &'static str,
     /// Debian packages that it takes, each with a program of it.
@@ -49,6 +52,7 @@ const BUILDS: [Build; 4] = [
         name: "python3.13t",
         configure: &["--disable-gil", OPT],
         variables: &[],
+        compiler: "",
         target: "all",
         packages: &[],
         stripped: false,
@@ -57,6 +61,7 @@ const BUILDS: [Build; 4] = [
         name: "python3.13-debug",
         configure: &["--with-pydebug", "--with-trace-refs"],
         variables: &[],
+        compiler: "",
         target: "all",
         packages: &[],
         stripped: false,
@@ -78,6 +83,7 @@ const BUILDS: [Build; 4] = [
                 "-m timeit -n 2 -r 1 sorted(range(10**5),key=str)",
             ),
         ],
+        compiler: "",
         target: "bolt-opt",
         packages: &[
             ("clang-16", "clang-16"),
@@ -92,10 +98,12 @@ const BUILDS: [Build; 4] = [
         name: "python3.13-musl",
         configure: &["--disable-shared", "MODULE_BUILDTYPE=static", OPT],
         variables: &[
-            ("CC", "musl-gcc"),
+            ("CC", "./cc"),
             ("LINKFORSHARED", " "),
             ("LDFLAGS", "-static"),
         ],
+        // musl-gcc calls itself what the machine's own compiler is called, and configure then contradicts itself.
+        compiler: "#!/bin/sh\n[ \"$1\" = --print-multiarch ] || exec musl-gcc \"$@\"\n",
         target: "all",
         packages: &[("musl-tools", "musl-gcc")],
         stripped: false,
@@ -137,12 +145,13 @@ fn get_one(build: &Build) -> Result<PathBuf> {
         name,
         configure,
         variables,
+        compiler,
         target,
         packages,
         stripped,
     } = build;
     let recipe = format!(
-        "{RECIPE}\n{SUITE} {PACKAGE}\n{CONFIGURE:?} {configure:?}\n{variables:?}\n{target} {packages:?} {stripped}"
+        "{RECIPE}\n{SUITE} {PACKAGE}\n{CONFIGURE:?} {configure:?}\n{variables:?}\n{compiler}\n{target} {packages:?} {stripped}"
     );
     let folder = cache::get(&cache::Entry {
         name,
@@ -193,6 +202,11 @@ fn make(build: &Build, folder: &Path) -> Result<()> {
             .arg("--directory")
             .arg(scratch.path()),
     )?;
+    if !build.compiler.is_empty() {
+        let path = scratch.path().join("cc");
+        fs::write(&path, build.compiler)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
     let mut configure = command::program("./configure");
     configure
         .args(CONFIGURE)
