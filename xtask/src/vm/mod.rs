@@ -31,6 +31,9 @@ const QEMU_PACKAGE: &str = "qemu-system-x86";
 /// A kernel to test on, by its series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kernel {
+    /// Debian 11, bullseye: without BTF, `bpf_loop` and links of perf events.
+    #[value(name = "5.10")]
+    V5_10,
     /// Debian 12, bookworm.
     #[value(name = "6.1")]
     V6_1,
@@ -46,6 +49,7 @@ impl Kernel {
     /// Series, as on the command line.
     fn series(self) -> &'static str {
         match self {
+            Self::V5_10 => "5.10",
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
             Self::V7_2 => "7.2",
@@ -55,6 +59,7 @@ impl Kernel {
     /// The Debian suite that has it.
     fn suite(self) -> &'static str {
         match self {
+            Self::V5_10 => "bullseye",
             Self::V6_1 => "bookworm",
             Self::V6_12 => "trixie",
             Self::V7_2 => "sid",
