@@ -32,8 +32,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Long enough for a thread that sleeps to be switched out.
 const SWITCH_TIME: Duration = Duration::from_millis(1);
 
-/// How often all is tried: threads of the process can come and go meanwhile.
-const N_TRIES: u32 = 5;
+/// How often all is tried: threads of the process can come and go meanwhile, and in 5.10 a thread that is switched out
+/// while it ends can have no FS base any more.
+const N_TRIES: u32 = 40;
 
 /// Why the offsets could not be learned.
 #[derive(Debug, thiserror::Error)]

@@ -3,12 +3,14 @@
 
 mod guest;
 mod images;
+mod mode;
 
 use std::{fs, path::Path, process::Stdio, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::ValueEnum;
 
+use self::mode::Mode;
 use crate::{
     command, dist,
     test::Counts,
@@ -31,7 +33,7 @@ const QEMU_PACKAGE: &str = "qemu-system-x86";
 /// A kernel to test on, by its series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kernel {
-    /// Debian 11, bullseye: without BTF, `bpf_loop` and links of perf events.
+    /// Debian 11, bullseye: without `bpf_loop`, `bpf_task_pt_regs` and links of perf events.
     #[value(name = "5.10")]
     V5_10,
     /// Debian 12, bookworm.
@@ -67,7 +69,7 @@ impl Kernel {
     }
 }
 
-/// Boots each of `only`, or all kernels. A kernel is one test; its console is left in `target/vm`.
+/// Boots each of `only`, or all kernels, in each mode. Each boot is one test; its console is left in `target/vm`.
 pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
     let kernels = if only.is_empty() {
         Kernel::value_variants()
@@ -88,12 +90,14 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
         outcome: "ok".into(),
     }];
     let mut counts = Counts::default();
-    for (kernel, image) in kernels.iter().zip(images) {
-        let name = format!("vm {}", kernel.series());
+    let boots = kernels.iter().zip(&images);
+    let boots = boots.flat_map(|boot| Mode::ALL.map(|mode| (boot, mode)));
+    for ((kernel, image), mode) in boots {
+        let name = format!("vm {} {}", kernel.series(), mode.name());
         let start = Instant::now();
-        let run = boot(&image, &initramfs).and_then(|console| {
-            fs::write(logs.join(format!("{}.log", kernel.series())), &console)?;
-            verdict(&console)
+        let run = boot(image, &initramfs, mode).and_then(|console| {
+            fs::write(logs.join(format!("{name}.log")), &console)?;
+            verdict(&console, mode)
         });
         let outcome = match run {
             Ok(summary) => {
@@ -138,7 +142,8 @@ fn install_qemu() -> Result<()> {
 }
 
 /// Runs a guest to its end; returns what it wrote to its serial console.
-fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
+fn boot(kernel: &Path, initramfs: &Path, mode: Mode) -> Result<String> {
+    let command_line = format!("{} {}", guest::KERNEL_COMMAND_LINE, mode.kernel_arguments());
     let mut qemu = command::program("timeout");
     qemu.args([
         "--signal=KILL",
@@ -165,7 +170,7 @@ fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
     .arg(kernel)
     .arg("-initrd")
     .arg(initramfs)
-    .args(["-append", guest::KERNEL_COMMAND_LINE])
+    .args(["-append", &command_line])
     .stdin(Stdio::null());
     let output = qemu
         .output()
@@ -183,8 +188,8 @@ fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
 }
 
 /// The guest's verdict, with the console's end where it failed.
-fn verdict(console: &str) -> Result<String> {
-    guest::verdict(console)
+fn verdict(console: &str, mode: Mode) -> Result<String> {
+    guest::verdict(console, mode)
         .map_err(|error| anyhow!("{error:#}; the console's end:\n{}", tail(console)))
 }
 
