@@ -25,7 +25,6 @@ use self::engine::{Engine, EngineParts, Sampler};
 use self::kernel_table::{BpfTables, NoTables};
 use self::threads::{TrackMessage, read_ring, sample_remotely, track};
 use crate::bpf::load::{Programs, Settings};
-use crate::bpf::source::CpuSource;
 use crate::config::SamplingConfig;
 use crate::kernel::probe::has_seccomp_filter;
 use crate::process::lifecycle::Lifecycle;
@@ -98,8 +97,8 @@ impl Agent {
             log_level: if config.bpf_debug { 4 } else { 0 },
         };
         let programs = Programs::load(settings).with_context(cannot_load)?;
-        let (ebpf, ring, processes, layouts, counters) = programs.split();
-        let mut source = Box::new(CpuSource::new(ebpf, counters, config.rate_hz));
+        let (source, ring, processes, layouts) = programs.split(config.rate_hz);
+        let mut source = Box::new(source);
         source.sync().context("cannot sample")?;
         let tables = BpfTables::new(processes, layouts);
         let sampler = Sampler::Kernel(source);

@@ -33,10 +33,11 @@ use clap::{Args, Parser, Subcommand};
 
 use self::log::LogArgs;
 use crate::config::{
-    DEFAULT_ADDRESS, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ, SamplingConfig, parse_bytes,
-    parse_duration,
+    DEFAULT_ADDRESS, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ, SamplingConfig,
+    default_ring_bytes, parse_bytes, parse_duration,
 };
 use crate::ids::Pid;
+use crate::kernel::cpus::n_cpus_online;
 use crate::profile::query::{Criteria, ProcessFilter, parse_pattern};
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::track::tracker::Selection;
@@ -151,10 +152,10 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "HZ", default_value_t = DEFAULT_RATE_HZ, env = "PYAGENT_RATE",
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
-    /// Bytes of the ring buffer between kernel and agent (rounded up to a power of two)
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "PYAGENT_RING_BYTES", value_parser = parse_bytes,
-          hide_short_help = true)]
-    pub ring_bytes: u64,
+    /// Bytes of the ring buffer between kernel and agent (rounded up to a power of two) [default: 4MiB for each 32
+    /// CPUs]
+    #[arg(long, value_name = "SIZE", env = "PYAGENT_RING_BYTES", value_parser = parse_bytes, hide_short_help = true)]
+    pub ring_bytes: Option<u64>,
 }
 
 /// The agent's flags.
@@ -364,7 +365,10 @@ impl SamplingArgs {
             selection,
             rate_hz: self.rate,
             max_samples_per_second,
-            ring_bytes: self.ring_bytes.clamp(PAGE, LARGEST).next_power_of_two() as u32,
+            ring_bytes: self.ring_bytes.map_or_else(
+                || default_ring_bytes(n_cpus_online()),
+                |bytes| bytes.clamp(PAGE, LARGEST).next_power_of_two() as u32,
+            ),
             bpf_debug: log.log.has_bpf_debug(),
         }
     }

@@ -16,8 +16,23 @@ pub const DEFAULT_MAX_SAMPLES_PER_SECOND: u32 = 5_000;
 /// Where the agent serves when nothing is said.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7099";
 
-/// Bytes of the ring buffer when nothing is said: half a second of 5,000 deep stacks.
+/// Bytes of the ring buffer when nothing is said, up to [`RING_CPUS`] CPUs: half a second of 5,000 deep stacks.
 pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
+
+/// CPUs that the ring buffer's default size is made for.
+const RING_CPUS: u32 = 32;
+
+/// Largest size of the ring buffer when nothing is said: that of 512 CPUs.
+const MAX_DEFAULT_RING_BYTES: u32 = 64 << 20;
+
+/// Bytes of the ring buffer when nothing is said: in proportion to the CPUs, which all sample at once.
+#[must_use]
+pub fn default_ring_bytes(n_cpus: u32) -> u32 {
+    DEFAULT_RING_BYTES
+        .saturating_mul(n_cpus.div_ceil(RING_CPUS).max(1))
+        .min(MAX_DEFAULT_RING_BYTES)
+        .next_power_of_two()
+}
 
 /// How to sample.
 #[derive(Debug, Clone)]
@@ -108,6 +123,12 @@ impl SamplingConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ring_grows_with_the_cpus_by_powers_of_two() {
+        let sizes = [0, 1, 32, 33, 64, 96, 240, 512, 8192].map(|n| default_ring_bytes(n) >> 20);
+        assert_eq!(sizes, [4, 4, 4, 8, 8, 16, 32, 64, 64]);
+    }
 
     #[test]
     fn durations_and_sizes_are_parsed_or_refused_with_examples() {

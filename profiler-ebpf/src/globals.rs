@@ -1,7 +1,7 @@
 //! Settings of the kernel programs, written by the agent before they are loaded.
 //!
-//! The kernel sees them as constants. Offsets of kernel structures come from the running kernel's BTF: rustc
-//! emits no relocations for them.
+//! The kernel sees them as constants. Offsets of kernel structures come from the running kernel, by its BTF or by
+//! calibration: rustc emits no relocations for them.
 
 macro_rules! globals {
     ($($(#[$doc:meta])* $name:ident, $get:ident: $type:ty = $default:expr;)*) => {$(
@@ -24,12 +24,14 @@ globals! {
     TASK_PID, task_pid: u32 = 0;
     /// `task_struct.tgid`.
     TASK_TGID, task_tgid: u32 = 0;
-    /// `task_struct.comm`.
-    TASK_COMM, task_comm: u32 = 0;
     /// `task_struct.signal`.
     TASK_SIGNAL, task_signal: u32 = 0;
     /// `signal_struct.live`: number of living threads of a process.
     SIGNAL_LIVE, signal_live: u32 = 0;
+    /// `task_struct.stack`: the kernel stack.
+    TASK_STACK, task_stack: u32 = 0;
+    /// Where the registers of user space lie on it, from its lowest address: at its end.
+    STACK_REGISTERS, stack_registers: u32 = 0;
     /// Every exec makes a pending entry, so that new processes are found; else only known processes matter.
     FOLLOW_ALL, follow_all: u32 = 0;
     /// A child of a profiled process is profiled.

@@ -3,7 +3,7 @@
 //! These programs run in process context (raw tracepoints), where updating maps is safe. What is unknown is
 //! reported and learned: an exec makes a pending entry, which the agent turns into a Python or removes.
 
-use aya_ebpf::EbpfContext as _;
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::programs::RawTracePointContext;
 use aya_log_ebpf::debug;
@@ -11,8 +11,9 @@ use profiler_common::counters::Counter;
 use profiler_common::event::{LifecycleRecord, RECORD_VERSION, RecordHead, RecordKind};
 use profiler_common::process::{NO_LAYOUT, ProcessEntry, ProcessState};
 
+use crate::globals;
 use crate::maps::{EVENTS, PROCESSES, count};
-use crate::{globals, task};
+use crate::task::{self, Task};
 
 const FORCE_WAKEUP: u64 = 2; // BPF_RB_FORCE_WAKEUP
 
@@ -24,18 +25,17 @@ fn new_generation() -> u64 {
     unsafe { (bpf_ktime_get_boot_ns() << 10) ^ u64::from(bpf_get_smp_processor_id()) }
 }
 
-/// `sched_process_fork`: parent, child. A new thread is no new process.
+/// `sched_process_fork`, in the parent. A new thread is no new process.
 #[inline(always)]
-pub(crate) fn fork(ctx: &RawTracePointContext) -> Option<()> {
+pub(crate) fn fork<T: Task>(ctx: &impl EbpfContext, child: u64) -> Option<()> {
     if globals::follow_children() == 0 && globals::follow_all() == 0 {
         return None;
     }
-    let (parent, child): (u64, u64) = (ctx.arg(0), ctx.arg(1));
-    let (child_tid, child_pid) = task::ids(child)?;
+    let (child_tid, child_pid) = T::ids(child)?;
     if child_tid != child_pid {
         return None;
     }
-    let (_, parent_pid) = task::ids(parent)?;
+    let parent_pid = ctx.tgid();
     // SAFETY: the entry is copied at once.
     let mut entry: ProcessEntry = unsafe { *PROCESSES.get(&parent_pid)? };
     let previous_generation = entry.generation;
@@ -51,7 +51,6 @@ pub(crate) fn fork(ctx: &RawTracePointContext) -> Option<()> {
         parent_pid,
         entry.generation,
         previous_generation,
-        task::comm(child),
     );
     Some(())
 }
@@ -77,51 +76,35 @@ pub(crate) fn exec(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     debug!(ctx, "exec {}", pid);
-    let comm = task::comm(task::current());
     tell(
         RecordKind::Exec,
         pid,
         0,
         entry.generation,
         previous.unwrap_or(0),
-        comm,
     );
     Some(())
 }
 
 /// `sched_process_exit`: each thread; the entry goes with the last one.
 #[inline(always)]
-pub(crate) fn exit(ctx: &RawTracePointContext) -> Option<()> {
+pub(crate) fn exit<T: Task>(ctx: &impl EbpfContext) -> Option<()> {
     let pid = ctx.tgid();
     // SAFETY: the generation is copied at once.
     let generation = unsafe { PROCESSES.get(&pid)? }.generation;
-    if task::n_living_threads(task::current())? > 0 {
+    if T::n_living_threads(T::current())? > 0 {
         return None;
     }
     let _ = PROCESSES.remove(&pid);
     debug!(ctx, "exit {}", pid);
-    tell(
-        RecordKind::Exit,
-        pid,
-        0,
-        0,
-        generation,
-        task::comm(task::current()),
-    );
+    tell(RecordKind::Exit, pid, 0, 0, generation);
     Some(())
 }
 
 /// Sends a record and wakes the agent: it has to look while the process is still there.
 #[inline(always)]
-fn tell(
-    kind: RecordKind,
-    pid: u32,
-    parent_pid: u32,
-    generation: u64,
-    previous_generation: u64,
-    comm: [u8; 16],
-) {
-    let record = LifecycleRecord {
+fn tell(kind: RecordKind, pid: u32, parent_pid: u32, generation: u64, previous_generation: u64) {
+    let mut record = LifecycleRecord {
         head: RecordHead {
             version: RECORD_VERSION,
             kind: kind as u16,
@@ -133,8 +116,10 @@ fn tell(
         previous_generation,
         pid,
         parent_pid,
-        comm,
+        // A child has its parent's.
+        comm: [0; 16],
     };
+    task::comm(&mut record.comm);
     if EVENTS
         .output::<LifecycleRecord>(&record, FORCE_WAKEUP)
         .is_err()

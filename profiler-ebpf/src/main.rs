@@ -27,8 +27,10 @@ mod sample;
 mod task;
 mod walk;
 
-use aya_ebpf::macros::{perf_event, raw_tracepoint};
-use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, perf_event, raw_tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext, RawTracePointContext};
+
+use task::{ProbedTask, TypedTask};
 
 /// Source number of the CPU clock; a row of the agent's source table.
 const SOURCE_CPU: u8 = 0;
@@ -36,14 +38,28 @@ const SOURCE_CPU: u8 = 0;
 /// CPU samples: the software event `cpu-clock`, one per online CPU.
 #[perf_event]
 pub fn sample_cpu(ctx: PerfEventContext) -> u32 {
-    sample::take(&ctx, SOURCE_CPU);
+    sample::take::<TypedTask>(&ctx, SOURCE_CPU);
+    0
+}
+
+/// The same where the kernel's memory must be read.
+#[perf_event]
+pub fn sample_cpu_probed(ctx: PerfEventContext) -> u32 {
+    sample::take::<ProbedTask>(&ctx, SOURCE_CPU);
     0
 }
 
 /// A process was forked, or a thread was made.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
+    let _ = lifecycle::fork::<TypedTask>(&ctx, ctx.arg(1));
+    0
+}
+
+/// The same where the kernel's memory must be read.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
-pub fn process_fork(ctx: RawTracePointContext) -> i32 {
-    let _ = lifecycle::fork(&ctx);
+pub fn process_fork_probed(ctx: RawTracePointContext) -> i32 {
+    let _ = lifecycle::fork::<ProbedTask>(&ctx, ctx.arg(1));
     0
 }
 
@@ -57,7 +73,14 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
 /// A thread ended.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn process_exit(ctx: RawTracePointContext) -> i32 {
-    let _ = lifecycle::exit(&ctx);
+    let _ = lifecycle::exit::<TypedTask>(&ctx);
+    0
+}
+
+/// The same where the kernel's memory must be read.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit_probed(ctx: RawTracePointContext) -> i32 {
+    let _ = lifecycle::exit::<ProbedTask>(&ctx);
     0
 }
 

@@ -36,6 +36,10 @@ static SCRATCHES: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
 pub(crate) struct Scratch {
     /// 1 while a program uses it.
     busy: u32,
+    /// Its index in the map.
+    slot: u32,
+    /// Index of the layout of the process that is sampled.
+    pub(crate) layout: u32,
     /// How the walk ended, by `sample::walk`.
     pub(crate) walk_end: u32,
     /// Frames of the first walk that a repair keeps.
@@ -50,6 +54,8 @@ pub(crate) struct Scratch {
     pub(crate) linked_to: u64,
     /// Of the thread that is looked for in the lists.
     pub(crate) thread_pointer: u64,
+    /// 1 when the lists were seen to their end.
+    pub(crate) list_ended: u32,
     pub(crate) thread: Thread,
     pub(crate) walk: Walk,
     pub(crate) list: ListWalk,
@@ -69,18 +75,36 @@ pub(crate) fn count(counter: Counter) {
 /// Takes a free scratch of this CPU. It must be given back with [`release`].
 #[inline(always)]
 pub(crate) fn claim() -> Option<&'static mut Scratch> {
-    for index in 0..2 {
-        let scratch = SCRATCHES.get_ptr_mut(index)?;
+    for slot in 0..2 {
+        let scratch = SCRATCHES.get_ptr_mut(slot)?;
         // SAFETY: the map's memory lives as long as the program; programs on one CPU nest, they do not run
         // side by side, so a plain test and set is atomic with regard to those that interrupt.
         unsafe {
             if core::ptr::read_volatile(&raw const (*scratch).busy) == 0 {
                 core::ptr::write_volatile(&raw mut (*scratch).busy, 1);
+                (*scratch).slot = slot;
                 return Some(&mut *scratch);
             }
         }
     }
     None
+}
+
+/// The slot by which functions that take numbers only find a scratch. What they write there is seen behind the
+/// call.
+#[inline(always)]
+pub(crate) fn share(scratch: &mut Scratch) -> u32 {
+    // The compiler must not keep values of the scratch in registers over the call.
+    core::hint::black_box(&raw mut *scratch);
+    scratch.slot
+}
+
+/// The scratch of this CPU in a slot, which the caller's caller has claimed.
+#[inline(always)]
+pub(crate) fn scratch_in(slot: u32) -> Option<&'static mut Scratch> {
+    let scratch = SCRATCHES.get_ptr_mut(slot)?;
+    // SAFETY: the map's memory lives as long as the program, and the caller does not look at it meanwhile.
+    Some(unsafe { &mut *scratch })
 }
 
 /// Gives a scratch back.

@@ -5,9 +5,6 @@
 //! frame before its link to the caller is written. What stands there meanwhile is what an earlier call left, so
 //! the chain can look whole. The true caller is in a register.
 
-use core::ffi::c_void;
-
-use aya_ebpf::helpers::generated::bpf_loop;
 use profiler_common::counters::Counter;
 use profiler_common::event::{N_GENERAL_REGISTERS, UserRegisters, sample_flags};
 use profiler_common::layout::{FrameRoot, PyLayout};
@@ -15,9 +12,9 @@ use profiler_common::process::ProcessEntry;
 use profiler_common::unwind::python::{self, WalkEnd};
 use profiler_common::unwind::{Fault, ReadUser as _, link};
 
-use crate::maps::{Scratch, count};
+use crate::maps::{LAYOUTS, Scratch, count, scratch_in, share};
 use crate::memory::CurrentTask;
-use crate::walk::{Context, WalkResult, walk};
+use crate::walk::{WalkResult, walk};
 
 /// Bytes at the start of the eval loop in which 3.11 and 3.12 publish a `_PyCFrame` before they write it: by
 /// the compilers of the day at most 0xb0.
@@ -45,7 +42,7 @@ pub(crate) fn repair(
 ) -> WalkResult {
     match n_candidates(process, layout, end, scratch) {
         0 => end,
-        n_candidates => complete(layout, end, n_candidates, scratch),
+        n_candidates => complete(end, n_candidates, scratch),
     }
 }
 
@@ -175,12 +172,7 @@ fn is_written(scratch: &Scratch) -> bool {
 }
 
 #[inline(always)]
-fn complete(
-    layout: &PyLayout,
-    end: WalkResult,
-    n_candidates: u32,
-    scratch: &mut Scratch,
-) -> WalkResult {
+fn complete(end: WalkResult, n_candidates: u32, scratch: &mut Scratch) -> WalkResult {
     // A lone generator frame was right and stays; anything else was read from a half-built chain.
     let n_kept = if scratch.walk.is_behind_lone_generator() && scratch.is_entering == 0 {
         scratch.record.header.n_python
@@ -189,17 +181,12 @@ fn complete(
     };
     scratch.n_kept = n_kept;
     scratch.repaired = 0;
-    let mut context = Context { scratch, layout };
-    // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
-    unsafe {
-        bpf_loop(
-            n_candidates,
-            try_candidate as *mut c_void,
-            (&raw mut context).cast::<c_void>(),
-            0,
-        )
-    };
-    let scratch = context.scratch;
+    let slot = share(scratch);
+    for index in 0..N_CANDIDATES {
+        if index >= n_candidates || try_candidate(slot, index) != 0 {
+            break;
+        }
+    }
     if scratch.repaired != 0 {
         count(Counter::Repaired);
         scratch.record.header.flags |= sample_flags::REPAIRED;
@@ -217,7 +204,7 @@ fn complete(
         // The chain was as it should be.
         WalkResult::End(WalkEnd::Complete | WalkEnd::Fault) => {
             scratch.record.header.n_python = 0;
-            walk(layout, scratch.thread.frame, scratch)
+            walk(scratch.thread.frame, scratch)
         }
         WalkResult::End(WalkEnd::FrameSwitch | WalkEnd::Loop) | WalkResult::Full => {
             scratch.record.header.n_python = n_kept;
@@ -235,9 +222,16 @@ enum Kind {
     Cframe,
 }
 
-unsafe extern "C" fn try_candidate(index: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `complete` passes its context.
-    let Context { scratch, layout } = unsafe { &mut *context.cast::<Context<'_>>() };
+/// Walks from a candidate; 1 when the stack is complete then. The verifier looks at it once, see `walk`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn try_candidate(slot: u32, index: u32) -> u32 {
+    let Some(scratch) = scratch_in(slot) else {
+        return 1;
+    };
+    let Some(layout) = LAYOUTS.get(scratch.layout) else {
+        return 1;
+    };
     let is_entering = scratch.is_entering != 0;
     let (kind, candidate) = match index {
         0 => (Kind::LinkedTo, scratch.linked_to),
@@ -278,7 +272,7 @@ unsafe extern "C" fn try_candidate(index: u32, context: *mut c_void) -> i64 {
         scratch.n_kept
     };
     scratch.record.header.n_python = n_kept;
-    if let WalkResult::End(WalkEnd::Complete) = walk(layout, frame, scratch) {
+    if let WalkResult::End(WalkEnd::Complete) = walk(frame, scratch) {
         if scratch.record.header.n_python > n_kept {
             scratch.repaired = 1;
             return 1;

@@ -8,7 +8,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_perf_event_data, pt_regs};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_boot_ns,
-    bpf_loop, bpf_ringbuf_output, bpf_ringbuf_query,
+    bpf_ringbuf_output, bpf_ringbuf_query,
 };
 use aya_ebpf::programs::PerfEventContext;
 use profiler_common::counters::Counter;
@@ -22,22 +22,26 @@ use profiler_common::unwind::python::WalkEnd;
 use profiler_common::unwind::thread::{self, ListStep, ListWalk, MAX_LISTED, Thread};
 use profiler_common::unwind::{Fault, ReadUser as _};
 
-use crate::maps::{EVENTS, LAYOUTS, PROCESSES, Scratch, claim, count, release};
+use crate::globals;
+use crate::maps::{EVENTS, LAYOUTS, PROCESSES, Scratch, claim, count, release, scratch_in, share};
 use crate::memory::CurrentTask;
 use crate::repair::repair;
-use crate::walk::{Context, WalkResult, walk};
-use crate::{globals, task};
+use crate::task::{self, Task};
+use crate::walk::{WalkResult, walk};
 
 const AVAILABLE_DATA: u64 = 0; // BPF_RB_AVAIL_DATA
 const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
 const FORCE_WAKEUP: u64 = 2; // BPF_RB_FORCE_WAKEUP
+
+/// Steps of one call of [`list_steps`], see `walk`.
+const LIST_STEPS_PER_CALL: u32 = 16;
 
 /// Bytes of a record in front of its Python frames.
 const PYTHON_OFFSET: usize = core::mem::offset_of!(SampleRecord, python);
 
 /// Takes a sample of the current task if its process is selected.
 #[inline(always)]
-pub(crate) fn take(ctx: &PerfEventContext, source: u8) {
+pub(crate) fn take<T: Task>(ctx: &PerfEventContext, source: u8) {
     count(Counter::Ticks);
     // SAFETY: a helper without arguments.
     let ids = unsafe { bpf_get_current_pid_tgid() };
@@ -56,13 +60,13 @@ pub(crate) fn take(ctx: &PerfEventContext, source: u8) {
         count(Counter::Nested);
         return;
     };
-    fill(ctx, source, ids, process, scratch);
+    fill::<T>(ctx, source, ids, process, scratch);
     release(scratch);
 }
 
 /// Fills and submits the record. `ids` are process (upper half) and thread.
 #[inline(always)]
-fn fill(
+fn fill<T: Task>(
     ctx: &PerfEventContext,
     source: u8,
     ids: u64,
@@ -71,12 +75,12 @@ fn fill(
 ) {
     // SAFETY: the kernel hands the program its context.
     let data = unsafe { &*ctx.ctx };
-    identify(data, source, ids, process, scratch);
+    identify::<T>(data, source, ids, process, scratch);
     let status = match process.state {
         ProcessState::Pending => PythonStatus::Pending,
         ProcessState::Python => match LAYOUTS.get_ptr(process.layout) {
             // SAFETY: layouts are written before the process entry that names them, and never after.
-            Some(layout) => fill_python(process, unsafe { &*layout }, scratch),
+            Some(layout) => fill_python::<T>(process, unsafe { &*layout }, scratch),
             None => {
                 count(Counter::NoLayout);
                 PythonStatus::None
@@ -94,7 +98,7 @@ fn fill(
 /// Begins the record: who was interrupted, when, and where. A subprogram of its own: what it needs of the stack, 300
 /// bytes, is free again when the walk runs, whose loops' stacks are added; at most 512 there may be.
 #[inline(never)]
-fn identify(
+fn identify<T: Task>(
     data: &bpf_perf_event_data,
     source: u8,
     ids: u64,
@@ -126,21 +130,22 @@ fn identify(
         reserved: 0,
         n_kernel: 0,
         n_python: 0,
-        comm: task::comm(task::current()),
+        comm: [0; 16],
     };
-    fill_registers(&data.regs, in_kernel, process, &mut scratch.record);
+    task::comm(&mut scratch.record.header.comm);
+    fill_registers::<T>(&data.regs, in_kernel, process, &mut scratch.record);
 }
 
-/// Whether the CPU was in the kernel: its code runs with a privilege level of 0.
+/// Whether the CPU was in the kernel.
 #[inline(always)]
 fn is_in_kernel(data: &bpf_perf_event_data) -> bool {
-    data.regs.cs & 3 == 0
+    !task::is_of_user_space(&data.regs)
 }
 
 /// The user-space instruction address always; the registers when it lies in the eval loop, where the leaf's
 /// instruction may lag and a frame switch may be under way.
 #[inline(always)]
-fn fill_registers(
+fn fill_registers<T: Task>(
     interrupted: &pt_regs,
     in_kernel: bool,
     process: &ProcessEntry,
@@ -148,12 +153,13 @@ fn fill_registers(
 ) {
     if in_kernel {
         record.header.flags |= sample_flags::IN_KERNEL;
-        let Some(ip) = task::saved_user_registers(&mut record.registers) else {
+        let Some(saved) = T::saved_user_registers() else {
             count(Counter::RegistersFailed);
             return;
         };
-        record.header.user_ip = ip;
-        if in_eval_loop(process, ip) {
+        record.registers = task::user_registers(&saved);
+        record.header.user_ip = saved.rip;
+        if in_eval_loop(process, saved.rip) {
             record.header.flags |= sample_flags::USER_REGISTERS;
         }
         return;
@@ -174,10 +180,15 @@ fn in_eval_loop(process: &ProcessEntry, ip: u64) -> bool {
 
 /// Finds the thread state and walks the frames.
 #[inline(always)]
-fn fill_python(process: &ProcessEntry, layout: &PyLayout, scratch: &mut Scratch) -> PythonStatus {
-    let Some(thread_pointer) = task::thread_pointer(task::current()) else {
+fn fill_python<T: Task>(
+    process: &ProcessEntry,
+    layout: &PyLayout,
+    scratch: &mut Scratch,
+) -> PythonStatus {
+    let Some(thread_pointer) = T::thread_pointer(T::current()) else {
         return PythonStatus::NoThreadPointer;
     };
+    scratch.layout = process.layout;
     scratch.thread = Thread::default();
     if let Err(status) = find_thread(process, layout, thread_pointer, scratch) {
         return status;
@@ -185,7 +196,7 @@ fn fill_python(process: &ProcessEntry, layout: &PyLayout, scratch: &mut Scratch)
     scratch.record.header.thread_state = scratch.thread.state;
     scratch.record.header.frame = scratch.thread.frame;
     scratch.record.header.flags |= scratch.thread.flags;
-    let end = walk(layout, scratch.thread.frame, scratch);
+    let end = walk(scratch.thread.frame, scratch);
     let end = repair(process, layout, end, scratch);
     match end {
         WalkResult::Full => PythonStatus::Truncated,
@@ -260,35 +271,41 @@ fn list_thread(
     count(Counter::ThreadListWalks);
     scratch.list = ListWalk::new(&mut CurrentTask, layout, process.runtime)?;
     scratch.thread_pointer = thread_pointer;
-    let mut context = Context { scratch, layout };
-    // SAFETY: the callback gets the context that lives here, and keeps nothing of it.
-    let n_steps = unsafe {
-        bpf_loop(
-            MAX_LISTED,
-            list_step as *mut c_void,
-            (&raw mut context).cast::<c_void>(),
-            0,
-        )
-    };
-    match context.scratch.list.result() {
+    scratch.list_ended = 0;
+    let slot = share(scratch);
+    for _ in 0..MAX_LISTED / LIST_STEPS_PER_CALL {
+        if list_steps(slot) != 0 {
+            break;
+        }
+    }
+    match scratch.list.result() {
         Some(state) => Ok(state),
-        None if n_steps >= i64::from(MAX_LISTED) => Err(PythonStatus::ThreadListTruncated),
+        None if scratch.list_ended == 0 => Err(PythonStatus::ThreadListTruncated),
         None => Err(PythonStatus::NoThreadState),
     }
 }
 
-unsafe extern "C" fn list_step(_index: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `list_thread` passes its context.
-    let context = unsafe { &mut *context.cast::<Context<'_>>() };
-    let thread_pointer = context.scratch.thread_pointer;
-    match context
-        .scratch
-        .list
-        .step(&mut CurrentTask, context.layout, thread_pointer)
-    {
-        ListStep::More => 0,
-        ListStep::Done | ListStep::Fault => 1,
+/// Takes some steps over the lists; 1 when they have ended.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn list_steps(slot: u32) -> u32 {
+    let Some(scratch) = scratch_in(slot) else {
+        return 1;
+    };
+    let Some(layout) = LAYOUTS.get(scratch.layout) else {
+        return 1;
+    };
+    let thread_pointer = scratch.thread_pointer;
+    for _ in 0..LIST_STEPS_PER_CALL {
+        match scratch.list.step(&mut CurrentTask, layout, thread_pointer) {
+            ListStep::More => {}
+            ListStep::Done | ListStep::Fault => {
+                scratch.list_ended = 1;
+                return 1;
+            }
+        }
     }
+    0
 }
 
 /// The kernel stack, right behind the Python frames.

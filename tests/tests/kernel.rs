@@ -5,12 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use profiler_agent::bpf::access::Access;
+use profiler_agent::bpf::calibration::calibrate;
 use profiler_agent::bpf::inventory;
 use profiler_agent::bpf::load::{Programs, Settings};
 use profiler_agent::config::DEFAULT_RING_BYTES;
 use profiler_agent::ids::Pid;
+use profiler_agent::kernel::btf::Btf;
+use profiler_agent::kernel::offsets::Offsets;
 use profiler_agent::profile::model::{Frame, FrameKind, Profile};
 use pyagent_tests::compiler::{self, compile, workload};
 use pyagent_tests::cpu_ticks::CpuTicks;
@@ -125,15 +130,17 @@ fn by_letter(profile: &Profile, pid: Pid) -> BTreeMap<(char, String), i64> {
     n_samples
 }
 
-#[test]
-fn each_program_loads_and_verifies() {
-    let settings = Settings {
-        follow_all: true,
-        follow_children: true,
-        ring_bytes: DEFAULT_RING_BYTES,
-        log_level: 0,
-    };
-    let _programs = Programs::load(settings).unwrap();
+/// As an agent that follows everything has it.
+const SETTINGS: Settings = Settings {
+    follow_all: true,
+    follow_children: true,
+    ring_bytes: DEFAULT_RING_BYTES,
+    log_level: 0,
+};
+
+/// Loads the programs; the names of those that this process holds then. The kernel keeps 15 bytes of each.
+fn loaded_by(access: &Access) -> Vec<String> {
+    let _programs = Programs::load_by(SETTINGS, access).unwrap();
     let own = inventory::program_ids(own_pid()).unwrap();
     let mut loaded = inventory::programs().unwrap();
     loaded.retain(|program| own.contains(&program.id));
@@ -150,11 +157,80 @@ fn each_program_loads_and_verifies() {
             program.name
         );
     }
-    let names: Vec<&str> = loaded.iter().map(|program| program.name.as_str()).collect();
+    loaded.into_iter().map(|program| program.name).collect()
+}
+
+#[test]
+fn each_program_loads_and_verifies() {
     assert_eq!(
-        names,
+        loaded_by(&Access::of_running_kernel().unwrap()),
         ["process_exec", "process_exit", "process_fork", "sample_cpu"]
     );
+    assert_eq!(
+        loaded_by(&Access::calibrated().unwrap()),
+        [
+            "process_exec",
+            "process_exit_pr",
+            "process_fork_pr",
+            "sample_cpu_prob"
+        ]
+    );
+}
+
+#[test]
+fn calibration_finds_what_btf_says() {
+    let by_btf = Offsets::of_btf(&Btf::of_running_kernel().unwrap()).unwrap();
+    for _ in 0..20 {
+        assert_eq!(calibrate().unwrap(), by_btf);
+    }
+    // Also while other threads of the process come and go.
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::spawn(|| {}).join().unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let found = calibrate();
+        stop.store(true, Ordering::Relaxed);
+        eprintln!("beside other threads: {found:?}");
+        assert!(found.is_err() || found.is_ok_and(|found| found == by_btf));
+    });
+}
+
+#[test]
+fn the_maps_take_at_most_96_kib_for_each_possible_cpu() {
+    let _programs = Programs::load(SETTINGS).unwrap();
+    let maps = inventory::maps(own_pid()).unwrap();
+    let n_cpus = n_cpus_possible();
+    let mut per_cpu = 0;
+    for map in &maps {
+        eprintln!(
+            "{}: {} KiB for each CPU, {} KiB in all",
+            map.name,
+            map.bytes_per_cpu / 1024,
+            map.memory_bytes / 1024
+        );
+        // The kernel's own count is the oracle.
+        assert!(
+            map.memory_bytes >= map.bytes_per_cpu * n_cpus,
+            "{map:?}, {n_cpus} CPUs"
+        );
+        per_cpu += map.bytes_per_cpu;
+    }
+    assert!(maps.iter().any(|map| map.name == "SCRATCHES"), "{maps:?}");
+    assert!((1..=96 << 10).contains(&per_cpu), "{per_cpu}");
+}
+
+/// Number of possible CPUs, counted independently of the agent.
+fn n_cpus_possible() -> u64 {
+    let text = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap();
+    let ranges = text.trim().split(',').map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        last.parse::<u64>().unwrap() - first.parse::<u64>().unwrap() + 1
+    });
+    ranges.sum()
 }
 
 #[test]

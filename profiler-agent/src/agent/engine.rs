@@ -20,6 +20,7 @@ use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{CpuSource, SOURCES};
 use crate::config::SamplingConfig;
 use crate::ids::Generation;
+use crate::kernel::cpus::n_cpus_online;
 use crate::process::container::{Container, Runtime};
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::{Aggregator, ResolvedSample};
@@ -35,11 +36,8 @@ use crate::serve::query::{
 use crate::track::process::{ProcessListing, TrackState, filtered};
 use crate::track::tracker::{ProcessCounts, Update};
 
-/// Housekeeping is done this often.
+/// Housekeeping is done this often, and CPUs that come online are found.
 const TICK: Duration = Duration::from_millis(250);
-
-/// CPUs that come online are found this often.
-const CPU_SYNC_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Length of the windows that samples are aggregated in.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -194,7 +192,6 @@ pub(super) struct Engine {
     second_begun: Instant,
     samples_before: u64,
     samples_per_second: f64,
-    next_cpu_sync: Instant,
     stopping: Option<Instant>,
     process_counts: ProcessCounts,
     throttle: Throttle,
@@ -220,7 +217,6 @@ impl Engine {
             second_begun: now,
             samples_before: 0,
             samples_per_second: 0.0,
-            next_cpu_sync: now + CPU_SYNC_INTERVAL,
             stopping: None,
             process_counts: ProcessCounts::default(),
             throttle: Throttle::default(),
@@ -466,11 +462,9 @@ impl Engine {
         if now.duration_since(self.second_begun) >= Duration::from_secs(1) {
             self.on_second(now);
         }
-        if now >= self.next_cpu_sync
-            && self.stopping.is_none()
+        if self.stopping.is_none()
             && let Sampler::Kernel(source) = &mut self.parts.sampler
         {
-            self.next_cpu_sync = now + CPU_SYNC_INTERVAL;
             match source.sync() {
                 Ok(n_new) => self.counters.cpu_gaps += n_new as u64,
                 Err(error) => self.throttle.warn("cpu", &error),
@@ -674,12 +668,6 @@ impl Pull {
             Consumer::Recording(reply) => reply.is_closed(),
         }
     }
-}
-
-/// CPUs of the host, also of those that this process may not run on.
-fn n_cpus_online() -> u32 {
-    let n_cpus = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
-    n_cpus.ok().flatten().map_or(1, |n_cpus| n_cpus as u32)
 }
 
 /// An empty profile of the CPU source that begins now.

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use aya::maps::{HashMap, Map, MapData, MapError, MapInfo};
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, MapType};
 use aya::programs::{ProgramError, loaded_programs};
 
 use super::tables::EntryValue;
@@ -62,6 +62,38 @@ pub fn program_ids(pid: Pid) -> Result<Vec<u32>, InventoryError> {
     ids(pid, "prog_id:")
 }
 
+/// A map that a process holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedMap {
+    /// Name, of which the kernel keeps 15 bytes.
+    pub name: String,
+    /// Bytes that it has for each possible CPU; 0 when it is no per-CPU map.
+    pub bytes_per_cpu: u64,
+    /// All of its memory, as the kernel counts it.
+    pub memory_bytes: u64,
+}
+
+/// The maps that a process holds by file descriptor.
+pub fn maps(pid: Pid) -> Result<Vec<LoadedMap>, InventoryError> {
+    let mut maps = Vec::new();
+    for id in ids(pid, "map_id:")? {
+        let info = MapInfo::from_id(id)?;
+        let is_per_cpu = matches!(
+            info.map_type()?,
+            MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash
+        );
+        let values =
+            u64::from(info.value_size()).next_multiple_of(8) * u64::from(info.max_entries());
+        let memory_bytes = field(pid, "map_id:", id, "memlock:")?;
+        maps.push(LoadedMap {
+            name: String::from_utf8_lossy(info.name()).into_owned(),
+            bytes_per_cpu: if is_per_cpu { values } else { 0 },
+            memory_bytes,
+        });
+    }
+    Ok(maps)
+}
+
 /// The processes in the process map that an agent holds.
 pub fn profiled_pids(agent: Pid) -> Result<Vec<Pid>, InventoryError> {
     for id in ids(agent, "map_id:")? {
@@ -76,19 +108,35 @@ pub fn profiled_pids(agent: Pid) -> Result<Vec<Pid>, InventoryError> {
 
 /// The numbers behind `field` in the descriptions of a process's file descriptors (proc_pid_fdinfo(5)).
 fn ids(pid: Pid, field: &str) -> Result<Vec<u32>, InventoryError> {
-    let error = |error| InventoryError::Process(pid, error);
-    let mut ids = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).map_err(error)? {
-        // A descriptor can be closed while the folder is read.
-        let Ok(text) = fs::read_to_string(entry.map_err(error)?.path()) else {
-            continue;
-        };
-        ids.extend(
-            text.lines()
-                .filter_map(|line| line.strip_prefix(field)?.trim().parse::<u32>().ok()),
-        );
-    }
+    let descriptors = descriptors(pid)?;
+    let ids = descriptors.iter().filter_map(|text| number(text, field));
+    let mut ids: Vec<u32> = ids.filter_map(|id| id.try_into().ok()).collect();
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)
+}
+
+/// The number behind `name` where that behind `key` is `id`; 0 when there is none.
+fn field(pid: Pid, key: &str, id: u32, name: &str) -> Result<u64, InventoryError> {
+    let descriptors = descriptors(pid)?;
+    let described = descriptors
+        .iter()
+        .find(|text| number(text, key) == Some(id.into()));
+    Ok(described.and_then(|text| number(text, name)).unwrap_or(0))
+}
+
+fn number(text: &str, name: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+/// What the kernel says of each file descriptor of a process.
+fn descriptors(pid: Pid) -> Result<Vec<String>, InventoryError> {
+    let error = |error| InventoryError::Process(pid, error);
+    let mut descriptors = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).map_err(error)? {
+        // A descriptor can be closed while the folder is read.
+        descriptors.extend(fs::read_to_string(entry.map_err(error)?.path()));
+    }
+    Ok(descriptors)
 }

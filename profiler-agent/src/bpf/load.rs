@@ -1,14 +1,14 @@
 //! Loads the kernel programs: settings in, verified programs and their maps out.
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, ProgramError, RawTracePoint};
+use aya::programs::{BtfTracePoint, PerfEvent, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 
+use super::access::{Access, AccessError};
 use super::log;
 use super::ring::EventRing;
 use super::source::CpuSource;
 use super::tables::{CounterTable, LayoutTable, ProcessTable};
-use crate::kernel::btf::{Btf, BtfError};
 
 /// The programs' object file, linked into the binary.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pyagent-bpf"));
@@ -29,9 +29,9 @@ pub struct Settings {
 /// Why the programs could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// An offset is missing.
+    /// The kernel's structures cannot be read.
     #[error(transparent)]
-    Btf(#[from] BtfError),
+    Access(#[from] AccessError),
     /// The object, or a map of it, was refused.
     #[error("the kernel refused the BPF object: {0}")]
     Object(#[from] aya::EbpfError),
@@ -55,6 +55,8 @@ pub enum LoadError {
 pub struct Programs {
     /// Keeps programs and links alive; detaches when dropped.
     ebpf: Ebpf,
+    /// Name of the program that takes CPU samples.
+    cpu_sampler: &'static str,
     /// Records from the kernel.
     pub ring: EventRing,
     /// Processes that are profiled.
@@ -65,18 +67,16 @@ pub struct Programs {
     pub counters: CounterTable,
 }
 
-/// Raw tracepoints of a process's life, by program.
-const LIFECYCLE: [(&str, &str); 3] = [
-    ("process_fork", "sched_process_fork"),
-    ("process_exec", "sched_process_exec"),
-    ("process_exit", "sched_process_exit"),
-];
-
 impl Programs {
     /// Loads all programs and attaches those that follow processes. Needs CAP_BPF and CAP_PERFMON (5.8+), or
     /// CAP_SYS_ADMIN.
     pub fn load(settings: Settings) -> Result<Self, LoadError> {
-        let offsets = Offsets::of_running_kernel()?;
+        Self::load_by(settings, &Access::of_running_kernel()?)
+    }
+
+    /// The same with a way to read the kernel's structures that was chosen.
+    pub fn load_by(settings: Settings, access: &Access) -> Result<Self, LoadError> {
+        let offsets = access.offsets();
         let agent_pid = std::process::id();
         let (follow_all, follow_children) = (
             u32::from(settings.follow_all),
@@ -88,9 +88,10 @@ impl Programs {
             .override_global("TASK_THREAD_POINTER", &offsets.thread_pointer, true)
             .override_global("TASK_PID", &offsets.pid, true)
             .override_global("TASK_TGID", &offsets.tgid, true)
-            .override_global("TASK_COMM", &offsets.comm, true)
             .override_global("TASK_SIGNAL", &offsets.signal, true)
             .override_global("SIGNAL_LIVE", &offsets.signal_live, true)
+            .override_global("TASK_STACK", &offsets.stack, true)
+            .override_global("STACK_REGISTERS", &offsets.stack_registers, true)
             .override_global("FOLLOW_ALL", &follow_all, true)
             .override_global("FOLLOW_CHILDREN", &follow_children, true)
             .override_global("AGENT_PID", &agent_pid, true)
@@ -105,10 +106,20 @@ impl Programs {
         if settings.log_level > 0 {
             log::forward(&mut ebpf);
         }
-        for (program, tracepoint) in LIFECYCLE {
-            attach_lifecycle(&mut ebpf, program, tracepoint)?;
-        }
-        load_sampler(&mut ebpf, CpuSource::PROGRAM)?;
+        attach(&mut ebpf, "process_exec", "sched_process_exec")?;
+        let cpu_sampler = match access {
+            Access::Typed { btf, .. } => {
+                attach_typed(&mut ebpf, "process_fork", "sched_process_fork", btf)?;
+                attach(&mut ebpf, "process_exit", "sched_process_exit")?;
+                "sample_cpu"
+            }
+            Access::Probed { .. } => {
+                attach(&mut ebpf, "process_fork_probed", "sched_process_fork")?;
+                attach(&mut ebpf, "process_exit_probed", "sched_process_exit")?;
+                "sample_cpu_probed"
+            }
+        };
+        load_sampler(&mut ebpf, cpu_sampler)?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let processes = HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?;
         let layouts = Array::try_from(take(&mut ebpf, "LAYOUTS")?)?;
@@ -118,19 +129,19 @@ impl Programs {
             processes: ProcessTable::new(processes),
             layouts: LayoutTable::new(layouts),
             counters: CounterTable::new(counters),
+            cpu_sampler,
             ebpf,
         })
     }
 
-    /// Splits into what samples (and must stay alive), and what the tasks of the agent take.
+    /// Splits into what samples on the CPU clock (and keeps all programs alive), and what the tasks of the agent take.
     #[must_use]
-    pub fn split(self) -> (Ebpf, EventRing, ProcessTable, LayoutTable, CounterTable) {
+    pub fn split(self, rate_hz: u32) -> (CpuSource, EventRing, ProcessTable, LayoutTable) {
         (
-            self.ebpf,
+            CpuSource::new(self.ebpf, self.cpu_sampler, self.counters, rate_hz),
             self.ring,
             self.processes,
             self.layouts,
-            self.counters,
         )
     }
 }
@@ -139,54 +150,43 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError
     ebpf.take_map(name).ok_or(LoadError::Part(name))
 }
 
-fn attach_lifecycle(
+/// Loads a program and attaches it to a raw tracepoint.
+fn attach(ebpf: &mut Ebpf, name: &'static str, tracepoint: &str) -> Result<(), LoadError> {
+    let program: &mut RawTracePoint = program(ebpf, name)?;
+    let loaded = program.load().and_then(|()| program.attach(tracepoint));
+    loaded.map(drop).map_err(refused(name))
+}
+
+/// The same for one whose arguments have types.
+fn attach_typed(
     ebpf: &mut Ebpf,
     name: &'static str,
     tracepoint: &str,
+    btf: &aya::Btf,
 ) -> Result<(), LoadError> {
-    let refused = |source| LoadError::Program {
-        program: name,
-        source: Box::new(source),
-    };
-    let program = ebpf.program_mut(name).ok_or(LoadError::Part(name))?;
-    let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
-    program.load().map_err(refused)?;
-    program.attach(tracepoint).map_err(refused)?;
-    Ok(())
+    let program: &mut BtfTracePoint = program(ebpf, name)?;
+    let loaded = program
+        .load(tracepoint, btf)
+        .and_then(|()| program.attach());
+    loaded.map(drop).map_err(refused(name))
 }
 
 fn load_sampler(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
-    let refused = |source| LoadError::Program {
-        program: name,
-        source: Box::new(source),
-    };
+    let program: &mut PerfEvent = program(ebpf, name)?;
+    program.load().map_err(refused(name))
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     let program = ebpf.program_mut(name).ok_or(LoadError::Part(name))?;
-    let program: &mut PerfEvent = program.try_into().map_err(refused)?;
-    program.load().map_err(refused)
+    program.try_into().map_err(refused(name))
 }
 
-/// Offsets of kernel structures, in bytes.
-#[derive(Debug, Clone, Copy)]
-struct Offsets {
-    thread_pointer: u32,
-    pid: u32,
-    tgid: u32,
-    comm: u32,
-    signal: u32,
-    signal_live: u32,
-}
-
-impl Offsets {
-    fn of_running_kernel() -> Result<Self, BtfError> {
-        let btf = Btf::of_running_kernel()?;
-        let task = |path| btf.offset_of("task_struct", path);
-        Ok(Self {
-            thread_pointer: task("thread.fsbase")?,
-            pid: task("pid")?,
-            tgid: task("tgid")?,
-            comm: task("comm")?,
-            signal: task("signal")?,
-            signal_live: btf.offset_of("signal_struct", "live")?,
-        })
+fn refused(program: &'static str) -> impl Fn(ProgramError) -> LoadError {
+    move |source| LoadError::Program {
+        program,
+        source: Box::new(source),
     }
 }

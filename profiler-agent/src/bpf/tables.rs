@@ -9,6 +9,7 @@ use profiler_common::layout::PyLayout;
 use profiler_common::process::{MAX_LAYOUTS, ProcessEntry};
 
 use crate::ids::{Generation, Pid};
+use crate::kernel::cpus::PossibleCpus;
 
 /// A process entry as the map holds it.
 #[repr(transparent)]
@@ -158,20 +159,23 @@ impl LayoutTable {
 /// The counters of the kernel programs.
 pub struct CounterTable {
     map: PerCpuArray<MapData, u64>,
+    cpus: PossibleCpus,
 }
 
 impl CounterTable {
     pub(super) fn new(map: PerCpuArray<MapData, u64>) -> Self {
-        Self { map }
+        Self {
+            map,
+            cpus: PossibleCpus::of_running_kernel(),
+        }
     }
 
     /// A counter on one CPU.
     #[must_use]
     pub(super) fn of_cpu(&self, cpu: u32, counter: Counter) -> u64 {
-        self.map
-            .get(&(counter as u32), 0)
-            .ok()
-            .and_then(|values| values.get(cpu as usize).copied())
+        let values = self.map.get(&(counter as u32), 0).ok();
+        values
+            .and_then(|values| values.get(self.cpus.position(cpu)?).copied())
             .unwrap_or(0)
     }
 

@@ -2,19 +2,23 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use super::DoctorArgs;
 use super::exit;
+use crate::bpf::access::Access;
+use crate::bpf::load::{Programs, Settings};
+use crate::config::{DEFAULT_RATE_HZ, DEFAULT_RING_BYTES};
 use crate::format::escape;
 use crate::ids::Pid;
-use crate::kernel::btf::Btf;
 use crate::kernel::probe::{
     CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, OLDEST_KERNEL, Rights, in_initial_pid_namespace,
     kernel_release, kernel_version,
 };
+use crate::kernel::{btf, restrictions};
 use crate::process::facts::{self, Facts, tids};
 use crate::python::discover::{Discoverer, Discovery, DiscoveryStep};
 use crate::python::layout::SUPPORTED;
@@ -64,7 +68,7 @@ fn show(out: &mut String, title: &str, checks: Vec<Check>) -> bool {
                 ("MISS", text)
             }
         };
-        line!(out, "  {mark}  {:<18} {}", check.what, escape(text));
+        line!(out, "  {mark}  {:<19} {}", check.what, escape(text));
     }
     all_well
 }
@@ -86,27 +90,22 @@ fn host_checks() -> Vec<Check> {
             result,
         });
     }
-    let (version, release) = (kernel_version(), kernel_release());
-    let (major, minor) = OLDEST_KERNEL;
-    let kernel = if version >= OLDEST_KERNEL {
-        Ok(release)
-    } else {
-        Err(format!(
-            "{release} is too old: {major}.{minor} or newer is needed (bpf_loop)"
-        ))
-    };
     checks.push(Check {
         what: "kernel",
-        result: kernel,
+        result: kernel(),
     });
-    let btf =
-        Btf::of_running_kernel().and_then(|btf| btf.offset_of("task_struct", "thread.fsbase"));
-    checks.push(Check {
-        what: "BTF",
-        result: btf
-            .map(|_| "structure offsets are known".to_owned())
-            .map_err(|error| error.to_string()),
-    });
+    if rights.missing().is_empty() {
+        checks.push(Check {
+            what: "kernel programs",
+            result: programs().map(|access| format!("they load; {access}")),
+        });
+    }
+    let restrictions = restrictions::all(&rights, DEFAULT_RATE_HZ);
+    checks.extend(
+        restrictions
+            .into_iter()
+            .map(|(what, result)| Check { what, result }),
+    );
     let namespace = match in_initial_pid_namespace() {
         Some(true) => Ok("the initial one".to_owned()),
         Some(false) => Err(
@@ -125,6 +124,43 @@ fn host_checks() -> Vec<Check> {
         result: Ok(format!("{SUPPORTED} (x86-64) can be unwound")),
     });
     checks
+}
+
+/// Its release, and whether it is new enough.
+fn kernel() -> Result<String, String> {
+    let release = kernel_release();
+    let (major, minor) = OLDEST_KERNEL;
+    if kernel_version() < OLDEST_KERNEL {
+        return Err(format!(
+            "{release} is too old: {major}.{minor} or newer is needed"
+        ));
+    }
+    let btf = if Path::new(btf::VMLINUX).exists() {
+        "with BTF"
+    } else {
+        "without BTF"
+    };
+    Ok(format!("{release}, {btf}"))
+}
+
+/// Loads the kernel programs as the agent does, and lets them go.
+fn programs() -> Result<Access, String> {
+    let settings = Settings {
+        follow_all: false,
+        follow_children: false,
+        ring_bytes: DEFAULT_RING_BYTES,
+        log_level: 0,
+    };
+    let loaded = || -> Result<Access> {
+        let access = Access::of_running_kernel()?;
+        Programs::load_by(settings, &access)?;
+        Ok(access)
+    };
+    // What follows the first line is the verifier's log.
+    loaded().map_err(|error| {
+        let text = format!("{error:#}");
+        text.lines().next().unwrap_or_default().to_owned()
+    })
 }
 
 /// Every step of discovery with its result.

@@ -18,7 +18,8 @@ use crate::config::SamplingConfig;
 use crate::format::file::Target;
 use crate::format::{Format, escape};
 use crate::ids::Pid;
-use crate::kernel::probe::{Capability, Rights};
+use crate::kernel::probe::Rights;
+use crate::kernel::restrictions::is_confidential;
 use crate::process::facts::{self, comm};
 use crate::process::memory::ProcessMemory;
 use crate::profile::model::Profile;
@@ -64,12 +65,19 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
         duration: args.duration,
         reply,
     };
-    let mut agent = if missing.is_empty() {
+    let mut agent = if !missing.is_empty() {
+        if !is_readable(&config) {
+            return Err(ExitError::Rights(missing).into());
+        }
+        let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
+        tell_remote(&format!("without {}", names.join(", ")));
+        Agent::start_remote(&config, Some(recording))?
+    } else if is_confidential() && is_readable(&config) {
+        tell_remote("the kernel's lockdown (confidentiality) refuses the kernel programs");
+        Agent::start_remote(&config, Some(recording))?
+    } else {
         named::check_namespace()?;
         Agent::start(&config, Some(recording), true)?
-    } else {
-        check_readable(&config, missing)?;
-        Agent::start_remote(&config, Some(recording))?
     };
     let listing = agent.scanned().await;
     let child = match launch {
@@ -170,23 +178,20 @@ fn config(args: &RecordArgs, log: &LogArgs, launch: Option<&Launch>) -> Sampling
         .config(selection, args.max_samples_per_second, log)
 }
 
-/// Without the rights for BPF, stacks are read from outside; that takes the right to read the memory of
-/// every process that was named.
-fn check_readable(config: &SamplingConfig, missing: Vec<Capability>) -> Result<(), ExitError> {
+/// Whether stacks can be read from outside: that takes the right to read the memory of every process that was
+/// named.
+fn is_readable(config: &SamplingConfig) -> bool {
     let pids = config.selection.only_pids.as_deref().unwrap_or_default();
-    if pids.is_empty()
-        || !pids
+    !pids.is_empty()
+        && pids
             .iter()
             .all(|pid| ProcessMemory::new(*pid).is_readable())
-    {
-        return Err(ExitError::Rights(missing));
-    }
-    let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
+}
+
+fn tell_remote(why: &str) {
     tell!(
-        "without {}: stacks are read from outside instead; running threads only, no native or kernel frames",
-        names.join(", ")
+        "{why}: stacks are read from outside instead; running threads only, no native or kernel frames"
     );
-    Ok(())
 }
 
 /// Processes that were named must be there and run Python.

@@ -119,8 +119,9 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// First kernel whose BPF has everything that the programs use: `bpf_loop` came with 5.17.
-pub const OLDEST_KERNEL: (u32, u32) = (5, 17);
+/// Oldest kernel that was tried. What the programs use is there from 5.8 on: the ring buffer, and the two
+/// capabilities.
+pub const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
 #[cfg(test)]
 mod tests {

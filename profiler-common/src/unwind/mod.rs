@@ -1,7 +1,7 @@
 //! Steps of unwinding, generic over how the target's memory is read.
 //!
 //! The same code runs in the kernel, over recorded memory images, and over `process_vm_readv`. No step
-//! loops: the caller does, with a bound (`bpf_loop` in the kernel).
+//! loops: the caller does, with a bound.
 
 pub mod link;
 pub mod python;

@@ -3,12 +3,14 @@
 
 mod guest;
 mod images;
+mod mode;
 
 use std::{fs, path::Path, process::Stdio, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 
+use self::mode::Mode;
 use crate::{command, dist, package, test::Counts, timing::Row, workspace};
 
 /// Seconds that a guest gets from power-on to power-off; without KVM one takes 15 to 40.
@@ -26,6 +28,9 @@ const QEMU_PACKAGE: &str = "qemu-system-x86";
 /// A kernel to test on, by its series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kernel {
+    /// Debian 11, bullseye: without `bpf_loop`, `bpf_task_pt_regs` and links of perf events.
+    #[value(name = "5.10")]
+    V5_10,
     /// Debian 12, bookworm.
     #[value(name = "6.1")]
     V6_1,
@@ -41,6 +46,7 @@ impl Kernel {
     /// Series, as on the command line.
     fn series(self) -> &'static str {
         match self {
+            Self::V5_10 => "5.10",
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
             Self::V7_2 => "7.2",
@@ -50,6 +56,7 @@ impl Kernel {
     /// The Debian suite that has it.
     fn suite(self) -> &'static str {
         match self {
+            Self::V5_10 => "bullseye",
             Self::V6_1 => "bookworm",
             Self::V6_12 => "trixie",
             Self::V7_2 => "sid",
@@ -57,7 +64,7 @@ impl Kernel {
     }
 }
 
-/// Boots each of `only`, or all kernels. A kernel is one test; its console is left in `target/vm`.
+/// Boots each of `only`, or all kernels, in each mode. Each boot is one test; its console is left in `target/vm`.
 pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
     let kernels = if only.is_empty() {
         Kernel::value_variants()
@@ -78,12 +85,14 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
         outcome: "ok".into(),
     }];
     let mut counts = Counts::default();
-    for (kernel, image) in kernels.iter().zip(images) {
-        let name = format!("vm {}", kernel.series());
+    let boots = kernels.iter().zip(&images);
+    let boots = boots.flat_map(|boot| Mode::ALL.map(|mode| (boot, mode)));
+    for ((kernel, image), mode) in boots {
+        let name = format!("vm {} {}", kernel.series(), mode.name());
         let start = Instant::now();
-        let run = boot(&image, &initramfs).and_then(|console| {
-            fs::write(logs.join(format!("{}.log", kernel.series())), &console)?;
-            verdict(&console)
+        let run = boot(image, &initramfs, mode).and_then(|console| {
+            fs::write(logs.join(format!("{name}.log")), &console)?;
+            verdict(&console, mode)
         });
         let outcome = match run {
             Ok(summary) => {
@@ -107,7 +116,8 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
 }
 
 /// Runs a guest to its end; returns what it wrote to its serial console.
-fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
+fn boot(kernel: &Path, initramfs: &Path, mode: Mode) -> Result<String> {
+    let command_line = format!("{} {}", guest::KERNEL_COMMAND_LINE, mode.kernel_arguments());
     let mut qemu = command::program("timeout");
     qemu.args([
         "--signal=KILL",
@@ -134,7 +144,7 @@ fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
     .arg(kernel)
     .arg("-initrd")
     .arg(initramfs)
-    .args(["-append", guest::KERNEL_COMMAND_LINE])
+    .args(["-append", &command_line])
     .stdin(Stdio::null());
     let output = qemu
         .output()
@@ -152,8 +162,8 @@ fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
 }
 
 /// The guest's verdict, with the console's end where it failed.
-fn verdict(console: &str) -> Result<String> {
-    guest::verdict(console)
+fn verdict(console: &str, mode: Mode) -> Result<String> {
+    guest::verdict(console, mode)
         .map_err(|error| anyhow!("{error:#}; the console's end:\n{}", tail(console)))
 }
 

@@ -12,6 +12,7 @@ use aya::util::online_cpus;
 use profiler_common::counters::{Counter, N_COUNTERS};
 
 use crate::bpf::tables::CounterTable;
+use crate::kernel::hotplug::{CpuMessages, Gone};
 use crate::kernel::idle::idle_by_cpu;
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -20,11 +21,8 @@ const NANOSECONDS: u64 = 1_000_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum CpuSourceError {
     /// The program is missing or of another kind.
-    #[error(
-        "the BPF object has no program {}: rebuild pyagent",
-        CpuSource::PROGRAM
-    )]
-    Program,
+    #[error("the BPF object has no program {0}: rebuild pyagent")]
+    Program(&'static str),
     /// The list of CPUs could not be read.
     #[error("cannot read the list of online CPUs: {0}")]
     Cpus(std::io::Error),
@@ -41,9 +39,13 @@ pub enum CpuSourceError {
 /// The attached timers. Dropping the [`Ebpf`] it holds detaches everything.
 pub struct CpuSource {
     ebpf: Ebpf,
+    /// Name of the program that takes the samples.
+    program: &'static str,
     counters: CounterTable,
     period_ns: u64,
     timers: BTreeMap<u32, Timer>,
+    /// Tells of CPUs that went offline; `None`: only those count that are offline when the list is read.
+    messages: Option<CpuMessages>,
     /// What the timers missed that were detached.
     n_missed_past: u64,
 }
@@ -80,17 +82,21 @@ impl CpuState {
 }
 
 impl CpuSource {
-    /// Name of the program in the object.
-    pub const PROGRAM: &'static str = "sample_cpu";
-
     /// Not attached yet; `rate_hz` samples a second and CPU.
     #[must_use]
-    pub fn new(ebpf: Ebpf, counters: CounterTable, rate_hz: u32) -> Self {
+    pub(in crate::bpf) fn new(
+        ebpf: Ebpf,
+        program: &'static str,
+        counters: CounterTable,
+        rate_hz: u32,
+    ) -> Self {
         Self {
             ebpf,
+            program,
             counters,
             period_ns: period_ns(rate_hz),
             timers: BTreeMap::new(),
+            messages: CpuMessages::listen().ok(),
             n_missed_past: 0,
         }
     }
@@ -140,12 +146,18 @@ impl CpuSource {
         Duration::from_nanos(self.period_ns)
     }
 
-    /// Attaches to CPUs that came online and forgets those that went. Returns how many came.
+    /// Attaches to CPUs that came online, or came back, and forgets those that went. Returns how many came.
     pub fn sync(&mut self) -> Result<usize, CpuSourceError> {
+        // First the messages: whoever goes after them is not in the list, or in the messages of the next time.
+        let went = self.messages.as_ref().map(CpuMessages::gone);
         let online = online_cpus().map_err(|(_, error)| CpuSourceError::Cpus(error))?;
-        let is_gone = |cpu: &u32| !online.contains(cpu);
+        let is_gone = |cpu: &u32| match &went {
+            Some(Gone::Unknown) => true,
+            Some(Gone::Cpus(cpus)) => cpus.contains(cpu) || !online.contains(cpu),
+            None => !online.contains(cpu),
+        };
         let gone: Vec<u32> = self.timers.keys().copied().filter(is_gone).collect();
-        let is_new = |cpu: &u32| !self.timers.contains_key(cpu);
+        let is_new = |cpu: &u32| !self.timers.contains_key(cpu) || gone.contains(cpu);
         let new: Vec<u32> = online.iter().copied().filter(is_new).collect();
         if gone.is_empty() && new.is_empty() {
             return Ok(0);
@@ -181,9 +193,11 @@ impl CpuSource {
     fn program(&mut self) -> Result<&mut PerfEvent, CpuSourceError> {
         let program = self
             .ebpf
-            .program_mut(Self::PROGRAM)
-            .ok_or(CpuSourceError::Program)?;
-        program.try_into().map_err(|_| CpuSourceError::Program)
+            .program_mut(self.program)
+            .ok_or(CpuSourceError::Program(self.program))?;
+        program
+            .try_into()
+            .map_err(|_| CpuSourceError::Program(self.program))
     }
 
     fn attach(&mut self, cpu: u32, idle: &HashMap<u32, Duration>) -> Result<(), CpuSourceError> {

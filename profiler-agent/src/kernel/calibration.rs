@@ -1,0 +1,218 @@
+//! Finds [`Offsets`] on kernels without BTF, from looks at threads of this process whose facts are known.
+//!
+//! Here: what is looked for, as pure functions. `bpf::calibration` makes the looks.
+
+use super::offsets::{KERNEL_STACK_BYTES, REGISTERS_BYTES};
+
+/// Why an offset could not be found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{n_found} places could be the {what}, where one is expected")]
+pub struct Ambiguous {
+    /// What was looked for.
+    pub what: &'static str,
+    /// Places that have it.
+    pub n_found: usize,
+}
+
+/// What a thread knows of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThreadFacts {
+    /// Its id.
+    pub tid: u32,
+    /// Its FS base, which is its `pthread_t`.
+    pub thread_pointer: u64,
+    /// Living threads of the process, it not included.
+    pub n_others: u32,
+}
+
+/// The only value; else an error that names `what`.
+pub fn only<T: Copy>(what: &'static str, found: &[T]) -> Result<T, Ambiguous> {
+    match found {
+        [one] => Ok(*one),
+        _ => Err(Ambiguous {
+            what,
+            n_found: found.len(),
+        }),
+    }
+}
+
+/// Offsets at which every structure has the number that belongs to it: of 4 bytes, or of 8.
+pub fn places_of<N: Number>(structures: &[(&[u8], N)]) -> Vec<u32> {
+    let n_bytes = structures.iter().map(|(bytes, _)| bytes.len()).min();
+    let has_all = |at: &usize| {
+        structures
+            .iter()
+            .all(|(bytes, expected)| N::at(bytes, *at) == Some(*expected))
+    };
+    (0..n_bytes.unwrap_or(0))
+        .step_by(size_of::<u32>())
+        .filter(has_all)
+        .map(|at| at as u32)
+        .collect()
+}
+
+/// What can be looked for in a structure.
+pub trait Number: PartialEq + Copy {
+    /// The number at an offset.
+    fn at(bytes: &[u8], at: usize) -> Option<Self>;
+}
+
+impl Number for u32 {
+    fn at(bytes: &[u8], at: usize) -> Option<Self> {
+        let bytes = bytes.get(at..at + size_of::<Self>())?;
+        bytes.try_into().map(Self::from_le_bytes).ok()
+    }
+}
+
+impl Number for u64 {
+    fn at(bytes: &[u8], at: usize) -> Option<Self> {
+        let bytes = bytes.get(at..at + size_of::<Self>())?;
+        bytes.try_into().map(Self::from_le_bytes).ok()
+    }
+}
+
+/// `signal_struct.live` and `nr_threads` behind it, while a thread ends: the first counts it no longer, the second
+/// still does. Alone the first could be the number of users of an `mm_struct` too.
+#[must_use]
+pub const fn living_threads(thread: &ThreadFacts) -> u64 {
+    thread.n_others as u64 | (thread.n_others as u64 + 1) << 32
+}
+
+/// Offsets of what looks like a pointer into the kernel in every structure.
+pub fn pointers(structures: &[&[u8]], is_one: impl Fn(&[u64]) -> bool) -> Vec<u32> {
+    let n_words = structures.iter().map(|bytes| bytes.len() / 8).min();
+    let values = |idx: usize| -> Vec<u64> {
+        let word = |bytes: &&[u8]| u64::at(bytes, idx * 8);
+        structures.iter().filter_map(word).collect()
+    };
+    (0..n_words.unwrap_or(0))
+        .filter(|idx| {
+            let values = values(*idx);
+            values.iter().all(|value| is_kernel_address(*value)) && is_one(&values)
+        })
+        .map(|idx| idx as u32 * 8)
+        .collect()
+}
+
+/// The upper half of the address space is the kernel's.
+const fn is_kernel_address(value: u64) -> bool {
+    value >> 47 == 0x1_ffff && value & 7 == 0
+}
+
+/// Whether all are the same: what the threads of a process share.
+#[must_use]
+pub fn are_equal(values: &[u64]) -> bool {
+    values.windows(2).all(|pair| pair[0] == pair[1])
+}
+
+/// Whether each can be where a kernel stack begins.
+#[must_use]
+pub fn are_stacks(values: &[u64]) -> bool {
+    values.iter().all(|value| value & 0xfff == 0)
+}
+
+/// Bytes that a kernel stack can have.
+pub const STACK_BYTES: [u32; 2] = [KERNEL_STACK_BYTES, 2 * KERNEL_STACK_BYTES];
+
+/// Whether the end of a kernel stack has the `pt_regs` of a thread that is in the system call `exit`.
+#[must_use]
+pub fn has_registers_of_exit(stack_end: &[u8], thread: &ThreadFacts) -> bool {
+    /// Offsets into x86-64's `pt_regs`.
+    const ORIGINAL_AX: usize = 120;
+    const CS: usize = 136;
+    const SP: usize = 152;
+    const SS: usize = 160;
+    /// Selectors of user space (`__USER_CS`, `__USER_DS`).
+    const USER_CS: u64 = 0x33;
+    const USER_SS: u64 = 0x2b;
+    /// Number of `exit`, which ends a thread.
+    const EXIT: u64 = 60;
+    /// A thread's stack lies below what its thread pointer points to; threads here have at most this much.
+    const MAX_STACK_BYTES: u64 = 64 << 20;
+    let registers_at = stack_end.len().checked_sub(REGISTERS_BYTES as usize);
+    let word = |at| u64::at(stack_end, registers_at? + at);
+    let (Some(original_ax), Some(cs), Some(sp), Some(ss)) =
+        (word(ORIGINAL_AX), word(CS), word(SP), word(SS))
+    else {
+        return false;
+    };
+    original_ax == EXIT
+        && (cs, ss) == (USER_CS, USER_SS)
+        && thread.thread_pointer.wrapping_sub(sp) < MAX_STACK_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn structure(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn only_places_that_hold_for_every_thread_are_found() {
+        let first = structure(&[7, 0x1000, 0x2000_0000_0007, 7]);
+        let second = structure(&[7, 0x2000, 0x2000_0000_0008, 9]);
+        assert_eq!(places_of::<u64>(&[(&first, 7), (&second, 9)]), [24]);
+        assert_eq!(places_of::<u32>(&[(&first, 7), (&second, 8)]), [16]);
+        assert_eq!(places_of::<u64>(&[(&first, 1)]), [0_u32; 0]);
+        // Of structures that were read to different lengths the shorter counts.
+        assert_eq!(places_of::<u64>(&[(&first, 7), (&second[..8], 7)]), [0]);
+    }
+
+    #[test]
+    fn two_places_are_none() {
+        assert_eq!(only("x", &[4]), Ok(4));
+        for found in [&[][..], &[4, 8]] {
+            let error = only("thread id", found).unwrap_err();
+            assert_eq!(error.n_found, found.len());
+            assert!(
+                error
+                    .to_string()
+                    .ends_with("could be the thread id, where one is expected")
+            );
+        }
+    }
+
+    #[test]
+    fn pointers_into_the_kernel_are_told_from_those_of_user_space() {
+        let shared = 0xffff_8881_0000_1000;
+        let first = structure(&[shared, 0xffff_c900_0001_0000, 0x7f00_0000_1000, u64::MAX]);
+        let second = structure(&[shared, 0xffff_c900_0002_0010, 0x7f00_0000_1000, u64::MAX]);
+        let both = [&first[..], &second[..]];
+        assert_eq!(pointers(&both, are_equal), [0]);
+        assert_eq!(pointers(&both, are_stacks), [0]);
+        assert_eq!(pointers(&both[..1], are_stacks), [0, 8]);
+    }
+
+    #[test]
+    fn the_number_of_living_threads_is_told_from_other_counts_of_them() {
+        let thread = ThreadFacts {
+            tid: 1,
+            thread_pointer: 0,
+            n_others: 3,
+        };
+        // sigcnt, live, nr_threads; then a count that stands alone.
+        let mut signal = Vec::new();
+        for count in [4_u32, 3, 4, 0, 3, 9] {
+            signal.extend(count.to_le_bytes());
+        }
+        assert_eq!(places_of(&[(&signal, living_threads(&thread))]), [4]);
+    }
+
+    #[test]
+    fn registers_of_a_thread_that_exits_are_known() {
+        let thread = ThreadFacts {
+            tid: 1,
+            thread_pointer: 0x7f00_0080_0000,
+            n_others: 1,
+        };
+        let mut words = [0_u64; 24];
+        (words[18], words[20], words[22], words[23]) = (60, 0x33, 0x7f00_007f_f000, 0x2b);
+        assert!(has_registers_of_exit(&structure(&words), &thread));
+        assert!(has_registers_of_exit(&structure(&words[3..]), &thread));
+        assert!(!has_registers_of_exit(&structure(&words[4..]), &thread));
+        words[22] = 0x7e00_0000_0000;
+        assert!(!has_registers_of_exit(&structure(&words), &thread));
+    }
+}
