@@ -20,7 +20,8 @@ use profiler_agent::python::layout::{Version, row};
 /// Oldest version that the project supports.
 const OLDEST: (u8, u8) = (3, 6);
 
-/// What an interpreter is asked: version, then whether it is built without the GIL, then its library's folder.
+/// What an interpreter is asked: version, whether it is built without the GIL, its library's folder, what it is, its
+/// executable, and how it was built.
 const QUESTION: &str = "\
 import os, sys, sysconfig
 print(*sys.version_info[:3])
@@ -28,6 +29,18 @@ print(1 if sysconfig.get_config_var('Py_GIL_DISABLED') else 0)
 print(os.path.dirname(os.__file__))
 print(sys.implementation.name)
 print(sys.executable)
+var = lambda name: sysconfig.get_config_var(name) or ''
+words = [
+    ('free-threaded', var('Py_GIL_DISABLED')),
+    ('debug', hasattr(sys, 'gettotalrefcount')),
+    ('shared', var('Py_ENABLE_SHARED')),
+    ('static', not var('Py_ENABLE_SHARED')),
+    ('musl', 'musl' in var('HOST_GNU_TYPE')),
+    ('clang', 'Clang' in sys.version),
+    ('LTO', '--with-lto' in var('CONFIG_ARGS')),
+    ('BOLT', '--enable-bolt' in var('CONFIG_ARGS')),
+]
+print(' '.join(word for word, is_so in words if is_so))
 ";
 
 /// One interpreter, as it describes itself.
@@ -43,6 +56,8 @@ pub struct Interpreter {
     pub free_threaded: bool,
     /// The executable, as it is called in the interpreter's own root.
     pub executable: PathBuf,
+    /// How it was built, in words: `free-threaded`, `debug`, `shared` or `static`, and others.
+    pub build: String,
 }
 
 impl Interpreter {
@@ -79,13 +94,21 @@ impl Interpreter {
         let stdlib = PathBuf::from(lines.next()?);
         let known = lines.next()? == "cpython" && (version.0, version.1) >= OLDEST;
         let executable = PathBuf::from(lines.next()?);
+        let build = lines.next()?.to_owned();
         known.then(|| Self {
             version,
             path: path.to_owned(),
             stdlib,
             free_threaded,
             executable,
+            build,
         })
+    }
+
+    /// Whether it is built for those who work on CPython itself.
+    #[must_use]
+    pub fn is_debug(&self) -> bool {
+        self.build.split(' ').any(|word| word == "debug")
     }
 
     /// Whether it runs in a root of its own, where the other interpreters of this host are not.

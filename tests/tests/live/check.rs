@@ -1,6 +1,8 @@
 //! The table of workloads, and the properties that every recording must have.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use pyagent_tests::interpreters;
@@ -82,16 +84,63 @@ pub(crate) static RECORDED: LazyLock<Vec<Recorded>> = LazyLock::new(|| {
         .into_iter()
         .flat_map(|group| group.iter().zip(group.iter().cycle().skip(1)))
         .filter(|(python, _)| python.path.to_string_lossy().contains(&only));
-    let recorded: Vec<Recorded> = pairs
-        .flat_map(|(python, next)| {
-            WORKLOADS
-                .iter()
-                .map(move |workloads| record(workloads, python, next))
-        })
-        .collect();
+    let mut seen = BTreeSet::new();
+    let mut recorded = Vec::new();
+    for (python, next) in pairs {
+        let is_usual = !python.free_threaded && !python.is_debug();
+        // Of further builds of a version: not those that begin and end, which take the longest.
+        let n_groups = if is_usual && seen.insert(python.minor()) {
+            WORKLOADS.len()
+        } else {
+            1
+        };
+        let groups = WORKLOADS[..n_groups].iter();
+        recorded.extend(groups.map(|workloads| record(workloads, python, next)));
+    }
     recorded.iter().for_each(show);
+    write_matrix(&recorded);
     recorded
 });
+
+/// A table for the README: what was seen of each interpreter.
+fn write_matrix(recorded: &[Recorded]) {
+    let mut table = "| CPython | build | samples | wrong stacks | complete | GIL state |\n\
+                     |---|---|---|---|---|---|\n"
+        .to_owned();
+    for recorded in recorded
+        .iter()
+        .filter(|recorded| recorded.sampled.len() > 5)
+    {
+        let (major, minor, micro) = recorded.interpreter.version;
+        let steady = || {
+            recorded
+                .sampled
+                .iter()
+                .filter(|sampled| !matches!(sampled.workload.name, "dying" | "exec_before"))
+        };
+        let n_samples: u64 = steady().map(Sampled::n_samples).sum();
+        let wrong = |sampled: &Sampled| sampled.count(|stack| wrong(sampled, stack).is_some());
+        let n_wrong: u64 = steady().map(wrong).sum();
+        let is_incomplete = |stack: &Stack| {
+            !stack.remarks.is_empty() && !is_outside_python(stack) && !is_in_namedtuple(stack)
+        };
+        let n_incomplete: u64 = steady().map(|sampled| sampled.count(is_incomplete)).sum();
+        let complete = 100.0 * (1.0 - n_incomplete as f64 / n_samples as f64);
+        let gil = if recorded.knows_gil {
+            "known"
+        } else {
+            "not known"
+        };
+        writeln!(
+            table,
+            "| {major}.{minor}.{micro} | {} | {n_samples} | {n_wrong} | {complete:.2} % | {gil} |",
+            recorded.interpreter.build
+        )
+        .expect("writing to a String does not fail");
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/interpreters.md");
+    std::fs::write(path, table).expect("the target folder is there");
+}
 
 /// Every workload of every interpreter.
 fn all() -> impl Iterator<Item = (String, &'static Sampled)> {

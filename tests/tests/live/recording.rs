@@ -7,8 +7,10 @@ use profiler_agent::agent::{Agent, Recording};
 use profiler_agent::config::SamplingConfig;
 use profiler_agent::ids::Pid;
 use profiler_agent::profile::model::{FrameKind, Profile};
+use profiler_agent::python::discover::{Discoverer, Discovery};
 use profiler_agent::track::process::TrackState;
 use profiler_agent::track::tracker::Selection;
+use profiler_common::layout::GilKind;
 use pyagent_tests::cpu_ticks::CpuTicks;
 use pyagent_tests::interpreters::Interpreter;
 use tokio::sync::oneshot;
@@ -60,6 +62,8 @@ pub(crate) struct Recorded {
     pub(crate) interpreter: Interpreter,
     /// The interpreter that `exec_before` becomes.
     pub(crate) next: Interpreter,
+    /// Whether it can be told which thread holds the GIL.
+    pub(crate) knows_gil: bool,
     pub(crate) period: f64,
     pub(crate) sampled: Vec<Sampled>,
     /// All counters of the agent at the end.
@@ -106,6 +110,7 @@ pub(crate) fn record(
     };
     let mut running: Vec<Running> = workloads.iter().map(start).collect();
     running.iter_mut().for_each(Running::wait_until_ready);
+    let knows_gil = knows_gil(Pid(running[0].pid()));
     let (reply, profile) = oneshot::channel();
     let pids = running.iter().map(|workload| Pid(workload.pid())).collect();
     let config = SamplingConfig {
@@ -184,6 +189,7 @@ pub(crate) fn record(
     Recorded {
         interpreter: interpreter.clone(),
         next: next.clone(),
+        knows_gil,
         period: profile.period as f64 / 1e9,
         sampled,
         counters: status
@@ -192,6 +198,14 @@ pub(crate) fn record(
             .map(|counter| (counter.name, counter.value))
             .collect(),
         comments: profile.comments.clone(),
+    }
+}
+
+/// Whether the layout of a process says how to find the holder of its GIL.
+fn knows_gil(pid: Pid) -> bool {
+    match Discoverer::default().discover(pid, &mut |_| {}) {
+        Discovery::Python(interpreter) => interpreter.layout.walk.gil_kind != GilKind::Unknown,
+        other => panic!("{pid}: {other:?}"),
     }
 }
 

@@ -1,7 +1,12 @@
 """C code that works with the GIL released, in two threads at the same time."""
 
 import hashlib
-import zlib
+
+try:
+    from zlib import compress as work
+except ImportError:
+    # A build without libraries.
+    from hashlib import md5 as work
 
 from harness import Crew, run
 
@@ -10,7 +15,7 @@ TEXT = bytes(range(256)) * 1024
 
 def compress():
     for _ in range(2):
-        zlib.compress(TEXT, 6)
+        work(TEXT)
 
 
 def digest():

@@ -73,10 +73,10 @@ const BUILDS: [Build; 4] = [
         configure: &["--with-lto=thin", "--enable-bolt", "--disable-shared", OPT],
         variables: &[
             ("CC", "clang-16"),
-            ("LLVM_AR", "/usr/bin/llvm-ar-16"),
-            ("LLVM_BOLT", "/usr/bin/llvm-bolt-16"),
-            ("MERGE_FDATA", "/usr/bin/merge-fdata-16"),
-            ("LLVM_PROFDATA", "/usr/bin/llvm-profdata-16"),
+            ("LLVM_AR", "/usr/lib/llvm-16/bin/llvm-ar"),
+            ("LLVM_BOLT", "/usr/lib/llvm-16/bin/llvm-bolt"),
+            ("MERGE_FDATA", "/usr/lib/llvm-16/bin/merge-fdata"),
+            ("LLVM_PROFDATA", "/usr/lib/llvm-16/bin/llvm-profdata"),
             ("LDFLAGS", "-fuse-ld=lld-16"),
             (
                 "PROFILE_TASK",
