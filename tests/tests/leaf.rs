@@ -602,6 +602,10 @@ fn the_repaired_leaf_is_the_instruction_that_the_last_dispatch_entered() {
 fn failures_of(interpreter: &Interpreter) -> Vec<String> {
     let mut failures = Vec::new();
     let (major, minor, micro) = interpreter.version;
+    if interpreter.is_debug() {
+        eprintln!("{major}.{minor}.{micro}: left out, a debug build keeps what is looked for on its stack");
+        return failures;
+    }
     for workload in ["arithmetic", "statements", "calls"] {
         let Some(layout) = Layout::of((major, minor), interpreter.free_threaded) else {
             break;
