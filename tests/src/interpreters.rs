@@ -111,6 +111,13 @@ impl Interpreter {
         self.build.split(' ').any(|word| word == "debug")
     }
 
+    /// The root that it runs in.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        let launchers = self.path.parent().filter(|_| self.has_own_root());
+        launchers.map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
+    }
+
     /// Whether it runs in a root of its own, where the other interpreters of this host are not.
     #[must_use]
     pub fn has_own_root(&self) -> bool {

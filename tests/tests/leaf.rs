@@ -603,7 +603,9 @@ fn failures_of(interpreter: &Interpreter) -> Vec<String> {
     let mut failures = Vec::new();
     let (major, minor, micro) = interpreter.version;
     if interpreter.is_debug() {
-        eprintln!("{major}.{minor}.{micro}: left out, a debug build keeps what is looked for on its stack");
+        eprintln!(
+            "{major}.{minor}.{micro}: left out, a debug build keeps what is looked for on its stack"
+        );
         return failures;
     }
     for workload in ["arithmetic", "statements", "calls"] {

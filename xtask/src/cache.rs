@@ -39,6 +39,12 @@ pub(crate) fn root() -> Result<PathBuf> {
     std::path::absolute(&root).with_context(|| format!("{}", root.display()))
 }
 
+/// Folder of `entry` if it was made before and works.
+pub(crate) fn find(entry: &Entry<'_>) -> Result<Option<PathBuf>> {
+    let folder = root()?.join(format!("{}-{}", entry.name, key(entry.recipe)));
+    Ok((entry.check)(&folder).then_some(folder))
+}
+
 /// Folder of `entry`; makes it if it is not there or does not work.
 pub(crate) fn get(entry: &Entry<'_>) -> Result<PathBuf> {
     get_in(&root()?, entry)

@@ -55,7 +55,7 @@ enum Verb {
     /// Run the tests: everything but `vm` when nothing is named.
     Test(test::Args),
     /// Prepare further versions of CPython for the tests, and list them.
-    Interpreters,
+    Interpreters(interpreters::Args),
     /// Measure, into bench/.
     Bench {
         /// What to pass to the benchmark.
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         Verb::Run { args } => run::run(&args),
         Verb::Check { only } => Ok(check::check(&only)),
         Verb::Test(args) => test::test(&args),
-        Verb::Interpreters => interpreters::list().map(|()| ExitCode::SUCCESS),
+        Verb::Interpreters(args) => interpreters::list(&args).map(|()| ExitCode::SUCCESS),
         Verb::Bench { args } => bench::bench(&args).map(|()| ExitCode::SUCCESS),
         Verb::Codegen => codegen::codegen().map(|()| ExitCode::SUCCESS),
         Verb::Dist => dist::dist().map(|_| ExitCode::SUCCESS),

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use pyagent_tests::interpreters;
+use pyagent_tests::interpreters::{self, Interpreter};
 
 use super::legal::Frame;
 use super::recording::{Recorded, Sampled, Stack, record};
@@ -77,11 +77,12 @@ pub(crate) static RECORDED: LazyLock<Vec<Recorded>> = LazyLock::new(|| {
     let only = std::env::var("LIVE_PYTHON").unwrap_or_default();
     let found = interpreters::supported();
     // One becomes the next one; that must be in its own root.
-    let (prepared, own): (Vec<_>, Vec<_>) = found
-        .into_iter()
-        .partition(interpreters::Interpreter::has_own_root);
-    let pairs = [&own, &prepared]
-        .into_iter()
+    let mut by_root: BTreeMap<PathBuf, Vec<Interpreter>> = BTreeMap::new();
+    for python in found {
+        by_root.entry(python.root()).or_default().push(python);
+    }
+    let pairs = by_root
+        .values()
         .flat_map(|group| group.iter().zip(group.iter().cycle().skip(1)))
         .filter(|(python, _)| python.path.to_string_lossy().contains(&only));
     let mut seen = BTreeSet::new();

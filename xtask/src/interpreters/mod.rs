@@ -11,17 +11,29 @@ use anyhow::Result;
 
 use crate::command;
 
+/// What `cargo xtask interpreters` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Also what takes a quarter of an hour to make: clang with link-time optimization and BOLT.
+    #[arg(long)]
+    all: bool,
+}
+
 /// Folders with an interpreter in each file, joined as in a search path; makes what is missing.
 pub(crate) fn get() -> Result<OsString> {
+    folders(false)
+}
+
+fn folders(all: bool) -> Result<OsString> {
     let mut folders = packages::get()?;
-    folders.extend(source::get()?);
+    folders.extend(source::get(all)?);
     Ok(env::join_paths(folders)?)
 }
 
 /// Lists what was found.
-pub(crate) fn list() -> Result<()> {
+pub(crate) fn list(args: &Args) -> Result<()> {
     let question = "import sys; print(sys.version.replace(chr(10), ' '))";
-    for folder in env::split_paths(&get()?) {
+    for folder in env::split_paths(&folders(args.all)?) {
         let mut paths: Vec<PathBuf> = fs::read_dir(&folder)?
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<Result<_, _>>()?;

@@ -34,6 +34,8 @@ struct Build {
     packages: &'static [(&'static str, &'static str)],
     /// Whether all symbols that can be left out are.
     stripped: bool,
+    /// It takes so long that it is made only when somebody asks for it.
+    takes_long: bool,
 }
 
 /// `configure` of every build.
@@ -56,6 +58,7 @@ const BUILDS: [Build; 4] = [
         target: "all",
         packages: &[],
         stripped: false,
+        takes_long: false,
     },
     Build {
         name: "python3.13-debug",
@@ -65,6 +68,7 @@ const BUILDS: [Build; 4] = [
         target: "all",
         packages: &[],
         stripped: false,
+        takes_long: false,
     },
     // As python-build-standalone's are: clang, link-time optimization, BOLT, stripped. What BOLT is trained on decides
     // only which code lies where.
@@ -92,6 +96,7 @@ const BUILDS: [Build; 4] = [
             ("bolt-16", "llvm-bolt-16"),
         ],
         stripped: true,
+        takes_long: true,
     },
     // As in Alpine's images, but static.
     Build {
@@ -107,6 +112,7 @@ const BUILDS: [Build; 4] = [
         target: "all",
         packages: &[("musl-tools", "musl-gcc")],
         stripped: false,
+        takes_long: false,
     },
 ];
 
@@ -116,14 +122,15 @@ const LEFT_OUT: [&str; 5] = ["ensurepip", "idlelib", "test", "tkinter", "turtled
 /// Builds that are made at the same time.
 const N_AT_ONCE: usize = 2;
 
-/// Folders with one interpreter each; compiles what is missing.
-pub(super) fn get() -> Result<Vec<PathBuf>> {
+/// Folders with one interpreter each; compiles what is missing. What takes long only with `all`; else it is there if it
+/// was made before.
+pub(super) fn get(all: bool) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for builds in BUILDS.chunks(N_AT_ONCE) {
-        let made: Vec<Result<PathBuf>> = thread::scope(|scope| {
+        let made: Vec<Result<Option<PathBuf>>> = thread::scope(|scope| {
             let builds: Vec<_> = builds
                 .iter()
-                .map(|build| scope.spawn(|| get_one(build)))
+                .map(|build| scope.spawn(move || get_one(build, all)))
                 .collect();
             builds
                 .into_iter()
@@ -134,13 +141,13 @@ pub(super) fn get() -> Result<Vec<PathBuf>> {
                 .collect()
         });
         for folder in made {
-            folders.push(folder?);
+            folders.extend(folder?);
         }
     }
     Ok(folders)
 }
 
-fn get_one(build: &Build) -> Result<PathBuf> {
+fn get_one(build: &Build, all: bool) -> Result<Option<PathBuf>> {
     let Build {
         name,
         configure,
@@ -149,17 +156,23 @@ fn get_one(build: &Build) -> Result<PathBuf> {
         target,
         packages,
         stripped,
+        takes_long,
     } = build;
     let recipe = format!(
         "{RECIPE}\n{SUITE} {PACKAGE}\n{CONFIGURE:?} {configure:?}\n{variables:?}\n{compiler}\n{target} {packages:?} {stripped}"
     );
-    let folder = cache::get(&cache::Entry {
+    let entry = cache::Entry {
         name,
         recipe: &recipe,
         check: &|folder| starts(&folder.join("bin").join(name)),
         make: &|folder| make(build, folder),
-    })?;
-    Ok(folder.join("bin"))
+    };
+    let folder = if *takes_long && !all {
+        cache::find(&entry)?
+    } else {
+        Some(cache::get(&entry)?)
+    };
+    Ok(folder.map(|folder| folder.join("bin")))
 }
 
 fn starts(python: &Path) -> bool {
