@@ -105,6 +105,13 @@ impl Interpreter {
         })
     }
 
+    /// Whether it has the modules of the standard library that are linked against other libraries, as `ctypes` is. A
+    /// static build on musl has not.
+    #[must_use]
+    pub fn has_libraries(&self) -> bool {
+        !self.build.split(' ').any(|word| word == "musl")
+    }
+
     /// Whether it is built for those who work on CPython itself.
     #[must_use]
     pub fn is_debug(&self) -> bool {

@@ -602,6 +602,10 @@ fn the_repaired_leaf_is_the_instruction_that_the_last_dispatch_entered() {
 fn failures_of(interpreter: &Interpreter) -> Vec<String> {
     let mut failures = Vec::new();
     let (major, minor, micro) = interpreter.version;
+    if !interpreter.has_libraries() {
+        eprintln!("{major}.{minor}.{micro}: left out, a build without ctypes");
+        return failures;
+    }
     if interpreter.is_debug() {
         eprintln!(
             "{major}.{minor}.{micro}: left out, a debug build keeps what is looked for on its stack"

@@ -9,7 +9,8 @@ use pyagent_tests::interpreters::{self, Interpreter};
 
 #[test]
 fn strings_of_every_kind_read_from_memory_are_what_the_interpreter_says() {
-    for interpreter in interpreters::found() {
+    let found = interpreters::found();
+    for interpreter in found.into_iter().filter(Interpreter::has_libraries) {
         let dump = dump(&interpreter);
         let mut rest = dump.as_slice();
         let layout = StrLayout::of_version(take_u32(&mut rest), interpreter.free_threaded);

@@ -110,19 +110,23 @@ pub fn calibrate_thread_slot(
 ) -> Option<ThreadSlot> {
     let version = Version(layout.walk.version_hex);
     let threads = listed_threads(memory, layout, interp);
-    let mut votes: Vec<(ThreadSlot, usize)> = Vec::new();
-    for (thread_pointer, state) in threads {
-        if let Some(slot) = find_slot(memory, version, thread_pointer, state) {
-            match votes.iter_mut().find(|(voted, _)| *voted == slot) {
-                Some((_, n_votes)) => *n_votes += 1,
-                None => votes.push((slot, 1)),
+    let mut slots: Vec<ThreadSlot> = Vec::new();
+    for (thread_pointer, state) in &threads {
+        for slot in find_slots(memory, version, *thread_pointer, *state) {
+            if !slots.contains(&slot) {
+                slots.push(slot);
             }
         }
     }
-    votes
-        .into_iter()
-        .max_by_key(|(_, n_votes)| *n_votes)
-        .map(|(slot, _)| slot)
+    let n_right = |slot: &ThreadSlot| {
+        let is_right = |(thread_pointer, state): &&(Address, u64)| {
+            read_slot(memory, *slot, *thread_pointer) == Some(*state)
+        };
+        threads.iter().filter(is_right).count()
+    };
+    // The first of those that are right for the most threads: musl keeps the storage of a thread right behind what the
+    // thread pointer points to, but not that of the main thread.
+    slots.into_iter().rev().max_by_key(n_right)
 }
 
 /// Whether a slot is (still) right for this process.
@@ -133,19 +137,22 @@ pub fn slot_holds(
     interp: Address,
     slot: ThreadSlot,
 ) -> bool {
-    listed_threads(memory, layout, interp)
-        .into_iter()
-        .any(|(thread_pointer, state)| {
-            let address = thread_pointer.0.wrapping_add_signed(slot.offset.into());
-            let found = memory.read_u64(Address(address));
-            let found = match found {
-                Ok(found) if slot.indirect >= 0 => {
-                    memory.read_u64(Address(found.wrapping_add_signed(slot.indirect.into())))
-                }
-                found => found,
-            };
-            found == Ok(state)
-        })
+    let threads = listed_threads(memory, layout, interp);
+    !threads.is_empty()
+        && threads
+            .into_iter()
+            .all(|(thread_pointer, state)| read_slot(memory, slot, thread_pointer) == Some(state))
+}
+
+/// What a thread has in a slot.
+fn read_slot(memory: &impl ReadMemory, slot: ThreadSlot, thread_pointer: Address) -> Option<u64> {
+    let address = thread_pointer.0.wrapping_add_signed(slot.offset.into());
+    let found = memory.read_u64(Address(address)).ok()?;
+    if slot.indirect < 0 {
+        return Some(found);
+    }
+    let address = found.wrapping_add_signed(slot.indirect.into());
+    memory.read_u64(Address(address)).ok()
 }
 
 /// Thread pointer and state of some threads. States that share a thread pointer are left out but for the
@@ -181,56 +188,48 @@ fn listed_threads(
     threads
 }
 
-fn find_slot(
+/// Every place in a thread's storage that has its state: first those in the first block, then those in others.
+fn find_slots(
     memory: &impl ReadMemory,
     version: Version,
     thread_pointer: Address,
     state: u64,
-) -> Option<ThreadSlot> {
-    let words = read_words(memory, thread_pointer, THREAD_BYTES)?;
-    let direct = words
-        .iter()
-        .enumerate()
-        .skip(FIRST_SLOT / 8)
-        .find(|(_, word)| **word == state);
-    if let Some((idx, _)) = direct {
-        return Some(ThreadSlot {
-            offset: idx as i32 * 8,
-            indirect: -1,
-            known: 1,
-            reserved: 0,
-        });
-    }
+) -> Vec<ThreadSlot> {
+    let Some(words) = read_words(memory, thread_pointer, THREAD_BYTES) else {
+        return Vec::new();
+    };
+    let slot = |idx: usize, indirect: i32| ThreadSlot {
+        offset: idx as i32 * 8,
+        indirect,
+        known: 1,
+        reserved: 0,
+    };
+    let words = words.iter().copied().enumerate();
+    let own = words.clone().skip(FIRST_SLOT / 8);
+    let mut slots: Vec<ThreadSlot> = own
+        .filter(|(_, word)| *word == state)
+        .map(|(idx, _)| slot(idx, -1))
+        .collect();
     // Before, the only thread-local word with the state was that of the thread's current one, which is NULL while the
     // GIL is released.
     if version >= THREAD_LOCAL_STATE {
-        return find_thread_local(memory, thread_pointer, state);
+        slots.extend(find_thread_local(memory, thread_pointer, state));
+        return slots;
     }
     for range in SECOND_LEVEL {
-        for (idx, pointer) in words
-            .iter()
-            .enumerate()
+        let pointers = words
+            .clone()
             .take(range.end / 8)
             .skip(range.start / 8)
-        {
-            if *pointer == 0 || *pointer == thread_pointer.0 {
-                continue;
-            }
-            let second = read_words(memory, Address(*pointer), SECOND_LEVEL_BYTES)
-                .or_else(|| read_words(memory, Address(*pointer), SECOND_LEVEL_BYTES / 2));
-            if let Some(inner) =
-                second.and_then(|second| second.iter().position(|word| *word == state))
-            {
-                return Some(ThreadSlot {
-                    offset: idx as i32 * 8,
-                    indirect: inner as i32 * 8,
-                    known: 1,
-                    reserved: 0,
-                });
-            }
+            .filter(|(_, pointer)| *pointer != 0 && *pointer != thread_pointer.0);
+        for (idx, pointer) in pointers {
+            let second = read_words(memory, Address(pointer), SECOND_LEVEL_BYTES)
+                .or_else(|| read_words(memory, Address(pointer), SECOND_LEVEL_BYTES / 2));
+            let inner = second.and_then(|second| second.iter().position(|word| *word == state));
+            slots.extend(inner.map(|inner| slot(idx, inner as i32 * 8)));
         }
     }
-    None
+    slots
 }
 
 /// Finds the variable `_Py_tss_gilstate` (3.15+) among the thread-local ones, which lie before the thread pointer
