@@ -10,6 +10,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use profiler_agent::ids::Pid;
 
@@ -256,7 +258,14 @@ impl Container {
     /// # Panics
     /// With Podman's messages, when it cannot be removed.
     pub fn remove(&self) {
-        succeeded(&self.removal());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut removal = self.removal();
+        // A mount namespace that another process makes meanwhile holds the container's mounts for a moment.
+        while !removal.status.success() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(200));
+            removal = self.removal();
+        }
+        succeeded(&removal);
     }
 
     fn removal(&self) -> Output {

@@ -167,6 +167,22 @@ pub fn supported() -> Vec<Interpreter> {
     found().into_iter().filter(has_layout).collect()
 }
 
+/// The newest release build with the GIL that runs in the host's own root.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn newest() -> Interpreter {
+    let is_usual = |python: &Interpreter| {
+        !python.has_own_root()
+            && !python.is_debug()
+            && !python.free_threaded
+            && python.has_libraries()
+    };
+    let newest = supported().into_iter().rfind(is_usual);
+    newest.expect("a CPython of the host")
+}
+
 /// A CPython 2, which is too old, if this host has one.
 #[must_use]
 pub fn python2() -> Option<PathBuf> {

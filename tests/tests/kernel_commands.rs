@@ -38,10 +38,6 @@ while True:
     pass
 ";
 
-fn newest() -> Interpreter {
-    interpreters::supported().pop().unwrap()
-}
-
 fn spinning(python: &Interpreter) -> Target {
     let mut target = Target::python(python, SPIN, &[]);
     assert_eq!(target.line(), "ready");
@@ -74,7 +70,7 @@ fn assert_refused(output: &Output, exit_code: i32, reason: &str) {
 #[test]
 fn what_cannot_be_recorded_is_told_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
-    let python = newest();
+    let python = interpreters::newest();
     let record = |pid: &str| run(folder.path(), &["record", "--pid", pid, "-d", "1"]);
     assert_refused(&record("4194303"), 4, "there is no process 4194303");
 
@@ -107,7 +103,7 @@ fn what_cannot_be_recorded_is_told_in_one_line() {
 #[test]
 fn a_standard_error_that_cannot_be_written_to_costs_neither_the_file_nor_the_exit_code() {
     let folder = tempfile::tempdir().unwrap();
-    let python = newest();
+    let python = interpreters::newest();
     let full = || File::options().write(true).open("/dev/full").unwrap();
     let spinning = spinning(&python);
     let pid = spinning.pid().to_string();
@@ -136,7 +132,7 @@ fn a_standard_error_that_cannot_be_written_to_costs_neither_the_file_nor_the_exi
 #[test]
 fn a_hang_up_ends_a_recording_with_its_file() {
     let folder = tempfile::tempdir().unwrap();
-    let spinning = spinning(&newest());
+    let spinning = spinning(&interpreters::newest());
     let pid = spinning.pid().to_string();
     for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
         let file = format!("{signal}.folded");
@@ -162,7 +158,7 @@ fn a_hang_up_ends_a_recording_with_its_file() {
 #[test]
 fn the_second_signal_ends_a_recording_whose_command_ignores_the_first() {
     let folder = tempfile::tempdir().unwrap();
-    let python = newest();
+    let python = interpreters::newest();
     let path = python.path.to_str().unwrap();
     let code = "import signal, os, time\n\
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)\n\
@@ -195,7 +191,7 @@ fn the_second_signal_ends_a_recording_whose_command_ignores_the_first() {
 #[test]
 fn a_script_that_starts_python_is_recorded_with_its_children_or_told() {
     let folder = tempfile::tempdir().unwrap();
-    let python = newest();
+    let python = interpreters::newest();
     let script = format!(
         "{} -c 'for i in range(10000000): pass'; exit 3",
         python.path.display()
@@ -219,7 +215,7 @@ fn a_script_that_starts_python_is_recorded_with_its_children_or_told() {
 #[test]
 fn a_pipe_gets_the_whole_profile_and_an_end() {
     let folder = tempfile::tempdir().unwrap();
-    let spinning = spinning(&newest());
+    let spinning = spinning(&interpreters::newest());
     let pid = spinning.pid().to_string();
     let pipe = folder.path().join("pipe.folded");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -10,6 +10,9 @@ use crate::process::memory::{MemoryError, ReadMemory};
 /// Most thread states that calibration looks at.
 const MAX_CALIBRATED: usize = 8;
 
+/// Most thread states of a list that it goes through to find the oldest.
+const MAX_STATES: usize = 1024;
+
 /// Bytes behind the thread pointer that can hold pthread keys: glibc's `struct pthread` has 2,304.
 const THREAD_BYTES: usize = 2304;
 
@@ -167,8 +170,8 @@ fn listed_threads(
     let mut state = memory
         .read_u64(interp.add(walk.interp_threads_head.into()))
         .unwrap_or(0);
-    for _ in 0..MAX_CALIBRATED * 4 {
-        if state == 0 || threads.len() == MAX_CALIBRATED {
+    for _ in 0..MAX_STATES {
+        if state == 0 {
             break;
         }
         let word = |offset: u16| {
@@ -181,6 +184,8 @@ fn listed_threads(
             && word(walk.tstate_frame) != 0
             && !threads.iter().any(|(tp, _)| tp.0 == thread_pointer)
         {
+            // The last is the oldest: the main thread, whose storage can lie elsewhere.
+            threads.truncate(MAX_CALIBRATED - 1);
             threads.push((Address(thread_pointer), state));
         }
         state = word(walk.tstate_next);
