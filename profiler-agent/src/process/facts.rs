@@ -237,6 +237,11 @@ fn wall_time(ticks: u64) -> SystemTime {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+
+    use nix::sys::signal::{Signal, kill};
+
     use super::*;
 
     fn shown(arguments: &[&str]) -> String {
@@ -253,6 +258,33 @@ mod tests {
             container: None,
         };
         facts.program()
+    }
+
+    #[test]
+    fn descendants_are_children_and_theirs_and_nobody_else() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 60 & echo $!; exec sleep 60"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let grandchild = Pid(line.trim().parse().unwrap());
+        let child = Pid(shell.id());
+        assert_eq!(descendants(&[child]), [grandchild]);
+        assert_eq!(descendants(&[grandchild]), []);
+        let own = descendants(&[Pid(std::process::id())]);
+        assert!(own.contains(&child) && own.contains(&grandchild), "{own:?}");
+        assert_eq!(descendants(&[child, grandchild]), []);
+        kill(
+            nix::unistd::Pid::from_raw(grandchild.0.cast_signed()),
+            Signal::SIGKILL,
+        )
+        .unwrap();
+        shell.kill().unwrap();
+        shell.wait().unwrap();
     }
 
     #[test]
