@@ -207,8 +207,14 @@ impl Discoverer {
             let binary = match binary {
                 Binary::Python(binary) => binary,
                 other @ (Binary::LoadsPython | Binary::Other) => {
-                    expected |= matches!(other, Binary::LoadsPython);
-                    if without_runtime.is_none() && is_called_python(&mapping) {
+                    // A program that names libpython is about to map it; libpython itself has the runtime, or none.
+                    let loads = matches!(other, Binary::LoadsPython);
+                    expected |= loads;
+                    let is_library = file_name(&mapping).starts_with("lib");
+                    if without_runtime.is_none()
+                        && is_called_python(&mapping)
+                        && (is_library || !loads)
+                    {
                         without_runtime = Some(mapping);
                     }
                     continue;

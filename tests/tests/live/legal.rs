@@ -29,8 +29,8 @@ struct Facts {
     lines: BTreeSet<u32>,
     /// The lines that call.
     calling: BTreeSet<u32>,
-    /// A call makes a generator or a coroutine and returns.
-    makes_generator: bool,
+    /// Of a generator or a coroutine: the lines that are executed until it is made; 0 for none.
+    making: BTreeSet<u32>,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +84,7 @@ impl Legal {
                     let known = legal.functions.entry(function).or_default();
                     known.lines.extend(facts.lines);
                     known.calling.extend(facts.calling);
-                    known.makes_generator |= facts.makes_generator;
+                    known.making.extend(facts.making);
                 }
                 Record::Call {
                     callee,
@@ -138,9 +138,7 @@ impl Legal {
             );
             let (callee_facts, caller_facts) = (facts(callee)?, facts(caller)?);
             // The moment in which a generator is made, which the interpreter does not report.
-            let is_making = idx == 0
-                && callee_facts.makes_generator
-                && [0, callee.function.2].contains(&callee.line);
+            let is_making = idx == 0 && callee_facts.making.contains(&callee.line);
             if !self.calls.contains(&call)
                 && !(is_making && caller_facts.calling.contains(&caller.line))
             {

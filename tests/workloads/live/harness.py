@@ -105,8 +105,18 @@ def facts(code):
     lines.update(line for line in starts.values() if line)
     lines.add(code.co_firstlineno)
     generator_flags = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-    makes_generator = bool(code.co_flags & generator_flags)
-    return {"lines": sorted(lines), "calling": sorted(calling), "makes_generator": makes_generator}
+    making = set()
+    if code.co_flags & generator_flags:
+        # 0: no line. From 3.15 on a generator expression makes its iterator before it is a generator itself.
+        making.update((0, code.co_firstlineno))
+        line = code.co_firstlineno
+        instructions = list(dis.get_instructions(code))
+        names = [instruction.opname for instruction in instructions]
+        if "RETURN_GENERATOR" in names:
+            for instruction in instructions[: names.index("RETURN_GENERATOR") + 1]:
+                line = starts.get(instruction.offset) or line
+                making.add(line)
+    return {"lines": sorted(lines), "calling": sorted(calling), "making": sorted(making)}
 
 
 def function(code):

@@ -19,14 +19,21 @@ pub(crate) struct Args {
     all: bool,
 }
 
-/// Folders with an interpreter in each file, joined as in a search path; makes what is missing.
+/// Folders with an interpreter in each file, joined as in a search path; makes what is missing. Where something cannot
+/// be made this says why and goes on without it; in CI it is an error.
 pub(crate) fn get() -> Result<OsString> {
     folders(false)
 }
 
 fn folders(all: bool) -> Result<OsString> {
-    let mut folders = packages::get()?;
-    folders.extend(source::get(all)?);
+    let mut folders = Vec::new();
+    for made in [packages::get(), source::get(all)] {
+        match made {
+            Ok(made) => folders.extend(made),
+            Err(error) if env::var("CI").is_ok_and(|ci| ci == "true") => return Err(error),
+            Err(error) => println!("interpreters that are left out: {error:#}"),
+        }
+    }
     Ok(env::join_paths(folders)?)
 }
 

@@ -116,6 +116,15 @@ const BUILDS: [Build; 4] = [
     },
 ];
 
+/// What every build takes: Debian's packages, each with a file of it, by its path or on the PATH.
+const BUILD_PACKAGES: [(&str, &str); 5] = [
+    ("gcc", "gcc"),
+    ("libffi-dev", "/usr/include/x86_64-linux-gnu/ffi.h"),
+    ("make", "make"),
+    ("xz-utils", "xz"),
+    ("zlib1g-dev", "/usr/include/zlib.h"),
+];
+
 /// Parts of the standard library that no test needs.
 const LEFT_OUT: [&str; 5] = ["ensurepip", "idlelib", "test", "tkinter", "turtledemo"];
 
@@ -203,7 +212,8 @@ fn archive() -> Result<PathBuf> {
 }
 
 fn make(build: &Build, folder: &Path) -> Result<()> {
-    let (packages, programs): (Vec<&str>, Vec<&str>) = build.packages.iter().copied().unzip();
+    let packages = BUILD_PACKAGES.iter().chain(build.packages).copied();
+    let (packages, programs): (Vec<&str>, Vec<&str>) = packages.unzip();
     package::install(&programs, &packages)?;
     let scratch = tempfile::tempdir()?;
     command::output(
