@@ -1,13 +1,18 @@
 //! How the kernel splits the time of the CPUs: `/proc/stat`, first line.
 
 use std::fs;
+use std::time::Duration;
 
 /// CPU time of all CPUs together, in ticks.
 #[derive(Debug)]
 pub struct CpuTicks {
     timed: u64,
-    untimed: u64,
+    interrupts: u64,
+    stolen: u64,
 }
+
+/// The unit of `/proc/stat`: `USER_HZ`.
+const TICK: Duration = Duration::from_millis(10);
 
 impl CpuTicks {
     /// Since the start of the system.
@@ -30,7 +35,8 @@ impl CpuTicks {
         };
         Self {
             timed: user + nice + system,
-            untimed: irq + softirq + steal,
+            interrupts: irq + softirq,
+            stolen: steal,
         }
     }
 
@@ -39,6 +45,13 @@ impl CpuTicks {
     #[must_use]
     pub fn untimed_share(&self) -> f64 {
         let now = Self::now();
-        (now.untimed - self.untimed) as f64 / (now.timed - self.timed).max(1) as f64
+        let untimed = now.interrupts + now.stolen - self.interrupts - self.stolen;
+        untimed as f64 / (now.timed - self.timed).max(1) as f64
+    }
+
+    /// What the hypervisor took of the CPUs since then and the kernel knows of: it is no thread's time.
+    #[must_use]
+    pub fn stolen(&self) -> Duration {
+        TICK.saturating_mul((Self::now().stolen - self.stolen) as u32)
     }
 }

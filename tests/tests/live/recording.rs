@@ -54,6 +54,8 @@ pub(crate) struct Sampled {
     pub(crate) period: f64,
     /// Share of the busy CPUs' time that was no thread's: interrupts, and what the hypervisor took.
     pub(crate) untimed_share: f64,
+    /// CPU time of whoever it was that the agent says it has no samples of.
+    pub(crate) missed_seconds: f64,
 }
 
 /// One recording of one interpreter.
@@ -158,10 +160,20 @@ pub(crate) fn record(
             .map(|workload| (workload.wait_until_done(), workload.workload)),
     );
     let untimed_share = before.untimed_share();
+    let stolen = before.stolen();
     let status = runtime.block_on(agent.asker().status()).unwrap();
     agent.stop();
     let profile = profile.blocking_recv().unwrap();
     let mut stacks = stacks(&profile);
+    let period = profile.period as f64 / 1e9;
+    let counters: HashMap<&str, u64> = status
+        .counters
+        .iter()
+        .map(|counter| (counter.name, counter.value))
+        .collect();
+    // The kernel takes what it knows to be stolen from a thread's time. A pause of the host that it does not know
+    // of, as for memory that the host has to find first, is CPU time of one thread, with one tick at its end.
+    let missed_seconds = (counters["timer_missed"] as f64 * period - stolen.as_secs_f64()).max(0.0);
     let sampled = done.into_iter().zip(&running).map(
         |(((report, legal, cpu_seconds), workload), running)| Sampled {
             workload,
@@ -174,8 +186,9 @@ pub(crate) fn record(
                 .collect(),
             legal,
             pid: running.pid().into(),
-            period: profile.period as f64 / 1e9,
+            period,
             untimed_share,
+            missed_seconds,
         },
     );
     let sampled = sampled.collect();
@@ -190,13 +203,9 @@ pub(crate) fn record(
         interpreter: interpreter.clone(),
         next: next.clone(),
         knows_gil,
-        period: profile.period as f64 / 1e9,
+        period,
         sampled,
-        counters: status
-            .counters
-            .iter()
-            .map(|counter| (counter.name, counter.value))
-            .collect(),
+        counters,
         comments: profile.comments.clone(),
     }
 }
