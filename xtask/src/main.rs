@@ -11,6 +11,7 @@ mod check;
 mod codegen;
 mod command;
 mod dist;
+mod hosts;
 mod interpreters;
 mod linker;
 mod package;
