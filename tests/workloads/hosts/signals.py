@@ -12,15 +12,13 @@ import work
 
 def on_alarm(_number, _frame):
     work.spin(0.01)
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
 
 
 def wait():
     while True:
-        # Not `signal.pause`: a signal just before it would be the last one.
-        time.sleep(0.01)
+        # On one line, as it is noted: the signal comes while it sleeps, or before that on a busy host.
+        signal.setitimer(signal.ITIMER_REAL, 0.001), time.sleep(0.01)
 
 
 signal.signal(signal.SIGALRM, on_alarm)
-signal.setitimer(signal.ITIMER_REAL, 0.001)
 wait()
