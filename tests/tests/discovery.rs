@@ -202,30 +202,14 @@ fn a_program_that_is_linked_against_libpython_is_waited_for() {
     command.env("PYTHONHOME", python.stdlib.ancestors().nth(2).unwrap());
     let stopped = stopped_at_exec(&mut command);
     assert_eq!(
-        discover(stopped.pid()),
+        discover(Pid(stopped.0.id())),
         Discovery::NotPython { expected: true },
         "libpython is not mapped yet"
     );
 }
 
-/// A traced process that has executed its program and run none of it; killed when dropped.
-struct Stopped(nix::unistd::Pid);
-
-impl Stopped {
-    fn pid(&self) -> Pid {
-        Pid(self.0.as_raw().cast_unsigned())
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        // It is stopped and has not ended.
-        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL);
-        let _ = nix::sys::wait::waitpid(self.0, None);
-    }
-}
-
-fn stopped_at_exec(command: &mut Command) -> Stopped {
+/// A traced process that has executed its program and run none of it.
+fn stopped_at_exec(command: &mut Command) -> Killed {
     use std::os::unix::process::CommandExt as _;
     // SAFETY: the closure makes one system call.
     unsafe {
@@ -233,8 +217,9 @@ fn stopped_at_exec(command: &mut Command) -> Stopped {
     }
     let child = command.spawn().unwrap();
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    let child = Killed(child);
     nix::sys::wait::waitpid(pid, None).unwrap();
-    Stopped(pid)
+    child
 }
 
 /// Killed when dropped.
