@@ -153,4 +153,36 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn stores_of_arm64_are_found_at_each_instruction() {
+        const NOP: u32 = 0xd503_201f;
+        const STORE: u32 = 0xf900_1ad9; // str x25, [x22, #48]
+        let code = |instructions: &[u32]| {
+            let bytes = instructions.iter().flat_map(|word| word.to_le_bytes());
+            let mut code = [0; N_BYTES];
+            for (byte, from) in code.iter_mut().zip(bytes) {
+                *byte = from;
+            }
+            window(&code)
+        };
+        for at in 0..N_BYTES / 4 {
+            let mut instructions = [NOP; N_BYTES / 4];
+            instructions[at] = STORE;
+            let expected = Some(LinkStore {
+                base: 22,
+                source: 25,
+            });
+            assert_eq!(find_arm64(&code(&instructions), 0x30), expected, "{at}");
+            assert_eq!(find_arm64(&code(&instructions), 0x38), None);
+        }
+        for other in [
+            0xf900_1bf9, // str x25, [sp, #48]
+            0xf900_1adf, // str xzr, [x22, #48]
+            0xb900_32d9, // str w25, [x22, #48]
+            0xf940_1ad9, // ldr x25, [x22, #48]
+        ] {
+            assert_eq!(find_arm64(&code(&[other]), 0x30), None, "{other:#x}");
+        }
+    }
 }
