@@ -16,6 +16,9 @@ pub struct Arch {
     pub n_general_registers: usize,
     /// Index among them of a function's second argument.
     pub second_argument: usize,
+    /// A `_PyCFrame` (3.11, 3.12) this near to the stack pointer belongs to the running evaluation loop; that of the loop
+    /// before lies further away.
+    pub own_cframe_bytes: u64,
     /// Most bytes that a thread's `pthread_t` lies below its thread pointer; 0: they are equal.
     pub max_thread_id_distance: u64,
     /// Bits of an address of user space.
@@ -32,6 +35,8 @@ pub const X86_64: Arch = Arch {
     name: "x86-64",
     n_general_registers: 15,
     second_argument: 13,
+    // 0x80 to 0xb0 by the compilers of the day; behind that function's own frame, of 0x118 bytes and more.
+    own_cframe_bytes: 0x100,
     max_thread_id_distance: 0,
     user_address_bits: 47,
     kernel_addresses: 0xffff_8000_0000_0000,
@@ -47,6 +52,8 @@ pub const ARM64: Arch = Arch {
     name: "arm64",
     n_general_registers: 31,
     second_argument: 1,
+    // 0x100 in Debian's 3.11.2, whose frame has 0x160 bytes.
+    own_cframe_bytes: 0x160,
     max_thread_id_distance: 4095,
     user_address_bits: 52,
     kernel_addresses: 0xfff0_0000_0000_0000,

@@ -21,10 +21,6 @@ use crate::walk::{WalkResult, walk};
 /// the compilers of the day at most 0xb0.
 const PROLOGUE_BYTES: u64 = 256;
 
-/// A `_PyCFrame` this near to the stack pointer belongs to the running function: 0x80 to 0xb0 by the compilers
-/// of the day. That of the loop before lies beyond that function's own frame, of 0x118 bytes and more.
-const OWN_CFRAME_BYTES: u64 = 0x100;
-
 /// Bytes of a code object in which its first instructions lie.
 const FIRST_INSTRUCTIONS: u64 = 256;
 
@@ -84,7 +80,7 @@ fn note_entering(process: &ProcessEntry, layout: &PyLayout, scratch: &mut Scratc
         .thread
         .cframe
         .wrapping_sub(scratch.record.registers.sp)
-        < OWN_CFRAME_BYTES
+        < arch::THIS.own_cframe_bytes
     {
         scratch.is_entering = 1;
         let previous = scratch.thread.previous_cframe;
@@ -126,7 +122,7 @@ fn note_pending_link(layout: &PyLayout, scratch: &mut Scratch) {
 #[inline(always)]
 fn by_number(registers: &UserRegisters, number: u8) -> u64 {
     let mut value = 0;
-    for candidate in 0..N_GENERAL_REGISTERS as u8 + 1 {
+    for candidate in 0..=N_GENERAL_REGISTERS as u8 {
         if let Some(idx) = arch::general_idx(candidate)
             && candidate == number
         {
@@ -321,6 +317,6 @@ fn may_be_entered_from(candidate: u64, kind: Kind, scratch: &Scratch) -> bool {
             let above = candidate.wrapping_sub(registers.general[ENTERED]);
             above != 0 && above > NEAR
         }
-        Kind::Cframe => candidate > registers.sp.wrapping_add(OWN_CFRAME_BYTES),
+        Kind::Cframe => candidate > registers.sp.wrapping_add(arch::THIS.own_cframe_bytes),
     }
 }

@@ -82,7 +82,10 @@ pub(crate) fn compiler(target: &str) -> Result<Compiler> {
         });
         if let Err(error) = added {
             println!("route 1, {add}: {error:#}");
-            println!("route 2, Debian's {DEBIAN_LIBRARY} for {}:", packages.architecture);
+            println!(
+                "route 2, Debian's {DEBIAN_LIBRARY} for {}:",
+                packages.architecture
+            );
             let (toolchain, sysroot) = debian(target, packages.architecture).with_context(|| {
                 format!("no Rust standard library for {target} could be had; `{add}` gets it where rustup can download")
             })?;

@@ -186,7 +186,10 @@ mod tests {
     #[test]
     fn this_machines_own_binary_has_the_plain_name() {
         let all = [Target::X86_64, Target::Aarch64];
-        let own: Vec<_> = all.iter().filter(|target| target.is_this_machines()).collect();
+        let own: Vec<_> = all
+            .iter()
+            .filter(|target| target.is_this_machines())
+            .collect();
         let me = fs::read(std::env::current_exe().unwrap()).unwrap();
         for target in own {
             assert_eq!(target.file_name(), "pyagent");

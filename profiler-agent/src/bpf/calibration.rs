@@ -11,8 +11,8 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use profiler_common::calibration::{N_PEEKS, PEEK_BYTES, Peek};
 
 use crate::kernel::calibration::{
-    Ambiguous, Number, STACK_BYTES, ThreadFacts, are_equal, are_stacks, living_threads,
-    only, places_of, pointers, registers_of_exit,
+    Ambiguous, Number, STACK_BYTES, ThreadFacts, are_equal, are_stacks, living_threads, only,
+    places_of, pointers, registers_of_exit,
 };
 use crate::kernel::offsets::Offsets;
 
@@ -174,7 +174,11 @@ impl Calibration {
     fn stack(&mut self, candidates: &[u32]) -> Result<(u32, u32), CalibrationError> {
         let places: Vec<(u32, u32)> = candidates
             .iter()
-            .flat_map(|offset| STACK_BYTES.iter().map(|stack_bytes| (*offset, *stack_bytes)))
+            .flat_map(|offset| {
+                STACK_BYTES
+                    .iter()
+                    .map(|stack_bytes| (*offset, *stack_bytes))
+            })
             .collect();
         let mut found = Vec::new();
         for chunk in places.chunks(N_PEEKS as usize) {

@@ -226,7 +226,11 @@ mod tests {
         let thread_pointer = btf.offset_of("task_struct", cpu_context).unwrap();
         assert!(thread_pointer > thread && thread > 0);
         let registers = btf.size_of("pt_regs").unwrap();
-        assert!(if IS_ARM64 { registers >= 304 } else { registers == 168 });
+        assert!(if IS_ARM64 {
+            registers >= 304
+        } else {
+            registers == 168
+        });
         assert!(btf.offset_of("signal_struct", "live").unwrap() > 0);
         assert!(matches!(
             btf.offset_of("task_struct", "no_such_member"),

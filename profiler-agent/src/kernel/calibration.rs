@@ -279,7 +279,7 @@ mod tests {
         for n_bytes in [304, 320, 336, 352] {
             let mut words = vec![0_u64; n_bytes / 8];
             // sp, pstate with a condition flag, syscallno with another field behind it.
-            (words[31], words[33], words[35]) = (0xffff_a07f_f000, 0x4000_0000, 0xe0 << 32 | 93);
+            (words[31], words[33], words[35]) = (0xffff_a07f_f000, 0x4000_0000, (0xe0 << 32) + 93);
             let found = |words: &[u64]| {
                 let stack_end = structure(&words[words.len() - 32..]);
                 let mut all = RegistersOfExit::ARM64.iter();

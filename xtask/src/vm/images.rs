@@ -80,8 +80,7 @@ fn kernel_package(apt: &Apt, architecture: &str) -> Result<String> {
         Ok(apt.depends(package)?.into_iter().find(is_versioned))
     };
     let meta = format!("linux-image-cloud-{architecture}");
-    let image =
-        next(&meta, "linux-image-")?.with_context(|| format!("{meta} names no kernel"))?;
+    let image = next(&meta, "linux-image-")?.with_context(|| format!("{meta} names no kernel"))?;
     Ok(next(&image, "linux-binary-")?.unwrap_or(image))
 }
 

@@ -50,7 +50,9 @@ pub(super) fn next_store(text: &[u8], field: u64) -> Option<(RegisterSum, Regist
                 }
                 if !access.is_store {
                     values.set(access.first, None);
-                    access.second.map(|second| values.set(second, None));
+                    if let Some(second) = access.second {
+                        values.set(second, None);
+                    }
                 }
                 if let Some(addend) = access.added_to_base {
                     let sum = values.get(access.base).map(|sum| sum.plus(addend));
@@ -120,9 +122,8 @@ impl Effect {
         match bits(instruction, 25, 4) {
             0b1000 | 0b1001 => Self::of_immediate(instruction),
             0b1010 | 0b1011 => Self::of_branch_or_system(instruction),
-            0b0100 | 0b0110 | 0b1100 | 0b1110 => {
-                Access::of(instruction).map_or_else(|| Self::of_literal(instruction), Self::Accesses)
-            }
+            0b0100 | 0b0110 | 0b1100 | 0b1110 => Access::of(instruction)
+                .map_or_else(|| Self::of_literal(instruction), Self::Accesses),
             0b0101 | 0b1101 => Self::of_registers(instruction),
             // Vectors. Some move to a general register.
             0b0111 | 0b1111 => Self::Writes(register(instruction, 0)),
@@ -190,7 +191,7 @@ impl Access {
     /// `None`: another one than of single registers and of pairs, or no access at all.
     fn of(instruction: u32) -> Option<Self> {
         match (bits(instruction, 27, 3), bits(instruction, 24, 2)) {
-            (0b111, 0b01) => Self::of_unsigned_offset(instruction),
+            (0b111, 0b01) => Some(Self::of_unsigned_offset(instruction)),
             (0b111, 0b00) => Self::of_small_offset(instruction),
             (0b101, 0b00 | 0b01) => Self::of_pair(instruction),
             _ => None,
@@ -202,7 +203,11 @@ impl Access {
         let is_vector = bits(instruction, 26, 1) == 1;
         let (size, kind) = (bits(instruction, 30, 2), bits(instruction, 22, 2));
         // Vectors of 128 bits have a kind of their own.
-        let scale = if is_vector && kind & 0b10 != 0 { 4 } else { size };
+        let scale = if is_vector && kind & 0b10 != 0 {
+            4
+        } else {
+            size
+        };
         let is_store = kind == 0b00 || (is_vector && kind == 0b10);
         Self {
             is_store,
@@ -220,13 +225,13 @@ impl Access {
         }
     }
 
-    fn of_unsigned_offset(instruction: u32) -> Option<Self> {
+    fn of_unsigned_offset(instruction: u32) -> Self {
         let one = Self::of_one(instruction);
         let offset = u64::from(bits(instruction, 10, 12)) * one.n_bytes;
-        Some(Self {
+        Self {
             offset: Some(offset.cast_signed()),
             ..one
-        })
+        }
     }
 
     /// With an offset of 9 bits, which may be added to the base, or with a register as an index. Not the atomic ones.

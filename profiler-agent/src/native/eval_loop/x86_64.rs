@@ -120,8 +120,7 @@ fn result_of(
         }
         Mnemonic::Lea if instruction.memory_index() == Register::None => {
             let displacement = instruction.memory_displacement64().cast_signed();
-            get(values, instruction.memory_base())
-                .map(|base| base.plus(displacement))
+            get(values, instruction.memory_base()).map(|base| base.plus(displacement))
         }
         Mnemonic::Add => get(values, register)
             .zip(constant())
