@@ -94,6 +94,7 @@ impl Agent {
             follow_all,
             follow_children: follow_all || config.selection.subprocesses,
             ring_bytes: config.ring_bytes,
+            max_processes: config.max_processes,
             log_level: if config.bpf_debug { 4 } else { 0 },
         };
         let programs = Programs::load(settings).with_context(cannot_load)?;

@@ -32,6 +32,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use self::log::LogArgs;
+use profiler_common::process::DEFAULT_MAX_PROCESSES;
+
 use crate::config::{
     DEFAULT_ADDRESS, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ, SamplingConfig,
     default_ring_bytes, parse_bytes, parse_duration,
@@ -156,6 +158,10 @@ pub struct SamplingArgs {
     /// CPUs]
     #[arg(long, value_name = "SIZE", env = "PYAGENT_RING_BYTES", value_parser = parse_bytes, hide_short_help = true)]
     pub ring_bytes: Option<u64>,
+    /// Processes that are profiled at the same time, at most; 150 bytes of kernel memory each
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PROCESSES, env = "PYAGENT_MAX_PROCESSES",
+          value_parser = clap::value_parser!(u32).range(1..=4_194_304), hide_short_help = true)]
+    pub max_processes: u32,
 }
 
 /// The agent's flags.
@@ -369,6 +375,7 @@ impl SamplingArgs {
                 || default_ring_bytes(n_cpus_online()),
                 |bytes| bytes.clamp(PAGE, LARGEST).next_power_of_two() as u32,
             ),
+            max_processes: self.max_processes,
             bpf_debug: log.log.has_bpf_debug(),
         }
     }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use profiler_common::process::DEFAULT_MAX_PROCESSES;
+
 use crate::ids::Pid;
 use crate::track::tracker::Selection;
 
@@ -45,6 +47,8 @@ pub struct SamplingConfig {
     pub max_samples_per_second: Option<u32>,
     /// Bytes of the ring buffer.
     pub ring_bytes: u32,
+    /// Most processes that are profiled at once.
+    pub max_processes: u32,
     /// Debug messages of the kernel programs.
     pub bpf_debug: bool,
 }
@@ -115,6 +119,7 @@ impl SamplingConfig {
             rate_hz: DEFAULT_RATE_HZ,
             max_samples_per_second: None,
             ring_bytes: DEFAULT_RING_BYTES,
+            max_processes: DEFAULT_MAX_PROCESSES,
             bpf_debug: false,
         }
     }

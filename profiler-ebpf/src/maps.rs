@@ -5,7 +5,7 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use profiler_common::counters::{Counter, N_COUNTERS};
 use profiler_common::event::SampleRecord;
 use profiler_common::layout::PyLayout;
-use profiler_common::process::{MAX_LAYOUTS, MAX_PROCESSES, ProcessEntry};
+use profiler_common::process::{DEFAULT_MAX_PROCESSES, MAX_LAYOUTS, ProcessEntry};
 use profiler_common::unwind::Window;
 use profiler_common::unwind::python::Walk;
 use profiler_common::unwind::thread::{ListWalk, Thread};
@@ -17,7 +17,7 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 /// Processes by tgid. Sampling programs only look up.
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, ProcessEntry> =
-    HashMap::with_max_entries(MAX_PROCESSES, 0);
+    HashMap::with_max_entries(DEFAULT_MAX_PROCESSES, 0);
 
 /// Layouts of the interpreters, by `ProcessEntry::layout`.
 #[map]

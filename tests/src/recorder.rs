@@ -11,6 +11,7 @@ use profiler_agent::profile::model::{Frame, Profile, Thread};
 use profiler_agent::profile::query::{Criteria, ProcessFilter, parse_pattern};
 use profiler_agent::serve::query::Status;
 use profiler_agent::track::tracker::Selection;
+use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -78,6 +79,7 @@ fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
         rate_hz,
         max_samples_per_second: None,
         ring_bytes: DEFAULT_RING_BYTES,
+        max_processes: DEFAULT_MAX_PROCESSES,
         bpf_debug: false,
     }
 }

@@ -17,6 +17,7 @@ use profiler_agent::ids::Pid;
 use profiler_agent::kernel::btf::Btf;
 use profiler_agent::kernel::offsets::Offsets;
 use profiler_agent::profile::model::{Frame, FrameKind, Profile};
+use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use pyagent_tests::compiler::{self, compile, workload};
 use pyagent_tests::cpu_ticks::CpuTicks;
 use pyagent_tests::interpreters::{self, Interpreter};
@@ -135,6 +136,7 @@ const SETTINGS: Settings = Settings {
     follow_all: true,
     follow_children: true,
     ring_bytes: DEFAULT_RING_BYTES,
+    max_processes: DEFAULT_MAX_PROCESSES,
     log_level: 0,
 };
 

@@ -57,6 +57,9 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Lines of a program's stderr that are shown when it failed.
+const MAX_ERROR_LINES: usize = 40;
+
 /// Runs `command` and returns what it wrote to stdout; what it wrote to stderr is part of the error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command
@@ -65,11 +68,14 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         .with_context(|| cannot_start(command))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = stderr.trim_end().lines().collect();
+        // The reason stands at the end, behind a compiler's warnings.
+        let end = &lines[lines.len().saturating_sub(MAX_ERROR_LINES)..];
         bail!(
             "`{}` failed: {}\n{}",
             line(command),
             output.status,
-            stderr.trim_end()
+            end.join("\n")
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

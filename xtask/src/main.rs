@@ -12,6 +12,7 @@ mod codegen;
 mod command;
 mod cross;
 mod dist;
+mod hosts;
 mod interpreters;
 mod linker;
 mod package;

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs,
     io::{BufRead as _, BufReader, Write},
     process::{Command, ExitCode, Stdio},
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    build, command, interpreters, package, setup,
+    build, command, hosts, interpreters, package, setup,
     timing::{self, Row},
     toolchain, vm, workspace,
 };
@@ -56,7 +56,24 @@ const DEFAULT_SUITES: [Suite; 4] = [
 ];
 
 /// What runs containers: Podman, over the runtime that needs the fewest rights.
-const CONTAINER_PROGRAMS: [&str; 2] = ["podman", "runc"];
+const CONTAINER_PROGRAMS: [(&str, &str); 2] = [("podman", "podman"), ("runc", "runc")];
+
+/// Servers that run Python in themselves.
+const HOST_PROGRAMS: [(&str, &str); 4] = [
+    ("uwsgi-core", "/usr/bin/uwsgi"),
+    (
+        "uwsgi-plugin-python3",
+        "/usr/lib/uwsgi/plugins/python3_plugin.so",
+    ),
+    ("apache2-bin", "/usr/sbin/apache2"),
+    (
+        "libapache2-mod-wsgi-py3",
+        "/usr/lib/apache2/modules/mod_wsgi.so",
+    ),
+];
+
+/// The test binary that starts them.
+const HOSTS: &str = "kernel_hosts";
 
 /// One run of `cargo test`.
 struct Stage {
@@ -65,8 +82,17 @@ struct Stage {
     targets: Vec<String>,
     /// Whether its tests load BPF programs: then they need root, and run one at a time.
     needs_root: bool,
-    /// Programs that its tests start, by the Debian packages of the same names.
-    needs_programs: &'static [&'static str],
+    /// What its tests start: Debian's packages, each with a program or file of it.
+    needs_programs: &'static [(&'static str, &'static str)],
+}
+
+/// What was made before for the tests to run against.
+#[derive(Default)]
+struct Prepared {
+    /// As [`interpreters::get`] says.
+    interpreters: OsString,
+    /// As [`hosts::get`] says; empty without.
+    hosts: OsString,
 }
 
 impl Suite {
@@ -96,15 +122,18 @@ impl Suite {
             Self::Offline | Self::Vm => false,
             Self::Live | Self::Kernel | Self::Containers => true,
         };
-        let needs_programs: &[&str] = match self {
-            Self::Containers => &CONTAINER_PROGRAMS,
-            Self::Offline | Self::Live | Self::Kernel | Self::Vm => &[],
+        let needs_programs = |binary: &str| -> &'static [(&'static str, &'static str)] {
+            match self {
+                Self::Containers => &CONTAINER_PROGRAMS,
+                Self::Kernel if binary == HOSTS => &HOST_PROGRAMS,
+                Self::Offline | Self::Live | Self::Kernel | Self::Vm => &[],
+            }
         };
         let unit = Stage {
             name: "unit".into(),
             targets: vec!["--lib".into(), "--bins".into()],
             needs_root,
-            needs_programs,
+            needs_programs: &[],
         };
         let integration = binaries
             .iter()
@@ -113,7 +142,7 @@ impl Suite {
                 name: binary.clone(),
                 targets: vec!["--test".into(), binary.clone()],
                 needs_root,
-                needs_programs,
+                needs_programs: needs_programs(binary),
             });
         let unit = (self == Self::Offline).then_some(unit);
         unit.into_iter().chain(integration).collect()
@@ -166,17 +195,26 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         .iter()
         .flat_map(|suite| suite.stages(&binaries))
         .collect();
-    let mut interpreters = OsString::new();
+    let mut prepared = Prepared::default();
     if !stages.is_empty() {
         let start = Instant::now();
-        interpreters = interpreters::get()?;
+        prepared.interpreters = interpreters::get()?;
         rows.push(Row {
             name: "interpreters".into(),
             duration: start.elapsed(),
             outcome: "ok".into(),
         });
+        if stages.iter().any(|stage| stage.name == HOSTS) {
+            let start = Instant::now();
+            prepared.hosts = hosts::get()?.unwrap_or_default().into_os_string();
+            rows.push(Row {
+                name: "packed programs".into(),
+                duration: start.elapsed(),
+                outcome: "ok".into(),
+            });
+        }
         let start = Instant::now();
-        build_all(&interpreters)?;
+        build_all(&prepared)?;
         rows.push(Row {
             name: "build".into(),
             duration: start.elapsed(),
@@ -185,7 +223,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     }
     for stage in stages {
         let start = Instant::now();
-        let (counts, outcome) = run_stage(&stage, &interpreters, args.name.as_deref())?;
+        let (counts, outcome) = run_stage(&stage, &prepared, args.name.as_deref())?;
         total.add(counts);
         rows.push(Row {
             name: stage.name,
@@ -208,17 +246,17 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
 }
 
 /// Builds the binary under test and all tests, so that a stage's time is that of its tests.
-fn build_all(interpreters: &OsStr) -> Result<()> {
+fn build_all(prepared: &Prepared) -> Result<()> {
     setup::setup()?;
     timing::timed("building pyagent", build::binary)?;
     timing::timed("building the tests", || {
-        command::run(cargo_test(interpreters).arg("--no-run"))
+        command::run(cargo_test(prepared).arg("--no-run"))
     })
 }
 
 /// `cargo test` over the same packages in every stage: another choice would mean other features, and
-/// building again. The interpreters are those of [`interpreters`].
-fn cargo_test(interpreters: &OsStr) -> Command {
+/// building again.
+fn cargo_test(prepared: &Prepared) -> Command {
     let mut test = command::cargo();
     test.args([
         "test",
@@ -229,13 +267,14 @@ fn cargo_test(interpreters: &OsStr) -> Command {
         "xtask/codegen",
     ])
     .env("PYAGENT_BIN", workspace::release_binary())
-    .env("PYAGENT_INTERPRETERS", interpreters);
+    .env("PYAGENT_INTERPRETERS", &prepared.interpreters)
+    .env("PYAGENT_HOSTS", &prepared.hosts);
     test
 }
 
-fn run_stage(stage: &Stage, interpreters: &OsStr, name: Option<&str>) -> Result<(Counts, String)> {
+fn run_stage(stage: &Stage, prepared: &Prepared, name: Option<&str>) -> Result<(Counts, String)> {
     println!("\n== {}", stage.name);
-    let mut test = cargo_test(interpreters);
+    let mut test = cargo_test(prepared);
     test.arg("--no-fail-fast").args(&stage.targets).arg("--");
     if stage.needs_root {
         test.arg("--test-threads=1");
@@ -243,7 +282,8 @@ fn run_stage(stage: &Stage, interpreters: &OsStr, name: Option<&str>) -> Result<
             return Ok(left_out(&format!("{error:#}")));
         }
     }
-    if let Err(error) = package::install(stage.needs_programs, stage.needs_programs) {
+    let (packages, programs): (Vec<&str>, Vec<&str>) = stage.needs_programs.iter().copied().unzip();
+    if let Err(error) = package::install(&programs, &packages) {
         return Ok(left_out(&format!("{error:#}")));
     }
     test.args(name);

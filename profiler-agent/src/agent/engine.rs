@@ -269,7 +269,7 @@ impl Engine {
             Event::Drained(at) => self.finish_pulls(|pull| pull.is_over(at)),
             Event::Process(update) => self.on_update(update),
             Event::Scanned(listing) => self.on_scanned(listing),
-            Event::Counted(counts) => self.process_counts = counts,
+            Event::Counted(counts) => self.on_counted(counts),
             Event::Query(query) => self.on_query(*query),
             Event::Stop => {
                 if let Sampler::Kernel(source) = &mut self.parts.sampler {
@@ -495,6 +495,16 @@ impl Engine {
                 self.throttle.warn("rate failed", &error);
             }
         }
+    }
+
+    fn on_counted(&mut self, counts: ProcessCounts) {
+        if let Some(n_processes) = counts.by_reason.get(&Reason::NotTracked) {
+            let message = format!(
+                "the table of processes is full: {n_processes} that run Python are not profiled (--max-processes)"
+            );
+            self.throttle.warn("processes", &message);
+        }
+        self.process_counts = counts;
     }
 
     fn finish_pulls(&mut self, is_done: impl Fn(&Pull) -> bool) {

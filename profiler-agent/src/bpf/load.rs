@@ -22,6 +22,8 @@ pub struct Settings {
     pub follow_children: bool,
     /// Size of the ring buffer in bytes: a power of two, at least one page.
     pub ring_bytes: u32,
+    /// Entries of the process map.
+    pub max_processes: u32,
     /// Level of the programs' own log: 0 is off, 4 is debug.
     pub log_level: u8,
 }
@@ -97,7 +99,8 @@ impl Programs {
             .override_global("AGENT_PID", &agent_pid, true)
             .override_global("WAKEUP_BYTES", &wakeup_bytes, true)
             .override_global(aya_log::LEVEL, &settings.log_level, false)
-            .map_max_entries("EVENTS", settings.ring_bytes);
+            .map_max_entries("EVENTS", settings.ring_bytes)
+            .map_max_entries("PROCESSES", settings.max_processes);
         if settings.log_level == 0 {
             loader.map_max_entries("AYA_LOGS", 4096);
         }
@@ -126,7 +129,7 @@ impl Programs {
         let counters = PerCpuArray::<MapData, u64>::try_from(take(&mut ebpf, "COUNTERS")?)?;
         Ok(Self {
             ring: EventRing::new(ring),
-            processes: ProcessTable::new(processes),
+            processes: ProcessTable::new(processes, settings.max_processes),
             layouts: LayoutTable::new(layouts),
             counters: CounterTable::new(counters),
             cpu_sampler,

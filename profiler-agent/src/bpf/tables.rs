@@ -32,11 +32,8 @@ unsafe impl Pod for LayoutValue {}
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// No room for a further process.
-    #[error(
-        "more than {} processes are profiled",
-        profiler_common::process::MAX_PROCESSES
-    )]
-    ProcessesFull,
+    #[error("{0} processes are profiled: raise --max-processes")]
+    ProcessesFull(u32),
     /// No room for a further layout.
     #[error("more than {MAX_LAYOUTS} different interpreter builds")]
     LayoutsFull,
@@ -48,11 +45,13 @@ pub enum TableError {
 /// The processes that the kernel programs sample.
 pub struct ProcessTable {
     map: HashMap<MapData, u32, EntryValue>,
+    /// How many it can hold.
+    max_processes: u32,
 }
 
 impl ProcessTable {
-    pub(super) fn new(map: HashMap<MapData, u32, EntryValue>) -> Self {
-        Self { map }
+    pub(super) fn new(map: HashMap<MapData, u32, EntryValue>, max_processes: u32) -> Self {
+        Self { map, max_processes }
     }
 
     /// The entry of a process.
@@ -74,7 +73,7 @@ impl ProcessTable {
             Err(MapError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
             {
-                Err(TableError::ProcessesFull)
+                Err(TableError::ProcessesFull(self.max_processes))
             }
             Err(error) => Err(error.into()),
         }

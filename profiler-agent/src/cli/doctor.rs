@@ -12,6 +12,8 @@ use super::DoctorArgs;
 use super::exit;
 use crate::bpf::access::Access;
 use crate::bpf::load::{Programs, Settings};
+use profiler_common::process::DEFAULT_MAX_PROCESSES;
+
 use crate::config::{DEFAULT_RATE_HZ, DEFAULT_RING_BYTES};
 use crate::format::escape;
 use crate::ids::Pid;
@@ -150,6 +152,7 @@ fn programs() -> Result<Access, String> {
         follow_all: false,
         follow_children: false,
         ring_bytes: DEFAULT_RING_BYTES,
+        max_processes: DEFAULT_MAX_PROCESSES,
         log_level: 0,
     };
     let loaded = || -> Result<Access> {

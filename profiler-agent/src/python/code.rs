@@ -275,7 +275,8 @@ pub fn check(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Resu
         return Err(Unsound::NotCode);
     }
     let pointer = |offset: u16| memory.read_u64(code.add(offset.into())).map(Address);
-    for offset in [offsets.filename, offsets.name] {
+    let names = [offsets.filename, offsets.name, offsets.qualname];
+    for offset in names.into_iter().filter(|offset| *offset != ABSENT) {
         let object = pointer(offset)?;
         let is_str = is_instance(memory, offsets, object, b"str\0")?;
         if !is_str || read_str(memory, offsets, object).is_err() {

@@ -157,7 +157,9 @@ impl Reason {
                 "use a release build of CPython: debug builds before 3.13 and patched ones lay their structures out \
                  in ways that nothing tells"
             }
-            Self::NotTracked => "profile fewer processes, by --pid, --comm or --cmdline",
+            Self::NotTracked => {
+                "raise --max-processes, or profile fewer, by --pid, --comm or --cmdline"
+            }
         }
     }
 }

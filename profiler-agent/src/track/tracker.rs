@@ -4,24 +4,24 @@
 //! slow rescan that finds what loaded Python late and what an event was lost for. It blocks (on /proc, on
 //! target files), so it has a thread of its own; it owns all of its state and talks over channels.
 
+mod recheck;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use profiler_common::layout::PyLayout;
-use profiler_common::process::{NO_LAYOUT, ProcessEntry, ProcessState, ThreadSlot};
+use profiler_common::process::{NO_LAYOUT, ProcessEntry, ProcessState};
 
 use super::process::{self, ProcessListing, TrackState};
 use crate::ids::{Generation, Pid};
 use crate::process::facts::{self, Facts, Stat};
 use crate::process::lifecycle::{Change, Lifecycle};
-use crate::process::memory::ProcessMemory;
 use crate::profile::query::ProcessFilter;
 use crate::python::discover::{Discoverer, Discovery, Interpreter};
 use crate::python::layout::Version;
 use crate::python::process::PythonProcess;
 use crate::python::refusal::{Reason, Refusal};
-use crate::python::runtime;
 
 /// How often processes are looked at again; stretched on hosts where one look takes long.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,6 +40,9 @@ const EXPECTED_DELAYS_MS: &[u64] = &[
 
 /// Waits between attempts on a fresh process that shows no sign of Python: a launcher can load it later.
 const OTHER_DELAYS_MS: &[u64] = &[50, 500];
+
+/// Attempts on a process that looks like Python and does not fit, until it is refused.
+const MAX_ATTEMPTS: usize = 10;
 
 /// A forked child has set its threads up again by then.
 const REVALIDATE_AFTER: Duration = Duration::from_millis(200);
@@ -137,6 +140,8 @@ pub struct Tracker<K> {
     updates: Vec<Update>,
     last_generation: u64,
     next_rescan: Instant,
+    /// When processes that were refused were looked at again.
+    refused_looked_at: Instant,
     own_pid: Pid,
 }
 
@@ -155,6 +160,7 @@ impl<K: KernelTable> Tracker<K> {
             updates: Vec::new(),
             last_generation: 0,
             next_rescan: Instant::now(),
+            refused_looked_at: Instant::now(),
             own_pid: Pid(std::process::id()),
         }
     }
@@ -200,6 +206,7 @@ impl<K: KernelTable> Tracker<K> {
         }
         self.forget_gone();
         self.recheck_unverified();
+        self.retry_refused();
         let is_waited_for = |pid: &Pid| {
             let tracked = self.processes.get(pid).map(|tracked| &tracked.status);
             !self.kernel.sees_lifecycle() || !matches!(tracked, Some(Status::Profiled(_)))
@@ -382,7 +389,7 @@ impl<K: KernelTable> Tracker<K> {
             }
             Discovery::Gone => return,
             Discovery::NotPython { expected: false } => OTHER_DELAYS_MS,
-            Discovery::Refused { version, refusal } if n_attempts >= 10 => {
+            Discovery::Refused { version, refusal } if n_attempts >= MAX_ATTEMPTS => {
                 if let Some(generation) = generation {
                     self.drop_generation(pid, generation);
                 }
@@ -547,93 +554,6 @@ impl<K: KernelTable> Tracker<K> {
             layout: self.kernel.layout_row(&interpreter.layout.walk)?,
             state: ProcessState::Python,
         })
-    }
-
-    /// A fork can move the slot (`_PyGILState_Reinit` makes its key anew), and a young interpreter may not have
-    /// had one yet.
-    fn revalidate_slot(&mut self, pid: Pid, generation: Generation) {
-        let Some(Tracked {
-            status: Status::Profiled(process),
-        }) = self.processes.get(&pid)
-        else {
-            return;
-        };
-        if process.generation != generation {
-            return;
-        }
-        let (memory, interpreter) = (ProcessMemory::new(pid), &process.interpreter);
-        let holds = |slot: ThreadSlot| {
-            runtime::slot_holds(&memory, &interpreter.layout, interpreter.first, slot)
-        };
-        if interpreter.thread_slot.is_some_and(holds) {
-            return;
-        }
-        let mut process = PythonProcess::clone(process);
-        process.interpreter.thread_slot = runtime::calibrate_thread_slot(
-            &memory,
-            &process.interpreter.layout,
-            process.interpreter.first,
-        );
-        // A process that ended meanwhile has no entry to update; other failures leave the list as the way.
-        if let Ok(entry) = self.entry(&process)
-            && matches!(self.kernel.update(pid, generation, &entry), Ok(true))
-        {
-            self.processes.insert(
-                pid,
-                Tracked {
-                    status: Status::Profiled(Arc::new(process)),
-                },
-            );
-        }
-    }
-
-    /// Looks again at those whose offsets could not be put to the test yet.
-    fn recheck_unverified(&mut self) {
-        let unverified: Vec<(Pid, Generation)> = self
-            .processes
-            .iter()
-            .filter_map(|(pid, tracked)| match &tracked.status {
-                Status::Profiled(process) if !process.interpreter.is_verified => {
-                    Some((*pid, process.generation))
-                }
-                Status::Profiled(_) | Status::Pending { .. } | Status::Refused { .. } => None,
-            })
-            .collect();
-        for (pid, generation) in unverified {
-            self.recheck(pid, generation);
-        }
-    }
-
-    /// Looks at a profiled process anew: its interpreter may have been finalized and initialised again, or not be
-    /// what it was taken for.
-    pub fn recheck(&mut self, pid: Pid, generation: Generation) {
-        let known = match self.processes.get(&pid).map(|tracked| &tracked.status) {
-            Some(Status::Profiled(process)) if process.generation == generation => process.clone(),
-            _ => return,
-        };
-        match self.discoverer.discover(pid, &mut |_| {}) {
-            Discovery::Python(interpreter) if *interpreter != known.interpreter => {
-                let process = PythonProcess {
-                    interpreter: *interpreter,
-                    ..PythonProcess::clone(&known)
-                };
-                // One that ended meanwhile has no entry to update.
-                if let Ok(entry) = self.entry(&process)
-                    && matches!(self.kernel.update(pid, generation, &entry), Ok(true))
-                {
-                    self.profiled(process);
-                }
-            }
-            Discovery::Refused { refusal, .. } => {
-                self.drop_generation(pid, generation);
-                self.refuse(PythonProcess::clone(&known), refusal);
-            }
-            // Between two interpreters, or at the end of the last.
-            Discovery::Python(_)
-            | Discovery::NotYet
-            | Discovery::NotPython { .. }
-            | Discovery::Gone => {}
-        }
     }
 
     /// Every process that is profiled, pending, or a Python that cannot be.

@@ -11,6 +11,7 @@ use profiler_agent::python::discover::{Discoverer, Discovery};
 use profiler_agent::track::process::TrackState;
 use profiler_agent::track::tracker::Selection;
 use profiler_common::layout::GilKind;
+use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use pyagent_tests::cpu_ticks::CpuTicks;
 use pyagent_tests::interpreters::Interpreter;
 use tokio::sync::oneshot;
@@ -124,6 +125,7 @@ pub(crate) fn record(
         rate_hz: RATE_HZ,
         max_samples_per_second: None,
         ring_bytes: RING_BYTES,
+        max_processes: DEFAULT_MAX_PROCESSES,
         bpf_debug: false,
     };
     let mut agent = Agent::start(
