@@ -79,25 +79,6 @@ impl Arch {
     }
 }
 
-/// Index into `UserRegisters::general` of a register by the processor's number; `None` for the stack pointer, and
-/// for what is no register.
-#[inline(always)]
-#[must_use]
-pub const fn general_idx(number: u8) -> Option<usize> {
-    /// x86-64: ax, cx, dx, bx, (sp), bp, si, di, r8 to r15, in the record in the order of `pt_regs`.
-    const X86_64_IDX: [u8; 16] = [10, 11, 12, 5, 15, 4, 13, 14, 9, 8, 7, 6, 3, 2, 1, 0];
-    let idx = if IS_ARM64 {
-        number as usize
-    } else {
-        X86_64_IDX[number as usize & 15] as usize
-    };
-    if idx < THIS.n_general_registers {
-        Some(idx)
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ use profiler_common::unwind::{Fault, ReadUser as _, link};
 
 use crate::maps::{LAYOUTS, Scratch, count, scratch_in, share};
 use crate::memory::CurrentTask;
+use crate::registers;
 use crate::walk::{WalkResult, walk};
 
 /// Bytes at the start of the eval loop in which 3.11 and 3.12 publish a `_PyCFrame` before they write it: by
@@ -113,23 +114,9 @@ fn note_pending_link(layout: &PyLayout, scratch: &mut Scratch) {
         return;
     };
     let registers = &scratch.record.registers;
-    if is_entering || by_number(registers, store.base) == scratch.thread.frame {
-        scratch.linked_to = by_number(registers, store.source);
+    if is_entering || registers::by_number(registers, store.base) == scratch.thread.frame {
+        scratch.linked_to = registers::by_number(registers, store.source);
     }
-}
-
-/// A register by the processor's number; 0 for the stack pointer.
-#[inline(always)]
-fn by_number(registers: &UserRegisters, number: u8) -> u64 {
-    let mut value = 0;
-    for candidate in 0..=N_GENERAL_REGISTERS as u8 {
-        if let Some(idx) = arch::general_idx(candidate)
-            && candidate == number
-        {
-            value = registers.general[idx];
-        }
-    }
-    value
 }
 
 /// Whether a register holds this value.

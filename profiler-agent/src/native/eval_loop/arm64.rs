@@ -21,8 +21,9 @@ pub(super) fn bases_of_stores(text: &[u8], field: u64) -> impl Iterator<Item = u
     let (words, _) = text.as_chunks::<MAX_INSTRUCTION_BYTES>();
     words.iter().filter_map(move |word| {
         let store = Access::of(u32::from_le_bytes(*word))?;
-        let is_of_frame = store.is_plain_store(field) && store.base != ZERO_OR_SP;
-        is_of_frame.then_some(store.base as u8)
+        let base = store.value_of(field).map(|_| store.base);
+        base.filter(|base| *base != ZERO_OR_SP)
+            .map(|base| base as u8)
     })
 }
 
@@ -45,8 +46,8 @@ pub(super) fn next_store(text: &[u8], field: u64) -> Option<(RegisterSum, Regist
             }
             Effect::Accesses(access) => {
                 if access.writes_field(field) {
-                    let (frame, instr) = (values.get(access.base), values.get(access.first));
-                    return frame.zip(instr).filter(|_| access.is_plain_store(field));
+                    let instr = values.get(access.value_of(field)?);
+                    return values.get(access.base).zip(instr);
                 }
                 if !access.is_store {
                     values.set(access.first, None);
@@ -87,8 +88,8 @@ enum Effect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Access {
     is_store: bool,
-    /// Whether `first` is a general register of which all 64 bits are accessed, and nothing else is.
-    is_of_whole_register: bool,
+    /// Whether these are general registers, of which all 64 bits are accessed.
+    is_of_whole_registers: bool,
     /// What is accessed; vector registers are given as [`ZERO_OR_SP`].
     first: usize,
     /// The other register of a pair.
@@ -211,7 +212,7 @@ impl Access {
         let is_store = kind == 0b00 || (is_vector && kind == 0b10);
         Self {
             is_store,
-            is_of_whole_register: size == 0b11 && !is_vector,
+            is_of_whole_registers: size == 0b11 && !is_vector,
             first: if is_vector {
                 ZERO_OR_SP
             } else {
@@ -281,7 +282,7 @@ impl Access {
         };
         Some(Self {
             is_store,
-            is_of_whole_register: false,
+            is_of_whole_registers: size == 0b10 && !is_vector,
             first: general(0),
             second: Some(general(10)),
             base: register(instruction, 5),
@@ -299,13 +300,16 @@ impl Access {
             && offset.is_some_and(|offset| touches_field(offset, self.n_bytes, field))
     }
 
-    /// Whether this is `str xT, [xN, #field]`.
-    fn is_plain_store(&self, field: u64) -> bool {
-        self.is_store
-            && self.is_of_whole_register
-            && self.first != ZERO_OR_SP
-            && self.offset == Some(field.cast_signed())
-            && self.added_to_base.is_none()
+    /// The register that is stored into the field: `str xT, [xN, #field]`, or one of the two of `stp`, with which
+    /// compilers store the instruction and the field behind it at once (3.14+).
+    fn value_of(&self, field: u64) -> Option<usize> {
+        let is_plain = self.is_store && self.is_of_whole_registers && self.added_to_base.is_none();
+        let register = match self.offset.map(|offset| field.cast_signed() - offset) {
+            Some(0) => Some(self.first),
+            Some(8) => self.second,
+            _ => None,
+        };
+        register.filter(|register| is_plain && *register != ZERO_OR_SP)
     }
 }
 
@@ -462,8 +466,8 @@ mod tests {
             0xf900_1f7f, // str xzr, [x27, #56]
             0xb900_3f64, // str w4, [x27, #60]
             0x3900_ff64, // strb w4, [x27, #63]
-            0xa903_1764, // stp x4, x5, [x27, #48]
-            0xa903_9764, // stp x4, x5, [x27, #56]
+            0x2907_1764, // stp w4, w5, [x27, #56]
+            0xa983_9764, // stp x4, x5, [x27, #56]!
             0x3d80_0f60, // str q0, [x27, #48]
             0xf803_4364, // stur x4, [x27, #52]
             0xf803_8f64, // str x4, [x27, #56]!
@@ -472,6 +476,16 @@ mod tests {
         }
         // str x4, [x27], #56 writes in front of the field.
         assert_eq!(next(&[0xf803_8764, STORE]), Some((sum(25, 0), sum(22, 0))));
+    }
+
+    #[test]
+    fn a_store_of_two_registers_at_once_counts_too() {
+        // As Debian's 3.15.2 does: stp x11, x10, [x8, #56].
+        assert_eq!(next(&[0xa903_a90b]), Some((sum(8, 0), sum(11, 0))));
+        // stp x4, x5, [x27, #48]: the second is what lies in the field.
+        assert_eq!(next(&[0xa903_1764]), Some((sum(27, 0), sum(5, 0))));
+        let all = text(&[0xa903_a90b, 0xa903_a90b, STORE]);
+        assert_eq!(bases_of_stores(&all, FIELD).collect::<Vec<_>>(), [8, 8, 25]);
     }
 
     #[test]
