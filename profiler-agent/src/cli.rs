@@ -365,15 +365,16 @@ impl SamplingArgs {
         max_samples_per_second: Option<u32>,
         log: &LogArgs,
     ) -> SamplingConfig {
-        const PAGE: u64 = 4096;
         const LARGEST: u64 = 1 << 30;
+        // The kernel wants a power of two, and whole pages.
+        let page = rustix::param::page_size() as u64;
         SamplingConfig {
             selection,
             rate_hz: self.rate,
             max_samples_per_second,
             ring_bytes: self.ring_bytes.map_or_else(
                 || default_ring_bytes(n_cpus_online()),
-                |bytes| bytes.clamp(PAGE, LARGEST).next_power_of_two() as u32,
+                |bytes| bytes.clamp(page, LARGEST).next_power_of_two() as u32,
             ),
             max_processes: self.max_processes,
             bpf_debug: log.log.has_bpf_debug(),

@@ -5,6 +5,8 @@
 //! (u64), both leaf first. Both sides are built from this file, so the version only guards against an agent
 //! that is handed a foreign object file.
 
+use crate::arch;
+
 /// Version of the record layout; the first field of each record.
 pub const RECORD_VERSION: u16 = 1;
 
@@ -23,7 +25,7 @@ const _: () = assert!(
 );
 const _: () = assert!(MAX_PYTHON_FRAMES.is_power_of_two() && MAX_KERNEL_FRAMES.is_power_of_two());
 const _: () = assert!(size_of::<SampleHeader>().is_multiple_of(8) && size_of::<PyFrame>() == 24);
-const _: () = assert!(size_of::<UserRegisters>() == 128);
+const _: () = assert!(size_of::<UserRegisters>() == (arch::THIS.n_general_registers + 1) * 8);
 
 /// What kind of record follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,18 +123,18 @@ pub mod sample_flags {
     pub const THREAD_STATE_LISTED: u32 = 1 << 6;
 }
 
-/// The user-space registers of x86-64, in the order of the kernel's `pt_regs`.
+/// The user-space registers, in the order of the kernel's `pt_regs`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct UserRegisters {
-    /// r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di.
+    /// x86-64: r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di. arm64: x0 to x30.
     pub general: [u64; N_GENERAL_REGISTERS],
     /// Stack pointer.
     pub sp: u64,
 }
 
 /// General registers other than the stack pointer.
-pub const N_GENERAL_REGISTERS: usize = 15;
+pub const N_GENERAL_REGISTERS: usize = arch::THIS.n_general_registers;
 
 /// One Python frame as the kernel saw it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -48,7 +48,7 @@ pub struct ProcessEntry {
     pub state: ProcessState,
 }
 
-/// Where CPython's per-thread pointer to the thread state lies, relative to the thread pointer (FS base).
+/// Where CPython's per-thread pointer to the thread state lies, relative to the thread pointer.
 ///
 /// It is calibrated by the agent on a live thread: no knowledge of the C library is needed, and musl's
 /// indirect table and glibc's second-level keys are the same case.

@@ -18,7 +18,7 @@ macro_rules! globals {
 }
 
 globals! {
-    /// `task_struct.thread.fsbase`: the thread pointer of x86-64.
+    /// The thread pointer: `task_struct.thread.fsbase` on x86-64, `task_struct.thread.uw.tp_value` on arm64.
     TASK_THREAD_POINTER, task_thread_pointer: u32 = 0;
     /// `task_struct.pid`.
     TASK_PID, task_pid: u32 = 0;

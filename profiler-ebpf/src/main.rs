@@ -22,6 +22,7 @@ mod globals;
 mod lifecycle;
 mod maps;
 mod memory;
+mod registers;
 mod repair;
 mod sample;
 mod task;

@@ -56,6 +56,21 @@ impl ReadUser for CurrentTask {
     }
 }
 
+/// Fills a `T` with kernel memory; `None` leaves zeros.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn kernel_into<T: Copy>(address: u64, into: &mut T) -> Option<()> {
+    // SAFETY: there is room for a `T`, which any bytes are a value of; the helper checks the address.
+    let error = unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut *into).cast(),
+            size_of::<T>() as u32,
+            address as *const _,
+        )
+    };
+    (error == 0).then_some(())
+}
+
 /// Reads a `T` of kernel memory.
 #[inline(always)]
 pub(crate) fn kernel<T: Copy>(address: u64) -> Option<T> {

@@ -5,6 +5,7 @@
 //! frame before its link to the caller is written. What stands there meanwhile is what an earlier call left, so
 //! the chain can look whole. The true caller is in a register.
 
+use profiler_common::arch;
 use profiler_common::counters::Counter;
 use profiler_common::event::{N_GENERAL_REGISTERS, UserRegisters, sample_flags};
 use profiler_common::layout::{FrameRoot, PyLayout};
@@ -14,15 +15,12 @@ use profiler_common::unwind::{Fault, ReadUser as _, link};
 
 use crate::maps::{LAYOUTS, Scratch, count, scratch_in, share};
 use crate::memory::CurrentTask;
+use crate::registers;
 use crate::walk::{WalkResult, walk};
 
 /// Bytes at the start of the eval loop in which 3.11 and 3.12 publish a `_PyCFrame` before they write it: by
 /// the compilers of the day at most 0xb0.
 const PROLOGUE_BYTES: u64 = 256;
-
-/// A `_PyCFrame` this near to the stack pointer belongs to the running function: 0x80 to 0xb0 by the compilers
-/// of the day. That of the loop before lies beyond that function's own frame, of 0x118 bytes and more.
-const OWN_CFRAME_BYTES: u64 = 0x100;
 
 /// Bytes of a code object in which its first instructions lie.
 const FIRST_INSTRUCTIONS: u64 = 256;
@@ -83,7 +81,7 @@ fn note_entering(process: &ProcessEntry, layout: &PyLayout, scratch: &mut Scratc
         .thread
         .cframe
         .wrapping_sub(scratch.record.registers.sp)
-        < OWN_CFRAME_BYTES
+        < arch::THIS.own_cframe_bytes
     {
         scratch.is_entering = 1;
         let previous = scratch.thread.previous_cframe;
@@ -116,23 +114,9 @@ fn note_pending_link(layout: &PyLayout, scratch: &mut Scratch) {
         return;
     };
     let registers = &scratch.record.registers;
-    if is_entering || by_number(registers, store.base) == scratch.thread.frame {
-        scratch.linked_to = by_number(registers, store.source);
+    if is_entering || registers::by_number(registers, store.base) == scratch.thread.frame {
+        scratch.linked_to = registers::by_number(registers, store.source);
     }
-}
-
-/// A register by the processor's number; 0 for the stack pointer.
-#[inline(always)]
-fn by_number(registers: &UserRegisters, number: u8) -> u64 {
-    /// Index into [`UserRegisters::general`]; the stack pointer is not in it.
-    const GENERAL_IDX: [u8; 16] = [10, 11, 12, 5, 15, 4, 13, 14, 9, 8, 7, 6, 3, 2, 1, 0];
-    let mut value = 0;
-    for (candidate, idx) in GENERAL_IDX.iter().enumerate() {
-        if candidate as u8 == number && usize::from(*idx) < N_GENERAL_REGISTERS {
-            value = registers.general[usize::from(*idx)];
-        }
-    }
-    value
 }
 
 /// Whether a register holds this value.
@@ -252,7 +236,7 @@ extern "C" fn try_candidate(slot: u32, index: u32) -> u32 {
         return 0;
     }
     // A pointer to a frame is aligned, in user space, and not in the first pages.
-    if candidate & 7 != 0 || candidate >> 47 != 0 || candidate < 1 << 16 {
+    if candidate & 7 != 0 || !arch::THIS.is_user_address(candidate) {
         return 0;
     }
     let mut frame = candidate;
@@ -285,13 +269,15 @@ extern "C" fn try_candidate(slot: u32, index: u32) -> u32 {
 /// that calls do not save: those come last in the record, and then are tried first.
 #[inline(always)]
 fn general(scratch: &Scratch, turn: u32) -> u64 {
+    /// The verifier wants to see a bound.
+    const MASK: usize = N_GENERAL_REGISTERS.next_power_of_two() - 1;
     let idx = if scratch.is_entering != 0 {
         N_REGISTERS.wrapping_sub(1).wrapping_sub(turn)
     } else {
         turn
     };
     let registers: &UserRegisters = &scratch.record.registers;
-    let idx = core::hint::black_box(idx) as usize & 15;
+    let idx = core::hint::black_box(idx) as usize & MASK;
     if idx < registers.general.len() {
         registers.general[idx]
     } else {
@@ -303,7 +289,7 @@ fn general(scratch: &Scratch, turn: u32) -> u64 {
 #[inline(always)]
 fn may_be_entered_from(candidate: u64, kind: Kind, scratch: &Scratch) -> bool {
     /// Second argument of functions: here the frame that is entered.
-    const SI: usize = 13;
+    const ENTERED: usize = arch::THIS.second_argument;
     /// Frames this far from each other can lie in one chunk of the data stack, where those above are of calls
     /// that are over.
     const NEAR: u64 = 1 << 20;
@@ -315,9 +301,9 @@ fn may_be_entered_from(candidate: u64, kind: Kind, scratch: &Scratch) -> bool {
             is_in_register(registers, candidate) || is_in_register(registers, scratch.entered_from)
         }
         Kind::Frame => {
-            let above = candidate.wrapping_sub(registers.general[SI]);
+            let above = candidate.wrapping_sub(registers.general[ENTERED]);
             above != 0 && above > NEAR
         }
-        Kind::Cframe => candidate > registers.sp.wrapping_add(OWN_CFRAME_BYTES),
+        Kind::Cframe => candidate > registers.sp.wrapping_add(arch::THIS.own_cframe_bytes),
     }
 }

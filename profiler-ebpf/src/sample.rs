@@ -5,12 +5,13 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{bpf_perf_event_data, pt_regs};
+use aya_ebpf::bindings::bpf_perf_event_data;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_boot_ns,
     bpf_ringbuf_output, bpf_ringbuf_query,
 };
 use aya_ebpf::programs::PerfEventContext;
+use profiler_common::arch;
 use profiler_common::counters::Counter;
 use profiler_common::event::{
     KernelStatus, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, PyFrame, PythonStatus, RECORD_VERSION,
@@ -25,6 +26,7 @@ use profiler_common::unwind::{Fault, ReadUser as _};
 use crate::globals;
 use crate::maps::{EVENTS, LAYOUTS, PROCESSES, Scratch, claim, count, release, scratch_in, share};
 use crate::memory::CurrentTask;
+use crate::registers::{self, SavedRegisters};
 use crate::repair::repair;
 use crate::task::{self, Task};
 use crate::walk::{WalkResult, walk};
@@ -139,35 +141,35 @@ fn identify<T: Task>(
 /// Whether the CPU was in the kernel.
 #[inline(always)]
 fn is_in_kernel(data: &bpf_perf_event_data) -> bool {
-    !task::is_of_user_space(&data.regs)
+    !registers::is_of_user_space(&data.regs)
 }
 
 /// The user-space instruction address always; the registers when it lies in the eval loop, where the leaf's
 /// instruction may lag and a frame switch may be under way.
 #[inline(always)]
 fn fill_registers<T: Task>(
-    interrupted: &pt_regs,
+    interrupted: &SavedRegisters,
     in_kernel: bool,
     process: &ProcessEntry,
     record: &mut SampleRecord,
 ) {
     if in_kernel {
         record.header.flags |= sample_flags::IN_KERNEL;
-        let Some(saved) = T::saved_user_registers() else {
+        let Some(ip) = T::saved_user_registers(&mut record.registers) else {
             count(Counter::RegistersFailed);
             return;
         };
-        record.registers = task::user_registers(&saved);
-        record.header.user_ip = saved.rip;
-        if in_eval_loop(process, saved.rip) {
+        record.header.user_ip = ip;
+        if in_eval_loop(process, ip) {
             record.header.flags |= sample_flags::USER_REGISTERS;
         }
         return;
     }
     // What was interrupted is user space: its registers are the context's, which need no helper.
-    record.header.user_ip = interrupted.rip;
-    if in_eval_loop(process, interrupted.rip) {
-        record.registers = task::user_registers(interrupted);
+    let ip = registers::instruction_address(interrupted);
+    record.header.user_ip = ip;
+    if in_eval_loop(process, ip) {
+        registers::copy(interrupted, &mut record.registers);
         record.header.flags |= sample_flags::USER_REGISTERS;
     }
 }
@@ -244,7 +246,10 @@ fn find_thread(
     if current != 0 && current != thread.state {
         // Several interpreters can take turns in one thread: the runtime's current state is then the truth.
         let address = current.wrapping_add(u64::from(layout.tstate_thread_id));
-        if reader.u64(address) == Ok(thread_pointer) {
+        let is_ours = reader
+            .u64(address)
+            .is_ok_and(|thread_id| arch::THIS.is_id_of_thread(thread_id, thread_pointer));
+        if is_ours {
             let flags = thread.flags | sample_flags::GIL_HELD;
             if thread::accept(reader, window, layout, current, thread_pointer, thread) == Ok(true) {
                 thread.flags = flags;

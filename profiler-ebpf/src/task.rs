@@ -1,14 +1,15 @@
-//! Facts of a task: ids, name, thread pointer, user registers. Two ways to have them, which the same programs are
+//! Facts of a task: ids, name, thread pointer, saved registers. Two ways to have them, which the same programs are
 //! built with: see [`Task`].
 
-use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_comm, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
 };
-use profiler_common::event::{N_GENERAL_REGISTERS, UserRegisters};
+
+use profiler_common::event::UserRegisters;
 
 use crate::globals;
 use crate::memory;
+use crate::registers::{self, SavedRegisters};
 
 /// Reads the `task_struct` of a task, given as its address.
 pub(crate) trait Task {
@@ -21,10 +22,16 @@ pub(crate) trait Task {
     /// The half word at an offset.
     fn u32_at(task: u64, offset: u32) -> Option<u32>;
 
-    /// The registers with which the current task last left user space.
-    fn saved_user_registers() -> Option<pt_regs>;
+    /// Copies the registers with which the current task last left user space into a record; returns the address of the
+    /// instruction.
+    fn saved_user_registers(into: &mut UserRegisters) -> Option<u64>;
 
-    /// The thread pointer (FS base) of a task that runs, or is switched out.
+    /// The thread pointer of a task that runs, or is switched out: x86-64's FS base, arm64's `TPIDR_EL0`.
+    ///
+    /// A program may write `TPIDR_EL0` itself, and the kernel saves it when it switches to another task
+    /// (`tls_thread_switch` in arch/arm64/kernel/process.c). Of a thread it is what clone was given
+    /// (`copy_thread`), and stays so. Only the first thread's is of the program before until the first switch
+    /// after its exec: it is found in no list until then, or its storage is not there, which the record says.
     #[inline(always)]
     fn thread_pointer(task: u64) -> Option<u64> {
         Self::u64_at(task, globals::task_thread_pointer())
@@ -70,9 +77,12 @@ impl Task for TypedTask {
     }
 
     #[inline(always)]
-    fn saved_user_registers() -> Option<pt_regs> {
+    fn saved_user_registers(into: &mut UserRegisters) -> Option<u64> {
         // SAFETY: helpers on the current task, which has registers.
-        Some(unsafe { *(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs) })
+        let saved =
+            unsafe { &*(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const SavedRegisters) };
+        registers::copy(saved, into);
+        Some(registers::instruction_address(saved))
     }
 }
 
@@ -98,17 +108,10 @@ impl Task for ProbedTask {
     }
 
     #[inline(always)]
-    fn saved_user_registers() -> Option<pt_regs> {
+    fn saved_user_registers(into: &mut UserRegisters) -> Option<u64> {
         let stack = Self::u64_at(Self::current(), globals::task_stack())?;
-        let saved: pt_regs = memory::kernel(stack + u64::from(globals::stack_registers()))?;
-        is_of_user_space(&saved).then_some(saved)
+        registers::probe(stack + u64::from(globals::stack_registers()), into)
     }
-}
-
-/// Whether registers are those of user space: its code runs with a privilege level of 3.
-#[inline(always)]
-pub(crate) const fn is_of_user_space(registers: &pt_regs) -> bool {
-    registers.cs & 3 == 3
 }
 
 /// Name of the current thread (`comm`).
@@ -116,17 +119,4 @@ pub(crate) const fn is_of_user_space(registers: &pt_regs) -> bool {
 pub(crate) fn comm(comm: &mut [u8; 16]) {
     // SAFETY: the helper fills what it is given, and a failure leaves zeros.
     unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), 16) };
-}
-
-/// The registers of user space in a record's order, which is that of `pt_regs`.
-#[inline(always)]
-pub(crate) fn user_registers(saved: &pt_regs) -> UserRegisters {
-    let general: [u64; N_GENERAL_REGISTERS] = [
-        saved.r15, saved.r14, saved.r13, saved.r12, saved.rbp, saved.rbx, saved.r11, saved.r10,
-        saved.r9, saved.r8, saved.rax, saved.rcx, saved.rdx, saved.rsi, saved.rdi,
-    ];
-    UserRegisters {
-        general,
-        sp: saved.rsp,
-    }
 }

@@ -33,29 +33,55 @@ impl Apt {
         Self::of_kind("deb-src", dir, suite)
     }
 
+    /// The same for the packages of another architecture, as Debian calls it.
+    pub(crate) fn of_architecture(dir: &Path, suite: &str, architecture: &str) -> Result<Self> {
+        Self::with_sources("deb", dir, Some(suite), Some(architecture))
+    }
+
+    /// Packages of another architecture, out of what this machine's own apt reads: its release, with the updates.
+    pub(crate) fn of_this_machine(dir: &Path, architecture: &str) -> Result<Self> {
+        ensure!(
+            command::exists("apt-get"),
+            "it is in Debian's packages: that needs apt-get and dpkg"
+        );
+        Self::with_sources("deb", dir, None, Some(architecture))
+    }
+
     fn of_kind(kind: &str, dir: &Path, suite: &str) -> Result<Self> {
+        Self::with_sources(kind, dir, Some(suite), None)
+    }
+
+    fn with_sources(
+        kind: &str,
+        dir: &Path,
+        suite: Option<&str>,
+        architecture: Option<&str>,
+    ) -> Result<Self> {
         for name in ["lists/partial", "cache/archives/partial", "packages"] {
             fs::create_dir_all(dir.join(name))?;
         }
-        let source = dir.join("sources.list");
-        fs::write(
-            &source,
-            format!("{kind} [signed-by={KEYRING}] {} {suite} main\n", mirror()?),
-        )?;
         // What is installed on this machine is of no interest.
         fs::write(dir.join("status"), "")?;
         let at = |key: &str, name: &str| format!("{key}={}", dir.join(name).display());
-        let options = [
-            at("Dir::Etc::sourcelist", "sources.list"),
-            "Dir::Etc::sourceparts=-".into(),
+        let mut options = vec![
             at("Dir::State::lists", "lists"),
             at("Dir::State::status", "status"),
             at("Dir::Cache", "cache"),
             // The sandbox's user may not write below a private folder.
             "APT::Sandbox::User=root".into(),
         ];
+        if let Some(suite) = suite {
+            let source = format!("{kind} [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
+            fs::write(dir.join("sources.list"), source)?;
+            options.push(at("Dir::Etc::sourcelist", "sources.list"));
+            options.push("Dir::Etc::sourceparts=-".into());
+        }
+        if let Some(architecture) = architecture {
+            options.push(format!("APT::Architecture={architecture}"));
+            options.push(format!("APT::Architectures={architecture}"));
+        }
         let apt = Self {
-            options: options.into(),
+            options,
             packages: dir.join("packages"),
         };
         command::output(apt.command("apt-get").args(["-q", "update"]))?;

@@ -1,23 +1,90 @@
-//! `cargo xtask dist`: one static binary, target/dist/pyagent, that runs on any x86-64 Linux.
+//! `cargo xtask dist`: one static binary that runs on any Linux of its architecture.
 
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
 use sha2::{Digest as _, Sha256};
 
-use crate::{command, setup, timing, workspace};
+use crate::{
+    command,
+    cross::{self, Compiler},
+    setup, timing, workspace,
+};
 
-const MUSL: &str = "x86_64-unknown-linux-musl";
-const GNU: &str = "x86_64-unknown-linux-gnu";
+/// What can be typed behind `cargo xtask dist`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// For which machines; this machine's own when it is not given.
+    #[arg(long, value_enum)]
+    pub(crate) target: Option<Target>,
+}
+
+/// A target that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Target {
+    /// x86-64.
+    #[value(name = "x86_64-unknown-linux-gnu")]
+    X86_64,
+    /// arm64.
+    #[value(name = "aarch64-unknown-linux-gnu")]
+    Aarch64,
+}
+
+impl Target {
+    /// As rustc calls it.
+    pub(crate) fn triple(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-gnu",
+            Self::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
+    /// As rustc calls its architecture, and ELF files do.
+    fn arch(self) -> (&'static str, u16) {
+        match self {
+            Self::X86_64 => ("x86_64", 62),
+            Self::Aarch64 => ("aarch64", 183),
+        }
+    }
+
+    /// Whether it is for machines like this one.
+    pub(crate) fn is_this_machines(self) -> bool {
+        self.arch().0 == std::env::consts::ARCH
+    }
+
+    /// The binary's name in `target/dist`.
+    fn file_name(self) -> String {
+        if self.is_this_machines() {
+            "pyagent".to_owned()
+        } else {
+            format!("pyagent-{}", self.arch().0)
+        }
+    }
+}
 
 /// Builds it and says what it is; returns its path.
-pub(crate) fn dist() -> Result<PathBuf> {
+pub(crate) fn dist(target: Option<Target>) -> Result<PathBuf> {
     setup::setup()?;
-    let target = static_target()?;
-    println!("static binary against {target}");
-    timing::timed("cargo build", || command::run(&mut build(target)))?;
-    let built = build_dir().join(target).join("dist/pyagent");
-    let path = workspace::target().join("dist/pyagent");
+    let (compiler, triple, file_name) = match target {
+        Some(target) if !target.is_this_machines() => (
+            cross::compiler(target.triple())?,
+            target.triple().to_owned(),
+            target.file_name(),
+        ),
+        Some(target) => (
+            Compiler::default(),
+            target.triple().to_owned(),
+            target.file_name(),
+        ),
+        None => (Compiler::default(), static_target()?, "pyagent".to_owned()),
+    };
+    println!("static binary against {triple}");
+    timing::timed("cargo build", || {
+        command::run(&mut build(&compiler, &triple))
+    })?;
+    let built = build_dir().join(&triple).join("dist/pyagent");
+    let path = workspace::target().join("dist").join(file_name);
     fs::create_dir_all(path.parent().context("dist lies in target")?)?;
     fs::copy(&built, &path).with_context(|| format!("cannot copy {}", built.display()))?;
     let bytes = fs::read(&path)?;
@@ -26,8 +93,16 @@ pub(crate) fn dist() -> Result<PathBuf> {
         "{} needs a dynamic loader: it is not static",
         path.display()
     );
+    if let Some(target) = target {
+        let (arch, machine) = target.arch();
+        ensure!(
+            elf_machine(&bytes) == Some(machine),
+            "{} is not for {arch}",
+            path.display()
+        );
+    }
     println!(
-        "{}: {:.1} MiB, static ({target})",
+        "{}: {:.1} MiB, static ({triple})",
         path.display(),
         bytes.len() as f64 / f64::from(1 << 20)
     );
@@ -36,15 +111,14 @@ pub(crate) fn dist() -> Result<PathBuf> {
 }
 
 /// musl where rustup has it, else glibc.
-fn static_target() -> Result<&'static str> {
-    let libdir = command::output(command::program("rustc").args([
-        "--print",
-        "target-libdir",
-        "--target",
-        MUSL,
-    ]))?;
-    let is_installed = PathBuf::from(libdir.trim_end()).is_dir();
-    Ok(if is_installed { MUSL } else { GNU })
+fn static_target() -> Result<String> {
+    let arch = std::env::consts::ARCH;
+    let musl = format!("{arch}-unknown-linux-musl");
+    Ok(if cross::has_standard_library(&musl)? {
+        musl
+    } else {
+        format!("{arch}-unknown-linux-gnu")
+    })
 }
 
 /// A target folder of its own: other flags would throw away what `cargo xtask build` made.
@@ -52,8 +126,8 @@ fn build_dir() -> PathBuf {
     workspace::target().join("dist-build")
 }
 
-fn build(target: &str) -> std::process::Command {
-    let mut build = command::cargo();
+fn build(compiler: &Compiler, target: &str) -> std::process::Command {
+    let mut build = compiler.cargo();
     // With an explicit target the flags do not touch build scripts and procedural macros.
     build
         .args([
@@ -69,7 +143,10 @@ fn build(target: &str) -> std::process::Command {
         ])
         .arg("--target-dir")
         .arg(build_dir())
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+        .env(
+            "RUSTFLAGS",
+            format!("-C target-feature=+crt-static{}", compiler.flags()),
+        );
     build
 }
 
@@ -95,9 +172,35 @@ fn is_static(elf: &[u8]) -> bool {
         })
 }
 
+/// For which processor an ELF file is (`e_machine`).
+fn elf_machine(elf: &[u8]) -> Option<u16> {
+    let machine = elf.get(18..20)?.try_into().ok()?;
+    elf.starts_with(b"\x7fELF")
+        .then_some(u16::from_le_bytes(machine))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_machines_own_binary_has_the_plain_name() {
+        let all = [Target::X86_64, Target::Aarch64];
+        let own: Vec<_> = all
+            .iter()
+            .filter(|target| target.is_this_machines())
+            .collect();
+        let me = fs::read(std::env::current_exe().unwrap()).unwrap();
+        for target in own {
+            assert_eq!(target.file_name(), "pyagent");
+            assert_eq!(elf_machine(&me), Some(target.arch().1));
+        }
+        let foreign = all.iter().filter(|target| !target.is_this_machines());
+        for target in foreign {
+            assert_eq!(target.file_name(), format!("pyagent-{}", target.arch().0));
+            assert_ne!(elf_machine(&me), Some(target.arch().1));
+        }
+    }
 
     #[test]
     fn a_dynamic_program_is_not_taken_for_a_static_one() {

@@ -10,6 +10,7 @@ mod cache;
 mod check;
 mod codegen;
 mod command;
+mod cross;
 mod dist;
 mod hosts;
 mod interpreters;
@@ -65,8 +66,8 @@ enum Verb {
     },
     /// Generate profiler-agent/src/generated from the .proto files.
     Codegen,
-    /// Build one static binary, target/dist/pyagent.
-    Dist,
+    /// Build one static binary: target/dist/pyagent, for arm64 target/dist/pyagent-aarch64.
+    Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
         Verb::Interpreters(args) => interpreters::list(&args).map(|()| ExitCode::SUCCESS),
         Verb::Bench { args } => bench::bench(&args).map(|()| ExitCode::SUCCESS),
         Verb::Codegen => codegen::codegen().map(|()| ExitCode::SUCCESS),
-        Verb::Dist => dist::dist().map(|_| ExitCode::SUCCESS),
+        Verb::Dist(args) => dist::dist(args.target).map(|_| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

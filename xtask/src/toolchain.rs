@@ -219,6 +219,11 @@ fn add_rust_src() -> Result<()> {
     command::run(&mut add)
 }
 
+/// Debian's compiler, installed where it is missing.
+pub(crate) fn debian_or_install() -> Result<Toolchain> {
+    debian().or_else(|_| install_debian().and_then(|()| debian()))
+}
+
 /// Installs Debian's compiler where it is missing, and links it into rustup.
 fn install_debian() -> Result<()> {
     if !Path::new("/usr/lib/rustlib/bpfel-unknown-none/lib").is_dir() {

@@ -1,6 +1,5 @@
 //! Looks at threads of this process with a kernel program, to learn [`Offsets`] where the kernel has no BTF.
 
-use std::os::unix::thread::JoinHandleExt as _;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -12,10 +11,10 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use profiler_common::calibration::{N_PEEKS, PEEK_BYTES, Peek};
 
 use crate::kernel::calibration::{
-    Ambiguous, Number, STACK_BYTES, ThreadFacts, are_equal, are_stacks, has_registers_of_exit,
-    living_threads, only, places_of, pointers,
+    Ambiguous, Number, STACK_BYTES, ThreadFacts, are_equal, are_stacks, living_threads, only,
+    places_of, pointers, registers_of_exit,
 };
-use crate::kernel::offsets::{Offsets, REGISTERS_BYTES};
+use crate::kernel::offsets::Offsets;
 
 /// The program's object file, linked into the binary.
 static OBJECT: &[u8] =
@@ -33,7 +32,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 const SWITCH_TIME: Duration = Duration::from_millis(1);
 
 /// How often all is tried: threads of the process can come and go meanwhile, and in 5.10 a thread that is switched out
-/// while it ends can have no FS base any more.
+/// while it ends can have no thread pointer any more.
 const N_TRIES: u32 = 40;
 
 /// Why the offsets could not be learned.
@@ -134,7 +133,7 @@ impl Calibration {
         let tasks: Vec<&[u8]> = structures.iter().map(Vec::as_slice).collect();
         let agent_pid = std::process::id();
         let thread_pointer = only(
-            "FS base",
+            "thread pointer",
             &places(&seen, &tasks, |facts| facts.thread_pointer),
         )?;
         let pid = only("thread id", &places(&seen, &tasks, |facts| facts.tid))?;
@@ -175,7 +174,11 @@ impl Calibration {
     fn stack(&mut self, candidates: &[u32]) -> Result<(u32, u32), CalibrationError> {
         let places: Vec<(u32, u32)> = candidates
             .iter()
-            .flat_map(|offset| STACK_BYTES.map(|stack_bytes| (*offset, stack_bytes)))
+            .flat_map(|offset| {
+                STACK_BYTES
+                    .iter()
+                    .map(|stack_bytes| (*offset, *stack_bytes))
+            })
             .collect();
         let mut found = Vec::new();
         for chunk in places.chunks(N_PEEKS as usize) {
@@ -187,14 +190,18 @@ impl Calibration {
                 })
                 .collect();
             let seen = self.look(&peeks)?;
-            let is_stack = |idx: usize| {
-                seen.iter()
-                    .all(|seen| has_registers_of_exit(&seen.peeks[idx].bytes, &seen.facts))
+            // The same in all threads.
+            let registers_bytes = |idx: usize| -> Option<u32> {
+                let mut bytes = seen
+                    .iter()
+                    .map(|seen| registers_of_exit(&seen.peeks[idx].bytes, &seen.facts));
+                let first = bytes.next()??;
+                bytes.all(|bytes| bytes == Some(first)).then_some(first)
             };
-            let stacks = chunk.iter().enumerate().filter(|(idx, _)| is_stack(*idx));
-            found.extend(
-                stacks.map(|(_, (offset, stack_bytes))| (*offset, stack_bytes - REGISTERS_BYTES)),
-            );
+            let stacks = chunk.iter().enumerate();
+            found.extend(stacks.filter_map(|(idx, (offset, stack_bytes))| {
+                Some((*offset, stack_bytes - registers_bytes(idx)?))
+            }));
         }
         Ok(only("kernel stack", &found)?)
     }
@@ -251,13 +258,14 @@ fn places<N: Number>(
 /// A thread that waits, and ends when this is dropped.
 struct Waiting {
     tid: u32,
+    thread_pointer: u64,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Waiting {
     fn start() -> Result<Self, CalibrationError> {
-        let (tell_tid, tid) = channel();
+        let (tell, told) = channel();
         let (stop, stopped) = channel::<()>();
         let thread = thread::Builder::new()
             .name("pyagent-calibr".to_owned())
@@ -266,13 +274,14 @@ impl Waiting {
                 thread::sleep(SWITCH_TIME);
                 let tid = rustix::thread::gettid().as_raw_nonzero().get();
                 // Whoever started it waits for both.
-                let _ = tell_tid.send(tid as u32);
+                let _ = tell.send((tid as u32, own_thread_pointer()));
                 let _ = stopped.recv();
             })
             .map_err(CalibrationError::Thread)?;
-        let tid = tid.recv().map_err(|_| CalibrationError::NotReported)?;
+        let (tid, thread_pointer) = told.recv().map_err(|_| CalibrationError::NotReported)?;
         Ok(Self {
             tid,
+            thread_pointer,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -280,13 +289,30 @@ impl Waiting {
 
     fn facts(&self) -> Result<ThreadFacts, CalibrationError> {
         let tasks = std::fs::read_dir("/proc/self/task").map_err(CalibrationError::Thread)?;
-        let thread = self.thread.as_ref().ok_or(CalibrationError::NotReported)?;
         Ok(ThreadFacts {
             tid: self.tid,
-            thread_pointer: thread.as_pthread_t(),
+            thread_pointer: self.thread_pointer,
             n_others: (tasks.count() as u32).saturating_sub(1),
         })
     }
+}
+
+/// The thread pointer of the calling thread: on x86-64 what the C library calls the thread by.
+#[cfg(not(target_arch = "aarch64"))]
+fn own_thread_pointer() -> u64 {
+    // SAFETY: a function without arguments, which cannot fail.
+    unsafe { libc::pthread_self() as u64 }
+}
+
+/// The thread pointer of the calling thread.
+#[cfg(target_arch = "aarch64")]
+fn own_thread_pointer() -> u64 {
+    let thread_pointer: u64;
+    // SAFETY: it reads a register that every program may read, and touches nothing else.
+    unsafe {
+        std::arch::asm!("mrs {}, tpidr_el0", out(reg) thread_pointer, options(nomem, nostack, preserves_flags));
+    }
+    thread_pointer
 }
 
 impl Drop for Waiting {

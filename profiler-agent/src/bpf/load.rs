@@ -102,7 +102,7 @@ impl Programs {
             .map_max_entries("EVENTS", settings.ring_bytes)
             .map_max_entries("PROCESSES", settings.max_processes);
         if settings.log_level == 0 {
-            loader.map_max_entries("AYA_LOGS", 4096);
+            loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
         }
         let mut ebpf = loader.load(OBJECT)?;
         drop(loader);

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use profiler_common::arch;
 
 use super::DoctorArgs;
 use super::exit;
@@ -123,7 +124,7 @@ fn host_checks() -> Vec<Check> {
     });
     checks.push(Check {
         what: "CPython",
-        result: Ok(format!("{SUPPORTED} (x86-64) can be unwound")),
+        result: Ok(format!("{SUPPORTED} ({}) can be unwound", arch::THIS.name)),
     });
     checks
 }

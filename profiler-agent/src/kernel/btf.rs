@@ -114,6 +114,13 @@ impl Btf {
         Ok(bits / 8)
     }
 
+    /// Size in bytes of the structure `name`.
+    pub fn size_of(&self, name: &str) -> Result<u32, BtfError> {
+        self.struct_named(name)
+            .and_then(|id| u32_at(&self.bytes, self.at(id)? + 8))
+            .ok_or_else(|| BtfError::Missing(name.to_owned()))
+    }
+
     fn struct_named(&self, name: &str) -> Option<u32> {
         (1..self.types.len() as u32)
             .find(|&id| self.kind(id) == Some(KIND_STRUCT) && self.name(id) == name.as_bytes())
@@ -199,6 +206,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use profiler_common::arch::IS_ARM64;
+
     use super::*;
 
     #[test]
@@ -209,8 +218,19 @@ mod tests {
         }
         let btf = Btf::of_running_kernel().unwrap();
         let thread = btf.offset_of("task_struct", "thread").unwrap();
-        let fsbase = btf.offset_of("task_struct", "thread.fsbase").unwrap();
-        assert!(fsbase > thread && thread > 0);
+        let cpu_context = if IS_ARM64 {
+            "thread.uw.tp_value"
+        } else {
+            "thread.fsbase"
+        };
+        let thread_pointer = btf.offset_of("task_struct", cpu_context).unwrap();
+        assert!(thread_pointer > thread && thread > 0);
+        let registers = btf.size_of("pt_regs").unwrap();
+        assert!(if IS_ARM64 {
+            registers >= 304
+        } else {
+            registers == 168
+        });
         assert!(btf.offset_of("signal_struct", "live").unwrap() > 0);
         assert!(matches!(
             btf.offset_of("task_struct", "no_such_member"),

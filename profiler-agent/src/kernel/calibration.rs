@@ -2,7 +2,9 @@
 //!
 //! Here: what is looked for, as pure functions. `bpf::calibration` makes the looks.
 
-use super::offsets::{KERNEL_STACK_BYTES, REGISTERS_BYTES};
+use profiler_common::arch::{self, IS_ARM64};
+
+use super::offsets::MIN_STACK_BYTES;
 
 /// Why an offset could not be found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +21,7 @@ pub struct Ambiguous {
 pub struct ThreadFacts {
     /// Its id.
     pub tid: u32,
-    /// Its FS base, which is its `pthread_t`.
+    /// Its thread pointer.
     pub thread_pointer: u64,
     /// Living threads of the process, it not included.
     pub n_others: u32,
@@ -94,9 +96,9 @@ pub fn pointers(structures: &[&[u8]], is_one: impl Fn(&[u64]) -> bool) -> Vec<u3
         .collect()
 }
 
-/// The upper half of the address space is the kernel's.
+/// The upper end of the address space is the kernel's.
 const fn is_kernel_address(value: u64) -> bool {
-    value >> 47 == 0x1_ffff && value & 7 == 0
+    value >= arch::THIS.kernel_addresses && value & 7 == 0
 }
 
 /// Whether all are the same: what the threads of a process share.
@@ -111,34 +113,83 @@ pub fn are_stacks(values: &[u64]) -> bool {
     values.iter().all(|value| value & 0xfff == 0)
 }
 
-/// Bytes that a kernel stack can have.
-pub const STACK_BYTES: [u32; 2] = [KERNEL_STACK_BYTES, 2 * KERNEL_STACK_BYTES];
+/// Bytes that a kernel stack can have: on arm64 as much as the largest page.
+pub const STACK_BYTES: &[u32] = if IS_ARM64 {
+    &[MIN_STACK_BYTES, 2 * MIN_STACK_BYTES, 4 * MIN_STACK_BYTES]
+} else {
+    &[MIN_STACK_BYTES, 2 * MIN_STACK_BYTES]
+};
 
-/// Whether the end of a kernel stack has the `pt_regs` of a thread that is in the system call `exit`.
+/// Bytes of the `pt_regs` at the end of a kernel stack, if they are those of a thread that is in the system call `exit`.
 #[must_use]
-pub fn has_registers_of_exit(stack_end: &[u8], thread: &ThreadFacts) -> bool {
-    /// Offsets into x86-64's `pt_regs`.
-    const ORIGINAL_AX: usize = 120;
-    const CS: usize = 136;
-    const SP: usize = 152;
-    const SS: usize = 160;
-    /// Selectors of user space (`__USER_CS`, `__USER_DS`).
-    const USER_CS: u64 = 0x33;
-    const USER_SS: u64 = 0x2b;
-    /// Number of `exit`, which ends a thread.
-    const EXIT: u64 = 60;
-    /// A thread's stack lies below what its thread pointer points to; threads here have at most this much.
-    const MAX_STACK_BYTES: u64 = 64 << 20;
-    let registers_at = stack_end.len().checked_sub(REGISTERS_BYTES as usize);
-    let word = |at| u64::at(stack_end, registers_at? + at);
-    let (Some(original_ax), Some(cs), Some(sp), Some(ss)) =
-        (word(ORIGINAL_AX), word(CS), word(SP), word(SS))
-    else {
-        return false;
+pub fn registers_of_exit(stack_end: &[u8], thread: &ThreadFacts) -> Option<u32> {
+    let of_arch: &[RegistersOfExit] = if IS_ARM64 {
+        &RegistersOfExit::ARM64
+    } else {
+        &RegistersOfExit::X86_64
     };
-    original_ax == EXIT
-        && (cs, ss) == (USER_CS, USER_SS)
-        && thread.thread_pointer.wrapping_sub(sp) < MAX_STACK_BYTES
+    of_arch
+        .iter()
+        .find(|registers| registers.are_at_end_of(stack_end, thread))
+        .map(|registers| registers.n_bytes)
+}
+
+/// What is known of the `pt_regs` of a thread that ends.
+struct RegistersOfExit {
+    /// Its size.
+    n_bytes: u32,
+    /// Where the stack pointer lies in it.
+    sp_at: usize,
+    /// Where else something lies: offset, mask, value.
+    words: &'static [(usize, u64, u64)],
+}
+
+impl RegistersOfExit {
+    /// `orig_ax` is the number of the system call; `cs` and `ss` are `__USER_CS` and `__USER_DS`.
+    const X86_64: [Self; 1] = [Self {
+        n_bytes: 168,
+        sp_at: 152,
+        words: &[
+            (120, u64::MAX, arch::X86_64.exit_number as u64),
+            (136, u64::MAX, 0x33),
+            (160, u64::MAX, 0x2b),
+        ],
+    }];
+
+    /// Kernels differ in what follows `syscallno` (336 bytes from 5.8 to 6.12, arch/arm64/include/asm/ptrace.h).
+    const ARM64: [Self; 4] = [
+        Self::arm64(304),
+        Self::arm64(320),
+        Self::arm64(336),
+        Self::arm64(352),
+    ];
+
+    /// x8 and `syscallno` are the number of the system call; the mode in `pstate` is that of user space.
+    const fn arm64(n_bytes: u32) -> Self {
+        Self {
+            n_bytes,
+            sp_at: 248,
+            words: &[
+                (264, 0xf, 0),
+                (280, 0xffff_ffff, arch::ARM64.exit_number as u64),
+            ],
+        }
+    }
+
+    fn are_at_end_of(&self, stack_end: &[u8], thread: &ThreadFacts) -> bool {
+        /// A thread's stack lies below what its thread pointer points to; threads here have at most this much.
+        const MAX_STACK_BYTES: u64 = 64 << 20;
+        // Of the registers the first can lie in front of what was looked at.
+        let word = |at: usize| {
+            let from_end = (self.n_bytes as usize).checked_sub(at)?;
+            u64::at(stack_end, stack_end.len().checked_sub(from_end)?)
+        };
+        let is_near = |sp: u64| thread.thread_pointer.wrapping_sub(sp) < MAX_STACK_BYTES;
+        let has = |(at, mask, value): &(usize, u64, u64)| {
+            word(*at).is_some_and(|word| word & mask == *value)
+        };
+        word(self.sp_at).is_some_and(is_near) && self.words.iter().all(has)
+    }
 }
 
 #[cfg(test)]
@@ -207,12 +258,37 @@ mod tests {
             thread_pointer: 0x7f00_0080_0000,
             n_others: 1,
         };
+        let [registers] = RegistersOfExit::X86_64;
+        let are_those = |words: &[u64]| registers.are_at_end_of(&structure(words), &thread);
         let mut words = [0_u64; 24];
         (words[18], words[20], words[22], words[23]) = (60, 0x33, 0x7f00_007f_f000, 0x2b);
-        assert!(has_registers_of_exit(&structure(&words), &thread));
-        assert!(has_registers_of_exit(&structure(&words[3..]), &thread));
-        assert!(!has_registers_of_exit(&structure(&words[4..]), &thread));
+        assert!(are_those(&words));
+        assert!(are_those(&words[3..]));
+        assert!(!are_those(&words[19..]));
         words[22] = 0x7e00_0000_0000;
-        assert!(!has_registers_of_exit(&structure(&words), &thread));
+        assert!(!are_those(&words));
+    }
+
+    #[test]
+    fn registers_of_arm64_are_known_whatever_follows_them() {
+        let thread = ThreadFacts {
+            tid: 1,
+            thread_pointer: 0xffff_a080_0740,
+            n_others: 1,
+        };
+        for n_bytes in [304, 320, 336, 352] {
+            let mut words = vec![0_u64; n_bytes / 8];
+            // sp, pstate with a condition flag, syscallno with another field behind it.
+            (words[31], words[33], words[35]) = (0xffff_a07f_f000, 0x4000_0000, (0xe0 << 32) + 93);
+            let found = |words: &[u64]| {
+                let stack_end = structure(&words[words.len() - 32..]);
+                let mut all = RegistersOfExit::ARM64.iter();
+                all.find(|registers| registers.are_at_end_of(&stack_end, &thread))
+                    .map(|registers| registers.n_bytes as usize)
+            };
+            assert_eq!(found(&words), Some(n_bytes));
+            words[35] = 94;
+            assert_eq!(found(&words), None);
+        }
     }
 }

@@ -61,15 +61,25 @@ pub struct KernelSymbol {
 /// The functions of the running kernel.
 #[derive(Debug)]
 pub struct Kallsyms {
-    /// Address of the first function; the others count from it.
-    base: u64,
-    /// Offsets of the functions and of what ends them, ascending.
+    /// Where functions lie, ascending. On x86-64 one has them all; on arm64 modules and BPF programs lie far below the
+    /// kernel itself.
+    regions: Box<[Region]>,
+    /// Offsets of the functions and of what ends them in their regions, ascending in each.
     starts: Box<[u32]>,
     /// Deflated names, [`BLOCK_SYMBOLS`] a block: each with its module behind a tab, and a NUL. An empty name
     /// marks the start of something that is no function.
     names: Box<[u8]>,
     /// End of each block in `names`.
     block_ends: Box<[u32]>,
+}
+
+/// Functions whose addresses differ in 32 bits.
+#[derive(Debug)]
+struct Region {
+    /// Address of the first; the others count from it.
+    base: u64,
+    /// Its index among all.
+    first: u32,
 }
 
 /// A line of the file: where its name lies among all names.
@@ -130,9 +140,20 @@ impl Kallsyms {
     }
 
     fn pack(lines: &[Line], names: &[u8]) -> Self {
-        let base = lines[0].address;
-        let in_reach = lines.partition_point(|line| u32::try_from(line.address - base).is_ok());
-        let lines = &lines[..in_reach];
+        let mut regions: Vec<Region> = Vec::new();
+        let mut starts = Vec::with_capacity(lines.len());
+        for (first, line) in (0..).zip(lines) {
+            let offset = regions
+                .last()
+                .and_then(|region| u32::try_from(line.address - region.base).ok());
+            if offset.is_none() {
+                regions.push(Region {
+                    base: line.address,
+                    first,
+                });
+            }
+            starts.push(offset.unwrap_or(0));
+        }
         let mut deflate = Compress::new(Compression::fast(), false);
         let mut packed = Vec::new();
         let mut block_ends = Vec::new();
@@ -148,11 +169,8 @@ impl Kallsyms {
             block_ends.push(packed.len() as u32);
         }
         Self {
-            base,
-            starts: lines
-                .iter()
-                .map(|line| (line.address - base) as u32)
-                .collect(),
+            regions: regions.into(),
+            starts: starts.into(),
             names: packed.into(),
             block_ends: block_ends.into(),
         }
@@ -161,12 +179,18 @@ impl Kallsyms {
     /// The function that an address lies in; `None` outside of all functions.
     #[must_use]
     pub fn lookup(&self, address: u64) -> Option<KernelSymbol> {
-        let offset = address.checked_sub(self.base)?;
-        let behind = self
-            .starts
-            .partition_point(|start| u64::from(*start) <= offset);
-        let symbol_idx = behind.checked_sub(1)?;
-        let start = u64::from(self.starts[symbol_idx]);
+        let is_before = |region: &Region| region.base <= address;
+        let (before, after) = self
+            .regions
+            .split_at(self.regions.partition_point(is_before));
+        let region = before.last()?;
+        let offset = address - region.base;
+        let end = after.first().map(|region| region.first as usize);
+        let starts = &self.starts[region.first as usize..end.unwrap_or(self.starts.len())];
+        let behind = starts.partition_point(|start| u64::from(*start) <= offset);
+        let in_region = behind.checked_sub(1)?;
+        let symbol_idx = region.first as usize + in_region;
+        let start = u64::from(starts[in_region]);
         if offset - start >= MAX_FUNCTION_BYTES {
             return None;
         }
@@ -188,7 +212,7 @@ impl Kallsyms {
         Some(KernelSymbol {
             name: name.into(),
             module,
-            start: self.base + start,
+            start: region.base + start,
         })
     }
 
@@ -201,7 +225,10 @@ impl Kallsyms {
     /// Bytes of memory that the symbols take.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.starts) + self.names.len() + size_of_val(&*self.block_ends)
+        size_of_val(&*self.regions)
+            + size_of_val(&*self.starts)
+            + self.names.len()
+            + size_of_val(&*self.block_ends)
     }
 
     fn block(&self, block_idx: usize) -> Option<Vec<u8>> {
@@ -308,6 +335,32 @@ ffffffffc0000000 t last\t[zram]
             start: 0xffff_ffff_a000_0040,
         };
         assert_eq!(kallsyms.lookup(0xffff_ffff_a000_0050), Some(in_module));
+    }
+
+    #[test]
+    fn functions_far_from_each_other_are_all_found() {
+        // As on arm64, where the kernel lies at a random address.
+        let kallsyms = parse(
+            "ffffa6496fa10000 T _stext\n\
+             ffffa6496fa10200 t do_work\n\
+             ffffa6496fa10300 T _etext\n\
+             ffff800000ab1000 t bpf_prog_1\t[bpf]\n\
+             ffff800000ab2000 t bpf_prog_2\t[bpf]\n\
+             ffffa64800000010 t in_module\t[zram]\n",
+        )
+        .unwrap();
+        for (address, name) in [
+            (0xffff_8000_00ab_1fff, Some("bpf_prog_1")),
+            (0xffff_8000_00ab_2001, Some("bpf_prog_2")),
+            (0xffff_a648_0000_0010, Some("in_module")),
+            (0xffff_a649_6fa1_0010, Some("_stext")),
+            (0xffff_a649_6fa1_02ff, Some("do_work")),
+            (0xffff_a649_6fa1_0300, None),
+            (0xffff_a648_0000_000f, None),
+            (0xffff_8000_00ab_0fff, None),
+        ] {
+            assert_eq!(name_at(&kallsyms, address).as_deref(), name, "{address:#x}");
+        }
     }
 
     #[test]

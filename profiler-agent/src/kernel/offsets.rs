@@ -1,17 +1,34 @@
 //! Where facts of a task lie in the running kernel's structures.
 
+use profiler_common::arch::IS_ARM64;
+
 use super::btf::{Btf, BtfError};
 
-/// Bytes of a kernel stack on x86-64 (`THREAD_SIZE`; twice as much in kernels built with KASAN).
-pub const KERNEL_STACK_BYTES: u32 = 16 << 10;
+/// Least bytes of a kernel stack (`THREAD_SIZE`), on x86-64 and on arm64; twice as much in kernels built with KASAN,
+/// and on arm64 never less than a page (arch/arm64/include/asm/memory.h).
+pub const MIN_STACK_BYTES: u32 = 16 << 10;
 
-/// Bytes of x86-64's `pt_regs`, which lie at the end of the kernel stack.
-pub const REGISTERS_BYTES: u32 = 168;
+/// Where the thread pointer lies in a `task_struct`.
+const THREAD_POINTER: &str = if IS_ARM64 {
+    "thread.uw.tp_value"
+} else {
+    "thread.fsbase"
+};
+
+/// Bytes of a kernel stack of a kernel without KASAN.
+#[must_use]
+pub fn kernel_stack_bytes() -> u32 {
+    if IS_ARM64 {
+        MIN_STACK_BYTES.max(rustix::param::page_size() as u32)
+    } else {
+        MIN_STACK_BYTES
+    }
+}
 
 /// Offsets in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offsets {
-    /// `task_struct.thread.fsbase`: the thread pointer of x86-64.
+    /// The thread pointer: `task_struct.thread.fsbase`, on arm64 `task_struct.thread.uw.tp_value`.
     pub thread_pointer: u32,
     /// `task_struct.pid`: the thread's id.
     pub pid: u32,
@@ -32,13 +49,16 @@ impl Offsets {
     pub fn of_btf(btf: &Btf) -> Result<Self, BtfError> {
         let task = |path| btf.offset_of("task_struct", path);
         Ok(Self {
-            thread_pointer: task("thread.fsbase")?,
+            thread_pointer: task(THREAD_POINTER)?,
             pid: task("pid")?,
             tgid: task("tgid")?,
             signal: task("signal")?,
             signal_live: btf.offset_of("signal_struct", "live")?,
             stack: task("stack")?,
-            stack_registers: KERNEL_STACK_BYTES - REGISTERS_BYTES,
+            // `task_pt_regs`: `pt_regs` is the last that lies on the stack.
+            stack_registers: kernel_stack_bytes()
+                .checked_sub(btf.size_of("pt_regs")?)
+                .ok_or(BtfError::Damaged("pt_regs larger than a stack"))?,
         })
     }
 }

@@ -236,12 +236,26 @@ pub fn load_bias(
     mapping_start: u64,
     mapping_file_offset: u64,
 ) -> Option<u64> {
-    const PAGE_MASK: u64 = 4095;
-    let segment = segments.iter().find(|segment| {
-        let first = segment.file_offset & !PAGE_MASK;
-        mapping_file_offset >= first
+    // A mapping begins at a page: on arm64 one of 4, 16 or 64 KiB.
+    let page_mask = rustix::param::page_size() as u64 - 1;
+    load_bias_by(page_mask, segments, mapping_start, mapping_file_offset)
+}
+
+fn load_bias_by(
+    page_mask: u64,
+    segments: &[Segment],
+    mapping_start: u64,
+    mapping_file_offset: u64,
+) -> Option<u64> {
+    let first = |segment: &Segment| segment.file_offset & !page_mask;
+    let holds = |segment: &&Segment| {
+        mapping_file_offset >= first(segment)
             && mapping_file_offset < segment.file_offset.saturating_add(segment.file_bytes)
-    })?;
+    };
+    // The page on which one segment ends is often that on which the next begins, and then is mapped for both.
+    let begins = |segment: &&Segment| mapping_file_offset == first(segment);
+    let mut held = segments.iter().filter(holds);
+    let segment = held.clone().find(begins).or_else(|| held.next())?;
     let address = segment
         .address
         .wrapping_sub(segment.file_offset)
@@ -267,10 +281,38 @@ mod tests {
                 address: 0x3234,
             },
         ];
-        assert_eq!(load_bias(&segments, 0x7000_0000, 0), Some(0x7000_0000));
+        let bias = |start, offset| load_bias_by(0xfff, &segments, start, offset);
+        assert_eq!(bias(0x7000_0000, 0), Some(0x7000_0000));
         // 0x1234 lies on the page 0x1000, which is linked to be at 0x3000.
-        assert_eq!(load_bias(&segments, 0x7000_3000, 0x1000), Some(0x7000_0000));
-        assert_eq!(load_bias(&segments, 0x7000_3000, 0x9_0000), None);
+        assert_eq!(bias(0x7000_3000, 0x1000), Some(0x7000_0000));
+        assert_eq!(bias(0x7000_3000, 0x9_0000), None);
+    }
+
+    #[test]
+    fn a_segment_that_begins_on_a_page_is_told_from_the_one_that_ends_there() {
+        let segments = [
+            Segment {
+                file_offset: 0,
+                file_bytes: 0x1_2340,
+                address: 0,
+            },
+            Segment {
+                file_offset: 0x1_2340,
+                file_bytes: 0x4_0000,
+                address: 0x2_2340,
+            },
+        ];
+        for page_bytes in [0x1000, 0x4000, 0x1_0000] {
+            let mask = page_bytes - 1;
+            let bias = |start, offset| load_bias_by(mask, &segments, start, offset);
+            let mapping = 0x1_2340 & !mask;
+            assert_eq!(
+                bias(0x7001_0000 + mapping, mapping),
+                Some(0x7000_0000),
+                "{page_bytes:#x}"
+            );
+            assert_eq!(bias(0x7000_0000, 0), Some(0x7000_0000));
+        }
     }
 
     #[test]

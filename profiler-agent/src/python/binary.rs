@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use profiler_common::arch::IS_ARM64;
+
 use super::layout::{Version, debug_offsets};
 use crate::native::elf::{AddressRange, Elf, ElfError, ElfReader, Segment};
 
@@ -148,8 +150,47 @@ const MIN_EVAL_BYTES: u64 = 8192;
 /// Bytes of a function that returns a variable, with what may stand in front.
 const RETURN_BYTES: u64 = 16;
 
-/// The variable whose value the x86-64 code at `address` returns: `endbr64`, or nothing; `mov rax, [rip + n]`; `ret`.
+/// The variable whose value the code at `address` returns.
 fn returned_variable(address: u64, code: &[u8]) -> Option<u64> {
+    if IS_ARM64 {
+        returned_by_arm64(address, code)
+    } else {
+        returned_by_x86_64(address, code)
+    }
+}
+
+/// `bti c`, or nothing; `adrp x0, page`; `ldr x0, [x0, #n]`; `ret`.
+fn returned_by_arm64(address: u64, code: &[u8]) -> Option<u64> {
+    const BTI_C: u32 = 0xd503_245f;
+    const RET: u32 = 0xd65f_03c0;
+    /// Without the number of the page, or the offset, and with register 0.
+    const ADRP: (u32, u32) = (0x9f00_001f, 0x9000_0000);
+    const LDR: (u32, u32) = (0xffc0_03ff, 0xf940_0000);
+    /// Pages of `adrp`, whatever those of the kernel have.
+    const PAGE_BYTES: u64 = 4096;
+    let (words, _) = code.as_chunks::<4>();
+    let mut words = words
+        .iter()
+        .map(|word| u32::from_le_bytes(*word))
+        .peekable();
+    let mut address = address;
+    if words.next_if_eq(&BTI_C).is_some() {
+        address = address.wrapping_add(4);
+    }
+    let mut next_like =
+        |(mask, pattern): (u32, u32)| words.next().filter(|word| word & mask == pattern);
+    let (adrp, ldr) = (next_like(ADRP)?, next_like(LDR)?);
+    next_like((u32::MAX, RET))?;
+    // 21 bits with a sign: the lower two stand apart.
+    let n_pages = (adrp >> 5 & 0x7_ffff) << 2 | adrp >> 29 & 3;
+    let n_pages = (n_pages << 11).cast_signed() >> 11;
+    let page = address & !(PAGE_BYTES - 1);
+    let page = page.wrapping_add_signed(i64::from(n_pages) * PAGE_BYTES as i64);
+    Some(page.wrapping_add(u64::from(ldr >> 10 & 0xfff) * 8))
+}
+
+/// `endbr64`, or nothing; `mov rax, [rip + n]`; `ret`.
+fn returned_by_x86_64(address: u64, code: &[u8]) -> Option<u64> {
     const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
     const MOV_BYTES: u64 = 7;
     let n_before = if code.starts_with(&ENDBR64) {
@@ -265,11 +306,28 @@ mod tests {
     fn the_variable_that_a_function_returns_is_read_from_its_code() {
         // PyInterpreterState_Head of a CPython 3.6.15, as objdump shows it: `# 2feee0 <interp_head>`.
         let code = [0x48, 0x8b, 0x05, 0x49, 0xa3, 0x18, 0x00, 0xc3, 0x90];
-        assert_eq!(returned_variable(0x17_4b90, &code), Some(0x2f_eee0));
+        assert_eq!(returned_by_x86_64(0x17_4b90, &code), Some(0x2f_eee0));
         let marked = [&[0xf3, 0x0f, 0x1e, 0xfa][..], &code].concat();
-        assert_eq!(returned_variable(0x17_4b8c, &marked), Some(0x2f_eee0));
-        assert_eq!(returned_variable(0x17_4b90, &code[1..]), None);
-        assert_eq!(returned_variable(0x17_4b90, &code[..7]), None);
+        assert_eq!(returned_by_x86_64(0x17_4b8c, &marked), Some(0x2f_eee0));
+        assert_eq!(returned_by_x86_64(0x17_4b90, &code[1..]), None);
+        assert_eq!(returned_by_x86_64(0x17_4b90, &code[..7]), None);
+    }
+
+    #[test]
+    fn the_variable_that_a_function_of_arm64_returns_is_read_from_its_code() {
+        // At 0x4003f8: adrp x0, 0x42f000; ldr x0, [x0, #3560]; ret; nop, by GNU's assembler.
+        let code: Vec<u8> = [0xf000_0160_u32, 0xf946_f400, 0xd65f_03c0, 0xd503_201f]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        assert_eq!(returned_by_arm64(0x40_03f8, &code), Some(0x42_fde8));
+        let marked = [&0xd503_245f_u32.to_le_bytes()[..], &code].concat();
+        assert_eq!(returned_by_arm64(0x40_03f4, &marked), Some(0x42_fde8));
+        assert_eq!(returned_by_arm64(0x40_03f8, &code[4..]), None);
+        assert_eq!(returned_by_arm64(0x40_03f8, &code[..8]), None);
+        // Pages below: adrp x0, 0x3ff000.
+        let below = [&0xf0ff_ffe0_u32.to_le_bytes()[..], &code[4..]].concat();
+        assert_eq!(returned_by_arm64(0x40_03f8, &below), Some(0x3f_fde8));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The machine code that links a new frame to its caller: what it is about to store says who that is.
 //!
 //! Compilers may publish a frame before its `previous` is written. For those few instructions the field holds
-//! what an earlier frame in its place left there, often a chain that looks whole. x86-64 only.
+//! what an earlier frame in its place left there, often a chain that looks whole.
 
 use super::Window;
+use crate::arch;
 
 /// Bytes of code from the interrupted instruction on in which the store is looked for.
 pub const TEXT_BYTES: u16 = 32;
@@ -11,7 +12,7 @@ pub const TEXT_BYTES: u16 = 32;
 /// Bytes of `mov [base + displacement], source` with a displacement of one byte.
 const STORE_BYTES: u16 = 4;
 
-/// A store that is still to come, by register number (ax is 0, r15 is 15).
+/// A store that is still to come, by register number (x86-64: ax is 0, r15 is 15; arm64: x0 is 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkStore {
     /// Holds the address of the frame.
@@ -20,12 +21,48 @@ pub struct LinkStore {
     pub source: u8,
 }
 
-/// Finds the first `mov [register + displacement], register` of 64 bits at the start of the window. It does not decode what
-/// is before, so bytes inside of another instruction can look like one: the caller compares what the registers
-/// hold with the frame that it knows, and walks from there.
+/// Finds the first store of a register of 64 bits to `[register + displacement]` at the start of the window.
 #[must_use]
 #[inline(always)]
 pub fn find_store(code: &Window, displacement: u16) -> Option<LinkStore> {
+    if arch::IS_ARM64 {
+        find_arm64(code, displacement)
+    } else {
+        find_x86_64(code, displacement)
+    }
+}
+
+/// `str xS, [xB, #displacement]`: the form with an unsigned offset in words (Arm Architecture Reference Manual, STR
+/// (immediate), unsigned offset, 64-bit). Instructions have 4 bytes and are aligned.
+#[inline(always)]
+fn find_arm64(code: &Window, displacement: u16) -> Option<LinkStore> {
+    const INSTRUCTION_BYTES: u16 = 4;
+    /// Everything but the offset and the two registers.
+    const FORM: u32 = 0xffc0_0000;
+    const STORE: u32 = 0xf900_0000;
+    /// Stands for the stack pointer as a base, and for zero as a source.
+    const NO_GENERAL: u8 = 31;
+    let mut idx = 0;
+    while idx < TEXT_BYTES {
+        let instruction = (code.word_at(idx) >> (idx % 8 * 8)) as u32;
+        let (base, source) = ((instruction >> 5 & 31) as u8, (instruction & 31) as u8);
+        let is_store = instruction & FORM == STORE
+            && instruction >> 10 & 0xfff == u32::from(displacement / 8)
+            && base != NO_GENERAL
+            && source != NO_GENERAL;
+        if is_store {
+            return Some(LinkStore { base, source });
+        }
+        idx += INSTRUCTION_BYTES;
+    }
+    None
+}
+
+/// `mov [base + displacement], source`. It does not decode what is before, so bytes inside of another instruction
+/// can look like one: the caller compares what the registers hold with the frame that it knows, and walks from
+/// there.
+#[inline(always)]
+fn find_x86_64(code: &Window, displacement: u16) -> Option<LinkStore> {
     const REX_W: u64 = 0x48;
     const MOV_STORE: u64 = 0x89;
     const NEEDS_SIB: u64 = 4;
@@ -90,13 +127,13 @@ mod tests {
         });
         for start in [0, 4, 8, 11, 15] {
             assert_eq!(
-                find_store(&window(&DEBIAN_3_11[start..]), 0x30),
+                find_x86_64(&window(&DEBIAN_3_11[start..]), 0x30),
                 expected,
                 "{start}"
             );
         }
-        assert_eq!(find_store(&window(&DEBIAN_3_11[16..]), 0x30), None);
-        assert_eq!(find_store(&window(&DEBIAN_3_11), 0x28), None);
+        assert_eq!(find_x86_64(&window(&DEBIAN_3_11[16..]), 0x30), None);
+        assert_eq!(find_x86_64(&window(&DEBIAN_3_11), 0x28), None);
     }
 
     #[test]
@@ -107,13 +144,45 @@ mod tests {
             let mut code = [0x90; N_BYTES];
             code[offset..][..store.len()].copy_from_slice(&store);
             assert_eq!(
-                find_store(&window(&code), 8),
+                find_x86_64(&window(&code), 8),
                 Some(LinkStore {
                     base: 13,
                     source: 9
                 }),
                 "{offset}"
             );
+        }
+    }
+
+    #[test]
+    fn stores_of_arm64_are_found_at_each_instruction() {
+        const NOP: u32 = 0xd503_201f;
+        const STORE: u32 = 0xf900_1ad9; // str x25, [x22, #48]
+        let code = |instructions: &[u32]| {
+            let bytes = instructions.iter().flat_map(|word| word.to_le_bytes());
+            let mut code = [0; N_BYTES];
+            for (byte, from) in code.iter_mut().zip(bytes) {
+                *byte = from;
+            }
+            window(&code)
+        };
+        for at in 0..N_BYTES / 4 {
+            let mut instructions = [NOP; N_BYTES / 4];
+            instructions[at] = STORE;
+            let expected = Some(LinkStore {
+                base: 22,
+                source: 25,
+            });
+            assert_eq!(find_arm64(&code(&instructions), 0x30), expected, "{at}");
+            assert_eq!(find_arm64(&code(&instructions), 0x38), None);
+        }
+        for other in [
+            0xf900_1bf9, // str x25, [sp, #48]
+            0xf900_1adf, // str xzr, [x22, #48]
+            0xb900_32d9, // str w25, [x22, #48]
+            0xf940_1ad9, // ldr x25, [x22, #48]
+        ] {
+            assert_eq!(find_arm64(&code(&[other]), 0x30), None, "{other:#x}");
         }
     }
 }

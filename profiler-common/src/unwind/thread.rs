@@ -3,9 +3,10 @@
 //! The interpreter's own "current thread state" is no way: it is NULL, or another thread's, whenever the GIL
 //! is released. First the thread's own storage (the slot of CPython's `autoTSSkey`, calibrated by the agent)
 //! is looked at; where there is none, the lists of all interpreters are walked. Either way the state's
-//! `thread_id` (a pthread_t, which equals the thread pointer) must match.
+//! `thread_id` (a pthread_t) must be that of the thread pointer, see [`crate::arch`].
 
 use super::{Fault, ReadUser, Window};
+use crate::arch;
 use crate::event::{PythonStatus, sample_flags};
 use crate::layout::{FrameRoot, GilKind, PyLayout};
 use crate::process::ProcessEntry;
@@ -71,7 +72,7 @@ pub fn accept<R: ReadUser>(
     thread: &mut Thread,
 ) -> Result<bool, Fault> {
     reader.window(state, u64::from(layout.tstate_bytes & 0x3f8), window)?;
-    if window.word_at(layout.tstate_thread_id) != thread_pointer {
+    if !arch::THIS.is_id_of_thread(window.word_at(layout.tstate_thread_id), thread_pointer) {
         return Ok(false);
     }
     thread.state = state;
@@ -241,7 +242,7 @@ impl ListWalk {
         else {
             return ListStep::Fault;
         };
-        if thread_id == thread_pointer {
+        if arch::THIS.is_id_of_thread(thread_id, thread_pointer) {
             let Ok(frame) = first_frame(reader, layout, state) else {
                 return ListStep::Fault;
             };

@@ -6,6 +6,9 @@ use crate::{command, setup, toolchain::Toolchain, workspace};
 
 const TARGET: &str = "bpfel-unknown-none";
 
+/// The processors that they are built for.
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+
 /// clippy over profiler-ebpf; `cargo check` with warnings denied where the compiler comes without clippy.
 pub(crate) fn check() -> Result<()> {
     let toolchain = setup::setup()?;
@@ -18,10 +21,13 @@ pub(crate) fn check() -> Result<()> {
             toolchain.name
         );
     }
-    command::run(&mut cargo(&toolchain, verb))
+    for arch in ARCHITECTURES {
+        command::run(&mut cargo(&toolchain, verb, arch))?;
+    }
+    Ok(())
 }
 
-fn cargo(toolchain: &Toolchain, verb: &str) -> std::process::Command {
+fn cargo(toolchain: &Toolchain, verb: &str, arch: &str) -> std::process::Command {
     let mut cargo = command::with_toolchain(toolchain.name, "cargo");
     cargo.args([
         verb,
@@ -41,7 +47,6 @@ fn cargo(toolchain: &Toolchain, verb: &str) -> std::process::Command {
         cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf");
     }
     // What aya-build passes, which this must match to see the same code.
-    let arch = std::env::consts::ARCH;
     cargo.env(
         "CARGO_ENCODED_RUSTFLAGS",
         format!("--cfg=bpf_target_arch=\"{arch}\"\x1f-Dwarnings"),

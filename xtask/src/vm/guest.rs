@@ -15,7 +15,7 @@ use crate::command;
 /// The kernel's command line. `panic=-1` and QEMU's `-no-reboot`: a guest that panics is over. `no_timer_check`: on a
 /// busy host an emulated timer comes so late that the kernel takes it for broken.
 pub(super) const KERNEL_COMMAND_LINE: &str =
-    "console=ttyS0 quiet loglevel=1 panic=-1 no_timer_check rdinit=/init";
+    "quiet loglevel=1 panic=-1 no_timer_check rdinit=/init";
 
 /// What is run inside, in this order: a name, and a shell command that finds the workload's pid in `$PID`.
 const COMMANDS: [(&str, &str); 6] = [
@@ -102,8 +102,14 @@ fn init() -> String {
     script
 }
 
-/// Packs the root, the binary, the workload and the first process into one archive below `scratch`.
-pub(super) fn initramfs(base: &Path, binary: &Path, scratch: &Path) -> Result<PathBuf> {
+/// Packs the root, the binary, the workload and the first process into one archive below `scratch`, with a `busybox`
+/// of this machine.
+pub(super) fn initramfs(
+    base: &Path,
+    busybox: &Path,
+    binary: &Path,
+    scratch: &Path,
+) -> Result<PathBuf> {
     let root = scratch.join("overlay");
     fs::create_dir(&root)?;
     fs::copy(binary, root.join("pyagent"))?;
@@ -111,7 +117,7 @@ pub(super) fn initramfs(base: &Path, binary: &Path, scratch: &Path) -> Result<Pa
     fs::write(root.join("init"), init())?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let overlay = scratch.join("overlay.cpio");
-    archive(&base.join("busybox"), &root, &overlay)?;
+    archive(busybox, &root, &overlay)?;
     // The kernel unpacks archives that follow each other.
     let mut bytes = fs::read(base.join("root.cpio"))?;
     bytes.extend(fs::read(&overlay)?);

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use walkdir::{DirEntry, WalkDir};
 
-use super::{Kernel, guest};
+use super::{Kernel, guest, machine::Machine};
 use crate::{apt::Apt, cache};
 
 /// Raise it when the way an image is made changes.
@@ -28,13 +28,9 @@ const BASE_PACKAGES: [&str; 6] = [
     "zlib1g",
 ];
 
-/// Folders of the packages that no guest reads.
-const NOT_NEEDED: [&str; 3] = ["usr/share", "usr/lib/x86_64-linux-gnu/gconv", "var"];
-
-/// The root's archive, and a kernel image for each of `kernels`, all made side by side.
-pub(super) fn get(kernels: &[Kernel]) -> Result<(PathBuf, Vec<PathBuf>)> {
+/// A kernel image for each of `kernels`, all made side by side.
+pub(super) fn get(kernels: &[Kernel]) -> Result<Vec<PathBuf>> {
     thread::scope(|scope| {
-        let base = scope.spawn(base);
         let images: Vec<_> = kernels
             .iter()
             .map(|kernel| scope.spawn(|| kernel_image(*kernel)))
@@ -42,8 +38,7 @@ pub(super) fn get(kernels: &[Kernel]) -> Result<(PathBuf, Vec<PathBuf>)> {
         let images = images
             .into_iter()
             .map(|image| image.join().expect("no panic in xtask"));
-        let images = images.collect::<Result<Vec<_>>>();
-        Ok((base.join().expect("no panic in xtask")?, images?))
+        images.collect()
     })
 }
 
@@ -63,8 +58,9 @@ fn kernel_image(kernel: Kernel) -> Result<PathBuf> {
 
 fn make_kernel(kernel: Kernel, folder: &Path) -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let apt = Apt::new(scratch.path(), kernel.suite())?;
-    let package = kernel_package(&apt)?;
+    let architecture = kernel.machine().facts().debian;
+    let apt = Apt::of_architecture(scratch.path(), kernel.suite(), architecture)?;
+    let package = kernel_package(&apt, architecture)?;
     println!("kernel {}: {package}", kernel.series());
     let root = scratch.path().join("root");
     apt.unpack(&[&package], &root)?;
@@ -75,7 +71,7 @@ fn make_kernel(kernel: Kernel, folder: &Path) -> Result<()> {
 
 /// The package with the image that Debian's meta-package for cloud kernels leads to. In newer suites it is a
 /// step further away, in `linux-binary-*`.
-fn kernel_package(apt: &Apt) -> Result<String> {
+fn kernel_package(apt: &Apt, architecture: &str) -> Result<String> {
     let next = |package: &str, prefix: &str| -> Result<Option<String>> {
         let is_versioned = |name: &String| {
             name.strip_prefix(prefix)
@@ -83,8 +79,8 @@ fn kernel_package(apt: &Apt) -> Result<String> {
         };
         Ok(apt.depends(package)?.into_iter().find(is_versioned))
     };
-    let image = next("linux-image-cloud-amd64", "linux-image-")?
-        .context("linux-image-cloud-amd64 names no kernel")?;
+    let meta = format!("linux-image-cloud-{architecture}");
+    let image = next(&meta, "linux-image-")?.with_context(|| format!("{meta} names no kernel"))?;
     Ok(next(&image, "linux-binary-")?.unwrap_or(image))
 }
 
@@ -100,27 +96,44 @@ fn find_image(root: &Path) -> Result<PathBuf> {
     Ok(image.into_path())
 }
 
-fn base() -> Result<PathBuf> {
+/// Folder with the root's archive.
+pub(super) fn base(machine: Machine) -> Result<PathBuf> {
+    let not_needed = ["usr/share", machine.facts().conversions, "var"];
+    let name = match machine {
+        Machine::X86_64 => "vm-root".to_owned(),
+        Machine::Arm64 => format!("vm-root-{}", machine.facts().debian),
+    };
     let folder = cache::get(&cache::Entry {
-        name: "vm-root",
-        recipe: &format!("{RECIPE}\n{BASE_SUITE}\n{BASE_PACKAGES:?}\n{NOT_NEEDED:?}"),
+        name: &name,
+        recipe: &format!("{RECIPE}\n{BASE_SUITE}\n{BASE_PACKAGES:?}\n{not_needed:?}"),
         check: &has("root.cpio"),
-        make: &make_base,
+        make: &|folder| make_base(machine, &not_needed, folder),
     })?;
     Ok(folder)
 }
 
-fn make_base(folder: &Path) -> Result<()> {
+/// A busybox that runs here.
+pub(super) fn busybox() -> Result<PathBuf> {
+    Ok(base(Machine::own())?.join("busybox"))
+}
+
+fn make_base(machine: Machine, not_needed: &[&str], folder: &Path) -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let apt = Apt::new(scratch.path(), BASE_SUITE)?;
+    let apt = Apt::of_architecture(scratch.path(), BASE_SUITE, machine.facts().debian)?;
     let root = scratch.path().join("root");
     apt.unpack(&BASE_PACKAGES, &root)?;
-    for path in NOT_NEEDED {
+    for path in not_needed {
         let path = root.join(path);
         if path.exists() {
             fs::remove_dir_all(&path).with_context(|| format!("{}", path.display()))?;
         }
     }
     fs::copy(root.join("bin/busybox"), folder.join("busybox"))?;
-    guest::archive(&folder.join("busybox"), &root, &folder.join("root.cpio"))
+    // Another machine's busybox packs the root: this one runs there only.
+    let packer = if machine == Machine::own() {
+        folder.join("busybox")
+    } else {
+        busybox()?
+    };
+    guest::archive(&packer, &root, &folder.join("root.cpio"))
 }

@@ -3,6 +3,7 @@
 
 mod guest;
 mod images;
+mod machine;
 mod mode;
 
 use std::{fs, path::Path, process::Stdio, time::Instant};
@@ -10,22 +11,14 @@ use std::{fs, path::Path, process::Stdio, time::Instant};
 use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 
+use self::machine::Machine;
 use self::mode::Mode;
 use crate::{command, dist, package, test::Counts, timing::Row, workspace};
 
 /// Seconds that a guest gets from power-on to power-off; without KVM one takes 15 to 40.
 const LIMIT_S: &str = "300";
 
-const QEMU: &str = "qemu-system-x86_64";
-
-/// All that QEMU can emulate but `cmpxchg16b`: with QEMU 7.2's, half of all boots of 6.12 end in a double fault
-/// in the slab allocator, before anything of ours runs.
-const CPU: &str = "max,-cx16";
-
-/// Debian package of [`QEMU`].
-const QEMU_PACKAGE: &str = "qemu-system-x86";
-
-/// A kernel to test on, by its series.
+/// A kernel to test on, by its series, and the machine that it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kernel {
     /// Debian 11, bullseye: without `bpf_loop`, `bpf_task_pt_regs` and links of perf events.
@@ -40,6 +33,9 @@ pub(crate) enum Kernel {
     /// Debian unstable, sid: the newest there is.
     #[value(name = "7.2")]
     V7_2,
+    /// Debian 12, bookworm, on arm64.
+    #[value(name = "6.1-arm64")]
+    V6_1Arm64,
 }
 
 impl Kernel {
@@ -50,6 +46,7 @@ impl Kernel {
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
             Self::V7_2 => "7.2",
+            Self::V6_1Arm64 => "6.1-arm64",
         }
     }
 
@@ -57,9 +54,17 @@ impl Kernel {
     fn suite(self) -> &'static str {
         match self {
             Self::V5_10 => "bullseye",
-            Self::V6_1 => "bookworm",
+            Self::V6_1 | Self::V6_1Arm64 => "bookworm",
             Self::V6_12 => "trixie",
             Self::V7_2 => "sid",
+        }
+    }
+
+    /// What it runs on.
+    fn machine(self) -> Machine {
+        match self {
+            Self::V5_10 | Self::V6_1 | Self::V6_12 | Self::V7_2 => Machine::X86_64,
+            Self::V6_1Arm64 => Machine::Arm64,
         }
     }
 }
@@ -72,11 +77,25 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
         only
     };
     let start = Instant::now();
-    let binary = dist::dist()?;
-    package::install(&[QEMU], &[QEMU_PACKAGE])?;
-    let (base, images) = images::get(kernels)?;
-    let scratch = tempfile::tempdir()?;
-    let initramfs = guest::initramfs(&base, &binary, scratch.path())?;
+    let mut machines = Machine::ALL.to_vec();
+    machines.retain(|machine| kernels.iter().any(|kernel| kernel.machine() == *machine));
+    let images = images::get(kernels)?;
+    let mut guests = Vec::new();
+    for machine in machines {
+        let facts = machine.facts();
+        let binary = dist::dist(Some(facts.target).filter(|_| machine != Machine::own()))?;
+        package::install(&[facts.qemu], &[facts.qemu_package])?;
+        let scratch = tempfile::tempdir()?;
+        let base = images::base(machine)?;
+        let initramfs = guest::initramfs(&base, &images::busybox()?, &binary, scratch.path())?;
+        guests.push((machine, initramfs, scratch));
+    }
+    let initramfs_of = |machine: Machine| {
+        let guest = guests.iter().find(|(other, ..)| *other == machine);
+        guest
+            .map(|(_, initramfs, _)| initramfs)
+            .context("every machine has a guest")
+    };
     let logs = workspace::target().join("vm");
     fs::create_dir_all(&logs)?;
     let mut rows = vec![Row {
@@ -90,7 +109,10 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
     for ((kernel, image), mode) in boots {
         let name = format!("vm {} {}", kernel.series(), mode.name());
         let start = Instant::now();
-        let run = boot(image, &initramfs, mode).and_then(|console| {
+        let machine = kernel.machine();
+        let booted =
+            initramfs_of(machine).and_then(|initramfs| boot(machine, image, initramfs, mode));
+        let run = booted.and_then(|console| {
             fs::write(logs.join(format!("{name}.log")), &console)?;
             verdict(&console, mode)
         });
@@ -116,22 +138,27 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
 }
 
 /// Runs a guest to its end; returns what it wrote to its serial console.
-fn boot(kernel: &Path, initramfs: &Path, mode: Mode) -> Result<String> {
-    let command_line = format!("{} {}", guest::KERNEL_COMMAND_LINE, mode.kernel_arguments());
+fn boot(machine: Machine, kernel: &Path, initramfs: &Path, mode: Mode) -> Result<String> {
+    let facts = machine.facts();
+    let command_line = format!(
+        "console={} {} {}",
+        facts.console,
+        guest::KERNEL_COMMAND_LINE,
+        mode.kernel_arguments()
+    );
     let mut qemu = command::program("timeout");
     qemu.args([
         "--signal=KILL",
         LIMIT_S,
-        QEMU,
+        facts.qemu,
         "-accel",
         "tcg",
-        "-cpu",
-        CPU,
         "-smp",
         "2",
         "-m",
         "1024",
     ])
+    .args(facts.qemu_arguments)
     .args([
         "-nodefaults",
         "-no-reboot",
