@@ -31,8 +31,12 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Long enough for a thread that sleeps to be switched out.
 const SWITCH_TIME: Duration = Duration::from_millis(1);
 
-/// How often all is tried: threads of the process can come and go meanwhile, and in 5.10 a thread that is switched out
-/// while it ends can have no thread pointer any more.
+/// Threads that must have their thread pointer at the same place. Not all have one: a thread that is switched out while
+/// it ends can have lost it (seen on 5.10 and 6.1). No other number is alike in two threads by chance, for each has an
+/// address of its own.
+const N_WITH_POINTER: usize = 2;
+
+/// How often all is tried: threads of the process can come and go meanwhile.
 const N_TRIES: u32 = 40;
 
 /// Why the offsets could not be learned.
@@ -134,10 +138,14 @@ impl Calibration {
         let agent_pid = std::process::id();
         let thread_pointer = only(
             "thread pointer",
-            &places(&seen, &tasks, |facts| facts.thread_pointer),
+            &places(&seen, &tasks, N_WITH_POINTER, |facts| facts.thread_pointer),
         )?;
-        let pid = only("thread id", &places(&seen, &tasks, |facts| facts.tid))?;
-        let tgid = only("process id", &places(&seen, &tasks, |_| agent_pid))?;
+        let n_all = seen.len();
+        let pid = only(
+            "thread id",
+            &places(&seen, &tasks, n_all, |facts| facts.tid),
+        )?;
+        let tgid = only("process id", &places(&seen, &tasks, n_all, |_| agent_pid))?;
         let (signal, signal_live) = self.signal(&pointers(&tasks, are_equal))?;
         let (stack, stack_registers) = self.stack(&pointers(&tasks, are_stacks))?;
         Ok(Offsets {
@@ -163,7 +171,7 @@ impl Calibration {
             for (idx, offset) in chunk.iter().enumerate() {
                 let behind: Vec<&[u8]> =
                     seen.iter().map(|seen| &seen.peeks[idx].bytes[..]).collect();
-                let counts = places(&seen, &behind, living_threads);
+                let counts = places(&seen, &behind, seen.len(), living_threads);
                 found.extend(counts.into_iter().map(|at| (*offset, at)));
             }
         }
@@ -244,15 +252,16 @@ impl Calibration {
     }
 }
 
-/// Where every structure has a fact of the thread that it belongs to.
+/// Where at least so many structures have a fact of the thread that they belong to.
 fn places<N: Number>(
     seen: &[Seen],
     structures: &[&[u8]],
+    n_needed: usize,
     fact: impl Fn(&ThreadFacts) -> N,
 ) -> Vec<u32> {
     let facts = seen.iter().map(|seen| fact(&seen.facts));
     let expected: Vec<(&[u8], N)> = structures.iter().copied().zip(facts).collect();
-    places_of(&expected)
+    places_of(&expected, n_needed)
 }
 
 /// A thread that waits, and ends when this is dropped.

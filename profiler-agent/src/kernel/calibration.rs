@@ -38,17 +38,16 @@ pub fn only<T: Copy>(what: &'static str, found: &[T]) -> Result<T, Ambiguous> {
     }
 }
 
-/// Offsets at which every structure has the number that belongs to it: of 4 bytes, or of 8.
-pub fn places_of<N: Number>(structures: &[(&[u8], N)]) -> Vec<u32> {
+/// Offsets at which at least so many structures have the number that belongs to them: of 4 bytes, or of 8.
+pub fn places_of<N: Number>(structures: &[(&[u8], N)], n_needed: usize) -> Vec<u32> {
     let n_bytes = structures.iter().map(|(bytes, _)| bytes.len()).min();
-    let has_all = |at: &usize| {
-        structures
-            .iter()
-            .all(|(bytes, expected)| N::at(bytes, *at) == Some(*expected))
+    let has_enough = |at: &usize| {
+        let has = |(bytes, expected): &&(&[u8], N)| N::at(bytes, *at) == Some(*expected);
+        structures.iter().filter(has).count() >= n_needed
     };
     (0..n_bytes.unwrap_or(0))
         .step_by(size_of::<u32>())
-        .filter(has_all)
+        .filter(has_enough)
         .map(|at| at as u32)
         .collect()
 }
@@ -201,14 +200,15 @@ mod tests {
     }
 
     #[test]
-    fn only_places_that_hold_for_every_thread_are_found() {
+    fn only_places_that_hold_for_enough_threads_are_found() {
         let first = structure(&[7, 0x1000, 0x2000_0000_0007, 7]);
         let second = structure(&[7, 0x2000, 0x2000_0000_0008, 9]);
-        assert_eq!(places_of::<u64>(&[(&first, 7), (&second, 9)]), [24]);
-        assert_eq!(places_of::<u32>(&[(&first, 7), (&second, 8)]), [16]);
-        assert_eq!(places_of::<u64>(&[(&first, 1)]), [0_u32; 0]);
+        assert_eq!(places_of::<u64>(&[(&first, 7), (&second, 9)], 2), [24]);
+        assert_eq!(places_of::<u32>(&[(&first, 7), (&second, 8)], 2), [16]);
+        assert_eq!(places_of::<u64>(&[(&first, 1)], 1), [0_u32; 0]);
         // Of structures that were read to different lengths the shorter counts.
-        assert_eq!(places_of::<u64>(&[(&first, 7), (&second[..8], 7)]), [0]);
+        assert_eq!(places_of::<u64>(&[(&first, 7), (&second[..8], 7)], 2), [0]);
+        assert_eq!(places_of::<u64>(&[(&first, 7), (&second, 9)], 1), [0, 24]);
     }
 
     #[test]

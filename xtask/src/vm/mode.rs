@@ -25,6 +25,9 @@ pub(super) const HIDE_BTF: &str = "pyagent.hide_btf";
 /// On the kernel's command line: the guest takes its second CPU away and brings it back, again and again.
 pub(super) const UNPLUG: &str = "pyagent.unplug";
 
+/// On the kernel's command line: the guest notes how much memory pyagent's maps take.
+pub(super) const WATCH_MAPS: &str = "pyagent.watch_maps";
+
 /// CPUs that a machine could have in [`Mode::ManyCpus`].
 pub(super) const N_POSSIBLE_CPUS: u64 = 240;
 
@@ -66,7 +69,8 @@ impl Mode {
     /// What is added to the kernel's command line.
     pub(super) fn kernel_arguments(self) -> &'static str {
         match self {
-            Self::Plain | Self::ManyCpus => "",
+            Self::Plain => "",
+            Self::ManyCpus => WATCH_MAPS,
             Self::WithoutBtf => HIDE_BTF,
             Self::Integrity | Self::Confidentiality => self.name(),
             Self::Unplugged => UNPLUG,
