@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::mode::{HIDE_BTF, Mode};
+use super::mode::{HIDE_BTF, Mode, N_POSSIBLE_CPUS, UNPLUG};
 use crate::command;
 
 /// The kernel's command line. `panic=-1` and QEMU's `-no-reboot`: a guest that panics is over. `no_timer_check`: on a
@@ -18,8 +18,9 @@ pub(super) const KERNEL_COMMAND_LINE: &str =
     "quiet loglevel=1 panic=-1 no_timer_check rdinit=/init";
 
 /// What is run inside, in this order: a name, and a shell command that finds the workload's pid in `$PID`.
-const COMMANDS: [(&str, &str); 6] = [
+const COMMANDS: [(&str, &str); 8] = [
     ("kernel", "uname -r"),
+    ("possible", "cat /sys/devices/system/cpu/possible"),
     ("doctor", "/pyagent doctor $PID"),
     ("cpu before", CPU_TICKS),
     (
@@ -28,10 +29,40 @@ const COMMANDS: [(&str, &str); 6] = [
     ),
     ("cpu after", CPU_TICKS),
     ("folded", "cat /tmp/out.folded"),
+    ("maps", "sort -n /tmp/maps | tail -n 1"),
 ];
 
 /// The commands that must exit with 0. Not `doctor`: it may find fault with a guest this small.
 const MUST_SUCCEED: [&str; 5] = ["kernel", "cpu before", "record", "cpu after", "folded"];
+
+/// Beside the commands: the bytes that the maps of a running pyagent take, as the kernel counts them, a line each half
+/// second.
+const WATCH_MAPS: &str = "\
+while sleep 0.5; do
+  for pid in $(pidof pyagent); do
+    cat /proc/$pid/fdinfo/* 2>/dev/null | awk '/^memlock:/ { n += $2 } END { print n + 0 }' >> /tmp/maps
+  done
+done &
+";
+
+/// Beside the commands, where it is asked for: the second CPU goes and comes back.
+const UNPLUG_AND_REPLUG: &str = "\
+grep -q UNPLUG /proc/cmdline && while sleep 0.7; do
+  echo 0 > /sys/devices/system/cpu/cpu1/online
+  sleep 0.7
+  echo 1 > /sys/devices/system/cpu/cpu1/online
+done &
+";
+
+/// Kernel memory of all maps for each possible CPU, at most: the ring buffer is in proportion to the CPUs that there
+/// are, and counted apart.
+const MAX_MAP_BYTES_A_CPU: u64 = 96 << 10;
+
+/// Of the ring buffer of two CPUs: its pages and, up to 6.1, no more than that.
+const RING_BYTES: u64 = 4 << 20;
+
+/// The counter of `record` for CPUs that came while it sampled.
+const ATTACHED_LATE: &str = "cpu_attached_late";
 
 /// What `record` says when it does without the kernel programs.
 const FROM_OUTSIDE: &str = "stacks are read from outside";
@@ -93,6 +124,8 @@ fn init() -> String {
          read -r _ < /tmp/ready\n",
     )
     .replace("HIDE_BTF", HIDE_BTF);
+    script.push_str(WATCH_MAPS);
+    script.push_str(&UNPLUG_AND_REPLUG.replace("UNPLUG", UNPLUG));
     for (name, command) in COMMANDS {
         let run =
             format!("echo '{MARK}begin {name}'\n{command} 2>&1\necho \"{MARK}end {name} $?\"\n");
@@ -165,6 +198,24 @@ pub(super) fn verdict(console: &str, mode: Mode) -> Result<String> {
     ensure!(
         record.contains(FROM_OUTSIDE) == mode.is_remote(),
         "whether stacks were read from outside is not as the mode wants it: {record}"
+    );
+    if mode == Mode::ManyCpus {
+        let (possible, _) = section(console, "possible")?;
+        ensure!(
+            possible.trim() == format!("0-{}", N_POSSIBLE_CPUS - 1),
+            "the kernel's possible CPUs are {possible}"
+        );
+        let (bytes, _) = section(console, "maps")?;
+        let bytes: u64 = bytes.trim().parse().with_context(|| bytes.to_owned())?;
+        let a_cpu = bytes.saturating_sub(RING_BYTES) / N_POSSIBLE_CPUS;
+        ensure!(
+            (1..=MAX_MAP_BYTES_A_CPU).contains(&a_cpu),
+            "the maps take {a_cpu} bytes for each possible CPU, {bytes} in all"
+        );
+    }
+    ensure!(
+        record.contains(ATTACHED_LATE) == (mode == Mode::Unplugged),
+        "whether CPUs came while it sampled is not as the mode wants it: {record}"
     );
     if mode.is_remote() {
         // A sample from outside stands for the time since the one before: there is no number to expect.

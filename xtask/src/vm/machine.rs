@@ -18,6 +18,8 @@ pub(super) struct Facts {
     pub(super) qemu_arguments: &'static [&'static str],
     /// What the kernel calls the serial console.
     pub(super) console: &'static str,
+    /// What the kernel calls the architecture.
+    pub(super) kernel: &'static str,
     /// What Debian calls the architecture.
     pub(super) debian: &'static str,
     /// Folder of the C library's conversions, which no guest reads.
@@ -33,6 +35,7 @@ const X86_64: Facts = Facts {
     qemu_package: "qemu-system-x86",
     qemu_arguments: &["-cpu", "max,-cx16"],
     console: "ttyS0",
+    kernel: "x86-64",
     debian: "amd64",
     conversions: "usr/lib/x86_64-linux-gnu/gconv",
     target: dist::Target::X86_64,
@@ -44,6 +47,7 @@ const ARM64: Facts = Facts {
     qemu_package: "qemu-system-arm",
     qemu_arguments: &["-machine", "virt", "-cpu", "max,pauth-impdef=on"],
     console: "ttyAMA0",
+    kernel: "arm64",
     debian: "arm64",
     conversions: "usr/lib/aarch64-linux-gnu/gconv",
     target: dist::Target::Aarch64,

@@ -118,8 +118,9 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
         outcome: "ok".into(),
     }];
     let mut counts = Counts::default();
+    let mut table = Table::default();
     let boots = kernels.iter().zip(&images);
-    let boots = boots.flat_map(|boot| Mode::ALL.map(|mode| (boot, mode)));
+    let boots = boots.flat_map(|boot| Mode::of(*boot.0).map(move |mode| (boot, mode)));
     for ((kernel, image), mode) in boots {
         let name = format!("vm {} {}", kernel.series(), mode.name());
         let start = Instant::now();
@@ -142,13 +143,38 @@ pub(crate) fn test(only: &[Kernel]) -> Result<(Counts, Vec<Row>)> {
             }
         };
         println!("test {name} ... {outcome}");
+        table.add(*kernel, mode, &outcome);
         rows.push(Row {
             name,
             duration: start.elapsed(),
             outcome,
         });
     }
+    let path = workspace::target().join("kernels.md");
+    fs::write(&path, table.text())?;
+    println!("table for the README: {}", path.display());
     Ok((counts, rows))
+}
+
+/// What was seen of each kernel in each mode, as Markdown.
+#[derive(Default)]
+struct Table {
+    lines: Vec<String>,
+}
+
+impl Table {
+    fn add(&mut self, kernel: Kernel, mode: Mode, outcome: &str) {
+        let series = kernel.series().trim_end_matches("-arm64");
+        let machine = kernel.machine().facts().kernel;
+        let mode = mode.name();
+        self.lines
+            .push(format!("| {series} | {machine} | {mode} | {outcome} |\n"));
+    }
+
+    fn text(&self) -> String {
+        let head = "| kernel | machine | mode | what was seen |\n|---|---|---|---|\n";
+        head.to_owned() + &self.lines.concat()
+    }
 }
 
 /// Runs a guest to its end; returns what it wrote to its serial console.
@@ -167,11 +193,10 @@ fn boot(machine: Machine, kernel: &Path, initramfs: &Path, mode: Mode) -> Result
         facts.qemu,
         "-accel",
         "tcg",
-        "-smp",
-        "2",
         "-m",
         "1024",
     ])
+    .args(mode.qemu_arguments())
     .args(facts.qemu_arguments)
     .args([
         "-nodefaults",
