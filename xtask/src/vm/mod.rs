@@ -33,9 +33,18 @@ pub(crate) enum Kernel {
     /// Debian unstable, sid: the newest there is.
     #[value(name = "7.2")]
     V7_2,
-    /// Debian 12, bookworm, on arm64.
+    /// Debian 11 on arm64.
+    #[value(name = "5.10-arm64")]
+    V5_10Arm64,
+    /// Debian 12 on arm64.
     #[value(name = "6.1-arm64")]
     V6_1Arm64,
+    /// Debian 13 on arm64.
+    #[value(name = "6.12-arm64")]
+    V6_12Arm64,
+    /// Debian unstable on arm64.
+    #[value(name = "7.2-arm64")]
+    V7_2Arm64,
 }
 
 impl Kernel {
@@ -46,17 +55,20 @@ impl Kernel {
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
             Self::V7_2 => "7.2",
+            Self::V5_10Arm64 => "5.10-arm64",
             Self::V6_1Arm64 => "6.1-arm64",
+            Self::V6_12Arm64 => "6.12-arm64",
+            Self::V7_2Arm64 => "7.2-arm64",
         }
     }
 
     /// The Debian suite that has it.
     fn suite(self) -> &'static str {
         match self {
-            Self::V5_10 => "bullseye",
+            Self::V5_10 | Self::V5_10Arm64 => "bullseye",
             Self::V6_1 | Self::V6_1Arm64 => "bookworm",
-            Self::V6_12 => "trixie",
-            Self::V7_2 => "sid",
+            Self::V6_12 | Self::V6_12Arm64 => "trixie",
+            Self::V7_2 | Self::V7_2Arm64 => "sid",
         }
     }
 
@@ -64,7 +76,9 @@ impl Kernel {
     fn machine(self) -> Machine {
         match self {
             Self::V5_10 | Self::V6_1 | Self::V6_12 | Self::V7_2 => Machine::X86_64,
-            Self::V6_1Arm64 => Machine::Arm64,
+            Self::V5_10Arm64 | Self::V6_1Arm64 | Self::V6_12Arm64 | Self::V7_2Arm64 => {
+                Machine::Arm64
+            }
         }
     }
 }
