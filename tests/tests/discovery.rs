@@ -187,39 +187,27 @@ fn a_program_that_is_linked_against_libpython_is_waited_for() {
          int main(int argc, char **argv) { return Py_BytesMain(argc, argv); }\n",
     )
     .unwrap();
-    let library = python.stdlib.parent().unwrap().display().to_string();
     let (major, minor) = python.minor();
     let arguments = [
-        format!("-L{library}"),
-        format!("-Wl,-rpath,{library}"),
+        format!("-L{}", python.stdlib.parent().unwrap().display()),
+        format!("-Wl,-rpath,{}", folder.path().display()),
         format!("-lpython{major}.{minor}"),
     ];
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     compiler::compile(&source, &program, &arguments);
-    // Stopped at its first instruction, as one whose loader takes its time is.
-    let mut command = Command::new(&program);
-    command.args(["-I", "-S", "-c", WORK]);
-    command.env("PYTHONHOME", python.stdlib.ancestors().nth(2).unwrap());
-    let stopped = stopped_at_exec(&mut command);
+    // A loader that takes its time: it waits until somebody writes to this.
+    let library = folder
+        .path()
+        .join(format!("libpython{major}.{minor}.so.1.0"));
+    nix::unistd::mkfifo(&library, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let waiting = Killed(Command::new(&program).spawn().unwrap());
+    let pid = Pid(waiting.0.id());
+    wait_until_mapped(pid, &program);
     assert_eq!(
-        discover(Pid(stopped.0.id())),
+        discover(pid),
         Discovery::NotPython { expected: true },
         "libpython is not mapped yet"
     );
-}
-
-/// A traced process that has executed its program and run none of it.
-fn stopped_at_exec(command: &mut Command) -> Killed {
-    use std::os::unix::process::CommandExt as _;
-    // SAFETY: the closure makes one system call.
-    unsafe {
-        command.pre_exec(|| nix::sys::ptrace::traceme().map_err(std::io::Error::from));
-    }
-    let child = command.spawn().unwrap();
-    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-    let child = Killed(child);
-    nix::sys::wait::waitpid(pid, None).unwrap();
-    child
 }
 
 /// Killed when dropped.

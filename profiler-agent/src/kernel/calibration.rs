@@ -248,7 +248,7 @@ mod tests {
         for count in [4_u32, 3, 4, 0, 3, 9] {
             signal.extend(count.to_le_bytes());
         }
-        assert_eq!(places_of(&[(&signal, living_threads(&thread))]), [4]);
+        assert_eq!(places_of(&[(&signal, living_threads(&thread))], 1), [4]);
     }
 
     #[test]
