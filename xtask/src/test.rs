@@ -300,7 +300,9 @@ fn run_stage(stage: &Stage, prepared: &Prepared, name: Option<&str>) -> Result<(
 fn give_root(test: &mut Command) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         toolchain::as_root("the test binary")?;
-        test.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -n -E");
+        let machine = env::consts::ARCH.to_uppercase();
+        let runner = format!("CARGO_TARGET_{machine}_UNKNOWN_LINUX_GNU_RUNNER");
+        test.env(runner, "sudo -n -E");
     }
     Ok(())
 }

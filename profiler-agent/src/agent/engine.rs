@@ -283,6 +283,12 @@ impl Engine {
     }
 
     fn on_scanned(&mut self, listing: Vec<ProcessListing>) {
+        // What was asked for is time in which the processes are known.
+        for pull in &mut self.pulls {
+            if let Consumer::Recording(_) = pull.consumer {
+                (pull.begun, pull.begun_ns) = (Instant::now(), boot_ns());
+            }
+        }
         if let Some(scanned) = self.parts.scanned.take() {
             // Nobody may be waiting for it.
             let _ = scanned.send(listing);

@@ -178,9 +178,10 @@ impl Symbolizer {
                 }
             };
             let layout = &interpreter.layout.code;
-            let executed = program
-                .bytecode
-                .of_frame(&program.memory, layout, frame, &symbol);
+            let executed =
+                program
+                    .bytecode
+                    .of_frame(&program.memory, layout, frame, symbol.instructions());
             let mut instr = frame.instr;
             if idx == 0
                 && let Some(true_instr) = pending_instruction(
