@@ -167,19 +167,30 @@ pub fn supported() -> Vec<Interpreter> {
     found().into_iter().filter(has_layout).collect()
 }
 
+/// Of each version the newest release that has the GIL and all of its library, newest version first.
+#[must_use]
+pub fn usual() -> Vec<Interpreter> {
+    let is_usual = |python: &Interpreter| {
+        python.has_libraries() && !python.is_debug() && !python.free_threaded
+    };
+    let mut usual: Vec<_> = supported().into_iter().filter(is_usual).collect();
+    usual.reverse();
+    usual.dedup_by_key(|python| python.minor());
+    usual
+}
+
 /// The newest release build with the GIL that runs in the host's own root.
 ///
 /// # Panics
 /// When there is none.
 #[must_use]
 pub fn newest() -> Interpreter {
-    let is_usual = |python: &Interpreter| {
+    let newest = supported().into_iter().rfind(|python| {
         !python.has_own_root()
             && !python.is_debug()
             && !python.free_threaded
             && python.has_libraries()
-    };
-    let newest = supported().into_iter().rfind(is_usual);
+    });
     newest.expect("a CPython of the host")
 }
 

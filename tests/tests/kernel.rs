@@ -384,7 +384,7 @@ fn start_with_pid(pid: Pid, mut start: impl FnMut() -> Target) -> Option<Target>
 
 #[test]
 fn a_process_that_gets_the_id_of_another_has_none_of_its_functions() {
-    for python in interpreters::supported() {
+    for python in interpreters::usual() {
         let recorder = Recorder::start(&of_cmdline(MARKER, 499));
         // Without address randomisation the second has its code objects where the first had them, and the same
         // identities: nothing but the generation tells them apart.
@@ -451,7 +451,7 @@ sys.stdin.readline()
 
 #[test]
 fn forked_children_are_profiled_from_their_first_sample() {
-    for python in interpreters::supported() {
+    for python in interpreters::usual() {
         for by_pid in [true, false] {
             let mut parent = Target::python(&python, FORKS, &[MARKER]);
             assert_eq!(parent.line(), "ready");

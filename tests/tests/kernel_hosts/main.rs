@@ -45,15 +45,10 @@ fn see(start: fn(&Hosts) -> Vec<Running>) -> Vec<Seen> {
         .collect()
 }
 
-/// Interpreters with this feature, the newest of each version that can run everything.
+/// The usual interpreters from a version on.
 fn usual(from: (u8, u8)) -> Vec<Interpreter> {
-    let mut usual: Vec<Interpreter> = interpreters::supported()
-        .into_iter()
-        .filter(|python| python.minor() >= from && python.has_libraries())
-        .filter(|python| !python.is_debug() && !python.free_threaded)
-        .collect();
-    usual.reverse();
-    usual.dedup_by_key(|python| python.minor());
+    let mut usual = interpreters::usual();
+    usual.retain(|python| python.minor() >= from);
     usual
 }
 
