@@ -39,7 +39,8 @@ pub const X86_64: Arch = Arch {
     own_cframe_bytes: 0x100,
     max_thread_id_distance: 0,
     user_address_bits: 47,
-    kernel_addresses: 0xffff_8000_0000_0000,
+    // With page tables of five levels (Documentation/arch/x86/x86_64/mm.rst).
+    kernel_addresses: 0xff00_0000_0000_0000,
     exit_number: 60,
 };
 

@@ -11,8 +11,8 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use profiler_common::calibration::{N_PEEKS, PEEK_BYTES, Peek};
 
 use crate::kernel::calibration::{
-    Ambiguous, Number, STACK_BYTES, ThreadFacts, are_equal, are_stacks, living_threads, only,
-    places_of, pointers, registers_of_exit,
+    Ambiguous, Number, STACK_BYTES, ThreadFacts, Votes, are_equal, are_stacks, living_threads,
+    only, places_of, pointers, registers_of_exit,
 };
 use crate::kernel::offsets::Offsets;
 
@@ -31,12 +31,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Long enough for a thread that sleeps to be switched out.
 const SWITCH_TIME: Duration = Duration::from_millis(1);
 
-/// Threads that must have their thread pointer at the same place. Not all have one: a thread that is switched out while
-/// it ends can have lost it (seen on 5.10 and 6.1). No other number is alike in two threads by chance, for each has an
-/// address of its own.
-const N_WITH_POINTER: usize = 2;
-
-/// How often all is tried: threads of the process can come and go meanwhile.
+/// How often what is missing is looked for: threads of the process can come and go meanwhile.
 const N_TRIES: u32 = 40;
 
 /// Why the offsets could not be learned.
@@ -77,14 +72,27 @@ unsafe impl Pod for PeekValue {}
 /// Learns the offsets. Needs the rights to load programs; takes some milliseconds and threads.
 pub fn calibrate() -> Result<Offsets, CalibrationError> {
     let mut calibration = Calibration::load()?;
-    let mut result = calibration.run();
+    let mut known = Known::default();
+    let mut result = calibration.run(&mut known);
     for _ in 1..N_TRIES {
         match result {
-            Err(CalibrationError::Ambiguous(_)) => result = calibration.run(),
+            Err(CalibrationError::Ambiguous(_)) => result = calibration.run(&mut known),
             Ok(_) | Err(_) => break,
         }
     }
     result
+}
+
+/// What was learned in the tries so far.
+#[derive(Default)]
+struct Known {
+    thread_pointers: Votes,
+    /// Thread id and process id.
+    ids: Option<(u32, u32)>,
+    /// The pointer to the signal structure, and the number of living threads there.
+    signal: Option<(u32, u32)>,
+    /// The pointer to the kernel stack, and the registers there.
+    stack: Option<(u32, u32)>,
 }
 
 /// The attached program, and its map.
@@ -128,7 +136,7 @@ impl Calibration {
         })
     }
 
-    fn run(&mut self) -> Result<Offsets, CalibrationError> {
+    fn run(&mut self, known: &mut Known) -> Result<Offsets, CalibrationError> {
         let side_by_side: Vec<Peek> = (0..N_PEEKS)
             .map(|idx| Peek::at(idx * PEEK_BYTES as u32))
             .collect();
@@ -136,18 +144,28 @@ impl Calibration {
         let structures: Vec<Vec<u8>> = seen.iter().map(Seen::structure).collect();
         let tasks: Vec<&[u8]> = structures.iter().map(Vec::as_slice).collect();
         let agent_pid = std::process::id();
-        let thread_pointer = only(
-            "thread pointer",
-            &places(&seen, &tasks, N_WITH_POINTER, |facts| facts.thread_pointer),
-        )?;
-        let n_all = seen.len();
-        let pid = only(
-            "thread id",
-            &places(&seen, &tasks, n_all, |facts| facts.tid),
-        )?;
-        let tgid = only("process id", &places(&seen, &tasks, n_all, |_| agent_pid))?;
-        let (signal, signal_live) = self.signal(&pointers(&tasks, are_equal))?;
-        let (stack, stack_registers) = self.stack(&pointers(&tasks, are_stacks))?;
+        for (seen, task) in seen.iter().zip(&tasks) {
+            let thread_pointer = seen.facts.thread_pointer;
+            known
+                .thread_pointers
+                .add(&places_of(&[(task, thread_pointer)]));
+        }
+        if known.ids.is_none() {
+            let tid = only("thread id", &places(&seen, &tasks, |facts| facts.tid))?;
+            let pid = only("process id", &places(&seen, &tasks, |_| agent_pid))?;
+            known.ids = Some((tid, pid));
+        }
+        if known.signal.is_none() {
+            known.signal = Some(self.signal(&pointers(&tasks, are_equal))?);
+        }
+        if known.stack.is_none() {
+            known.stack = Some(self.stack(&pointers(&tasks, are_stacks))?);
+        }
+        let thread_pointer = known.thread_pointers.winner("thread pointer")?;
+        let missing = |what| Ambiguous { what, n_found: 0 };
+        let (pid, tgid) = known.ids.ok_or(missing("ids"))?;
+        let (signal, signal_live) = known.signal.ok_or(missing("signal structure"))?;
+        let (stack, stack_registers) = known.stack.ok_or(missing("kernel stack"))?;
         Ok(Offsets {
             thread_pointer,
             pid,
@@ -171,7 +189,7 @@ impl Calibration {
             for (idx, offset) in chunk.iter().enumerate() {
                 let behind: Vec<&[u8]> =
                     seen.iter().map(|seen| &seen.peeks[idx].bytes[..]).collect();
-                let counts = places(&seen, &behind, seen.len(), living_threads);
+                let counts = places(&seen, &behind, living_threads);
                 found.extend(counts.into_iter().map(|at| (*offset, at)));
             }
         }
@@ -252,16 +270,15 @@ impl Calibration {
     }
 }
 
-/// Where at least so many structures have a fact of the thread that they belong to.
+/// Where every structure has a fact of the thread that it belongs to.
 fn places<N: Number>(
     seen: &[Seen],
     structures: &[&[u8]],
-    n_needed: usize,
     fact: impl Fn(&ThreadFacts) -> N,
 ) -> Vec<u32> {
     let facts = seen.iter().map(|seen| fact(&seen.facts));
     let expected: Vec<(&[u8], N)> = structures.iter().copied().zip(facts).collect();
-    places_of(&expected, n_needed)
+    places_of(&expected)
 }
 
 /// A thread that waits, and ends when this is dropped.

@@ -2,6 +2,8 @@
 //!
 //! Here: what is looked for, as pure functions. `bpf::calibration` makes the looks.
 
+use std::collections::BTreeMap;
+
 use profiler_common::arch::{self, IS_ARM64};
 
 use super::offsets::MIN_STACK_BYTES;
@@ -38,16 +40,60 @@ pub fn only<T: Copy>(what: &'static str, found: &[T]) -> Result<T, Ambiguous> {
     }
 }
 
-/// Offsets at which at least so many structures have the number that belongs to them: of 4 bytes, or of 8.
-pub fn places_of<N: Number>(structures: &[(&[u8], N)], n_needed: usize) -> Vec<u32> {
+/// Where a number was seen in the structures of one thread after the other, for one that not every thread has: the
+/// kernel takes the thread pointer from a thread that ends (`deactivate_mm`, arch/x86/include/asm/mmu_context.h), and
+/// from then on what is saved when it is switched out is 0.
+#[derive(Debug, Default)]
+pub struct Votes {
+    n_by_place: BTreeMap<u32, u32>,
+}
+
+impl Votes {
+    /// Threads that must have it at the same place.
+    const MIN_VOTES: u32 = 2;
+
+    /// The places in one thread.
+    pub fn add(&mut self, places: &[u32]) {
+        for place in places {
+            *self.n_by_place.entry(*place).or_default() += 1;
+        }
+    }
+
+    /// The place that more than twice as many threads have than any other: what is left of a thread that has ended,
+    /// with a thread pointer that is used again, can lie behind the structure of another.
+    pub fn winner(&self, what: &'static str) -> Result<u32, Ambiguous> {
+        let most = self.n_by_place.values().max().copied().unwrap_or(0);
+        let near: Vec<u32> = self
+            .n_by_place
+            .iter()
+            .filter(|(_, n_votes)| **n_votes * 2 >= most.max(Self::MIN_VOTES))
+            .map(|(place, _)| *place)
+            .collect();
+        match near[..] {
+            [place] if most >= Self::MIN_VOTES => Ok(place),
+            _ => Err(Ambiguous {
+                what,
+                n_found: if most < Self::MIN_VOTES {
+                    0
+                } else {
+                    near.len()
+                },
+            }),
+        }
+    }
+}
+
+/// Offsets at which every structure has the number that belongs to it: of 4 bytes, or of 8.
+pub fn places_of<N: Number>(structures: &[(&[u8], N)]) -> Vec<u32> {
     let n_bytes = structures.iter().map(|(bytes, _)| bytes.len()).min();
-    let has_enough = |at: &usize| {
-        let has = |(bytes, expected): &&(&[u8], N)| N::at(bytes, *at) == Some(*expected);
-        structures.iter().filter(has).count() >= n_needed
+    let has_all = |at: &usize| {
+        structures
+            .iter()
+            .all(|(bytes, expected)| N::at(bytes, *at) == Some(*expected))
     };
     (0..n_bytes.unwrap_or(0))
         .step_by(size_of::<u32>())
-        .filter(has_enough)
+        .filter(has_all)
         .map(|at| at as u32)
         .collect()
 }
@@ -119,7 +165,8 @@ pub const STACK_BYTES: &[u32] = if IS_ARM64 {
     &[MIN_STACK_BYTES, 2 * MIN_STACK_BYTES]
 };
 
-/// Bytes of the `pt_regs` at the end of a kernel stack, if they are those of a thread that is in the system call `exit`.
+/// How far before the end of a kernel stack the `pt_regs` begin, if they are those of a thread that is in the system call
+/// `exit`.
 #[must_use]
 pub fn registers_of_exit(stack_end: &[u8], thread: &ThreadFacts) -> Option<u32> {
     let of_arch: &[RegistersOfExit] = if IS_ARM64 {
@@ -135,7 +182,7 @@ pub fn registers_of_exit(stack_end: &[u8], thread: &ThreadFacts) -> Option<u32> 
 
 /// What is known of the `pt_regs` of a thread that ends.
 struct RegistersOfExit {
-    /// Its size.
+    /// From its beginning to the end of the stack.
     n_bytes: u32,
     /// Where the stack pointer lies in it.
     sp_at: usize,
@@ -144,16 +191,22 @@ struct RegistersOfExit {
 }
 
 impl RegistersOfExit {
+    /// Kernels built with FRED leave 16 bytes behind them (`TOP_OF_KERNEL_STACK_PADDING`,
+    /// arch/x86/include/asm/thread_info.h, 6.9).
+    const X86_64: [Self; 2] = [Self::x86_64(168), Self::x86_64(184)];
+
     /// `orig_ax` is the number of the system call; `cs` and `ss` are `__USER_CS` and `__USER_DS`.
-    const X86_64: [Self; 1] = [Self {
-        n_bytes: 168,
-        sp_at: 152,
-        words: &[
-            (120, u64::MAX, arch::X86_64.exit_number as u64),
-            (136, u64::MAX, 0x33),
-            (160, u64::MAX, 0x2b),
-        ],
-    }];
+    const fn x86_64(n_bytes: u32) -> Self {
+        Self {
+            n_bytes,
+            sp_at: 152,
+            words: &[
+                (120, u64::MAX, arch::X86_64.exit_number as u64),
+                (136, 0xffff, 0x33),
+                (160, 0xffff, 0x2b),
+            ],
+        }
+    }
 
     /// Kernels differ in what follows `syscallno` (336 bytes from 5.8 to 6.12, arch/arm64/include/asm/ptrace.h).
     const ARM64: [Self; 4] = [
@@ -200,15 +253,29 @@ mod tests {
     }
 
     #[test]
-    fn only_places_that_hold_for_enough_threads_are_found() {
+    fn only_places_that_hold_for_every_thread_are_found() {
         let first = structure(&[7, 0x1000, 0x2000_0000_0007, 7]);
         let second = structure(&[7, 0x2000, 0x2000_0000_0008, 9]);
-        assert_eq!(places_of::<u64>(&[(&first, 7), (&second, 9)], 2), [24]);
-        assert_eq!(places_of::<u32>(&[(&first, 7), (&second, 8)], 2), [16]);
-        assert_eq!(places_of::<u64>(&[(&first, 1)], 1), [0_u32; 0]);
+        assert_eq!(places_of::<u64>(&[(&first, 7), (&second, 9)]), [24]);
+        assert_eq!(places_of::<u32>(&[(&first, 7), (&second, 8)]), [16]);
+        assert_eq!(places_of::<u64>(&[(&first, 1)]), [0_u32; 0]);
         // Of structures that were read to different lengths the shorter counts.
-        assert_eq!(places_of::<u64>(&[(&first, 7), (&second[..8], 7)], 2), [0]);
-        assert_eq!(places_of::<u64>(&[(&first, 7), (&second, 9)], 1), [0, 24]);
+        assert_eq!(places_of::<u64>(&[(&first, 7), (&second[..8], 7)]), [0]);
+    }
+
+    #[test]
+    fn a_place_that_most_threads_have_wins_over_leftovers() {
+        let mut votes = Votes::default();
+        assert_eq!(votes.winner("x").unwrap_err().n_found, 0);
+        votes.add(&[]);
+        votes.add(&[16]);
+        assert_eq!(votes.winner("x").unwrap_err().n_found, 0);
+        votes.add(&[16, 48]);
+        assert_eq!(votes.winner("x").unwrap_err().n_found, 2);
+        votes.add(&[16]);
+        assert_eq!(votes.winner("x"), Ok(16));
+        votes.add(&[48]);
+        assert_eq!(votes.winner("x").unwrap_err().n_found, 2);
     }
 
     #[test]
@@ -231,6 +298,8 @@ mod tests {
         let first = structure(&[shared, 0xffff_c900_0001_0000, 0x7f00_0000_1000, u64::MAX]);
         let second = structure(&[shared, 0xffff_c900_0002_0010, 0x7f00_0000_1000, u64::MAX]);
         let both = [&first[..], &second[..]];
+        let five_levels = structure(&[0xff30_fc2d_8074_bb00, 0x00ff_ffff_0000_1000]);
+        assert_eq!(pointers(&[&five_levels[..]], are_equal), [0]);
         assert_eq!(pointers(&both, are_equal), [0]);
         assert_eq!(pointers(&both, are_stacks), [0]);
         assert_eq!(pointers(&both[..1], are_stacks), [0, 8]);
@@ -248,7 +317,7 @@ mod tests {
         for count in [4_u32, 3, 4, 0, 3, 9] {
             signal.extend(count.to_le_bytes());
         }
-        assert_eq!(places_of(&[(&signal, living_threads(&thread))], 1), [4]);
+        assert_eq!(places_of(&[(&signal, living_threads(&thread))]), [4]);
     }
 
     #[test]
@@ -258,13 +327,16 @@ mod tests {
             thread_pointer: 0x7f00_0080_0000,
             n_others: 1,
         };
-        let [registers] = RegistersOfExit::X86_64;
+        let [registers, padded] = RegistersOfExit::X86_64;
         let are_those = |words: &[u64]| registers.are_at_end_of(&structure(words), &thread);
         let mut words = [0_u64; 24];
         (words[18], words[20], words[22], words[23]) = (60, 0x33, 0x7f00_007f_f000, 0x2b);
         assert!(are_those(&words));
         assert!(are_those(&words[3..]));
         assert!(!are_those(&words[19..]));
+        let with_padding = [&words[..], &[0; 2]].concat();
+        assert!(padded.are_at_end_of(&structure(&with_padding), &thread));
+        assert!(!are_those(&with_padding));
         words[22] = 0x7e00_0000_0000;
         assert!(!are_those(&words));
     }

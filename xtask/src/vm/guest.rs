@@ -45,9 +45,10 @@ grep -q WATCH_MAPS /proc/cmdline && while sleep 3; do
 done &
 ";
 
-/// Beside the commands, where it is asked for: the second CPU goes and comes back.
+/// Beside the commands, where it is asked for: the second CPU goes and comes back. Once or twice in a recording: while an
+/// emulated CPU comes and goes everything stands still.
 const UNPLUG_AND_REPLUG: &str = "\
-grep -q UNPLUG /proc/cmdline && while sleep 0.7; do
+grep -q UNPLUG /proc/cmdline && while sleep 2.5; do
   echo 0 > /sys/devices/system/cpu/cpu1/online
   sleep 0.7
   echo 1 > /sys/devices/system/cpu/cpu1/online
