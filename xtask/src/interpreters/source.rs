@@ -82,6 +82,13 @@ const BUILDS: [Build; 4] = [
             ("MERGE_FDATA", "/usr/lib/llvm-16/bin/merge-fdata"),
             ("LLVM_PROFDATA", "/usr/lib/llvm-16/bin/llvm-profdata"),
             ("LDFLAGS", "-fuse-ld=lld-16"),
+            // The defaults but for the order of functions: Debian 12's BOLT does not know `cdsort`.
+            (
+                "BOLT_APPLY_FLAGS",
+                "-reorder-blocks=ext-tsp -reorder-functions=hfsort+ -split-functions -icf=1 -inline-all -split-eh \
+                 -reorder-functions-use-hot-size -peepholes=none -jump-tables=aggressive -inline-ap \
+                 -indirect-call-promotion=all -dyno-stats -use-gnu-stack -frame-opt=hot",
+            ),
             // Without anything that a shell would read.
             ("PROFILE_TASK", "-m tabnanny -q Lib/asyncio"),
         ],
