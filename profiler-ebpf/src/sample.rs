@@ -17,11 +17,11 @@ use profiler_common::event::{
     KernelStatus, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, PyFrame, PythonStatus, RECORD_VERSION,
     RecordHead, RecordKind, SampleHeader, SampleRecord, sample_flags,
 };
-use profiler_common::layout::PyLayout;
+use profiler_common::layout::{GilKind, PyLayout};
 use profiler_common::process::{ProcessEntry, ProcessState};
 use profiler_common::unwind::python::WalkEnd;
 use profiler_common::unwind::thread::{self, ListStep, ListWalk, MAX_LISTED, Thread};
-use profiler_common::unwind::{Fault, ReadUser as _};
+use profiler_common::unwind::{Fault, ReadUser as _, Window};
 
 use crate::globals;
 use crate::maps::{EVENTS, LAYOUTS, PROCESSES, Scratch, claim, count, release, scratch_in, share};
@@ -240,22 +240,35 @@ fn find_thread(
         window,
         thread,
         list,
+        record,
         ..
     } = scratch;
     let current = thread::gil(reader, window, layout, process, thread);
     if current != 0 && current != thread.state {
-        // Several interpreters can take turns in one thread: the runtime's current state is then the truth.
+        // Several interpreters can take turns in one thread: the state that holds the GIL is then the truth.
         let address = current.wrapping_add(u64::from(layout.tstate_thread_id));
-        let is_ours = reader
-            .u64(address)
-            .is_ok_and(|thread_id| arch::THIS.is_id_of_thread(thread_id, thread_pointer));
-        if is_ours {
-            let flags = thread.flags | sample_flags::GIL_HELD;
-            if thread::accept(reader, window, layout, current, thread_pointer, thread) == Ok(true) {
-                thread.flags = flags;
-                return Ok(());
-            }
+        if let Ok(id) = reader.u64(address)
+            && arch::THIS.is_id_of_thread(id, thread_pointer)
+            && accept_holder(window, layout, current, thread_pointer, thread)
+        {
+            return Ok(());
         }
+    }
+    let executes = record.header.flags & sample_flags::USER_REGISTERS != 0;
+    match lending(process, layout, window, thread, current) {
+        Lending::None => {}
+        Lending::Holder if executes => {
+            let own = thread.state;
+            let address = current.wrapping_add(u64::from(layout.tstate_thread_id));
+            let id = reader.u64(address).unwrap_or(0);
+            if !accept_holder(window, layout, current, id, thread) {
+                return Err(PythonStatus::Ambiguous);
+            }
+            // By its own state the thread has its name.
+            thread.state = own;
+            return Ok(());
+        }
+        Lending::Holder | Lending::Unknown => return Err(PythonStatus::Ambiguous),
     }
     if list.n_found > 1
         && thread.flags & (sample_flags::GIL_HELD | sample_flags::THREAD_STATE_DIRECT) == 0
@@ -263,6 +276,73 @@ fn find_thread(
         return Err(PythonStatus::Ambiguous);
     }
     Ok(())
+}
+
+/// Takes the thread state that holds the GIL for the thread's.
+#[inline(always)]
+fn accept_holder(
+    window: &mut Window,
+    layout: &PyLayout,
+    holder: u64,
+    thread_pointer: u64,
+    thread: &mut Thread,
+) -> bool {
+    let flags = thread.flags | sample_flags::GIL_HELD;
+    let reader = &mut CurrentTask;
+    let is_accepted =
+        thread::accept(reader, window, layout, holder, thread_pointer, thread) == Ok(true);
+    thread.flags = flags;
+    is_accepted
+}
+
+/// Whether a thread may run code with the state of another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lending {
+    /// Its own state is the truth.
+    None,
+    /// If it executes bytecode it does so with the state that holds the GIL.
+    Holder,
+    /// Nothing tells.
+    Unknown,
+}
+
+/// Up to 3.12 a sub-interpreter has the state of the thread that created it, whoever runs code in it
+/// (`_xxsubinterpreters`); so where there are several interpreters, a thread whose own state does not hold the GIL may
+/// be at work with another's. From 3.12 on an interpreter can have a GIL of its own.
+#[inline(always)]
+fn lending(
+    process: &ProcessEntry,
+    layout: &PyLayout,
+    window: &Window,
+    thread: &Thread,
+    current: u64,
+) -> Lending {
+    const VERSION_3_13: u32 = 0x030d_0000;
+    let gil = thread.flags & (sample_flags::GIL_KNOWN | sample_flags::GIL_HELD);
+    if layout.version_hex >= VERSION_3_13 || gil != sample_flags::GIL_KNOWN {
+        return Lending::None;
+    }
+    let reader = &mut CurrentTask;
+    let head = process
+        .runtime
+        .wrapping_add(u64::from(layout.runtime_interpreters_head));
+    let next = match reader.u64(head) {
+        Ok(interp) => reader.u64(interp.wrapping_add(u64::from(layout.interp_next))),
+        Err(fault) => Err(fault),
+    };
+    if next == Ok(0) {
+        return Lending::None;
+    }
+    if !matches!(layout.gil_kind, GilKind::RuntimeCurrent) {
+        return Lending::Unknown;
+    }
+    let own = window.word_at(layout.tstate_interp);
+    let holders = reader.u64(current.wrapping_add(u64::from(layout.tstate_interp)));
+    if current == 0 || holders == Ok(own) {
+        Lending::None
+    } else {
+        Lending::Holder
+    }
 }
 
 /// Finds the thread state in the lists of all interpreters.

@@ -112,7 +112,7 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
 /// What an empty profile means.
 fn nothing_sampled(args: &RecordArgs) -> &'static str {
     if !args.command.is_empty() && !args.selection.subprocesses {
-        "no samples: the command itself ran no Python; --subprocesses records what it starts"
+        "no samples: the command itself ran no Python, or hardly any; --subprocesses records what it starts"
     } else {
         "no samples: pyagent samples time on the CPU, and nothing that was selected used any"
     }

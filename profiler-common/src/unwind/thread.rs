@@ -96,8 +96,8 @@ pub fn accept<R: ReadUser>(
     Ok(true)
 }
 
-/// Finds out whether `thread` holds the GIL. Returns the thread state that the runtime calls current, where
-/// the version keeps one for the whole runtime (<= 3.11), else 0.
+/// Finds out whether `thread` holds the GIL. Returns the thread state that does: what the runtime calls current, where
+/// the version keeps one for the whole runtime (<= 3.11), else the holder of the GIL of the thread's interpreter. 0: none.
 ///
 /// Must be called while `window` still holds the thread state that [`accept`] read.
 #[inline(always)]
@@ -139,10 +139,13 @@ pub fn gil<R: ReadUser>(
                 }
             };
             thread.flags |= sample_flags::GIL_KNOWN;
-            if last_holder == thread.state && locked as u32 == 1 {
+            if locked as u32 != 1 {
+                return 0;
+            }
+            if last_holder == thread.state {
                 thread.flags |= sample_flags::GIL_HELD;
             }
-            0
+            last_holder
         }
     }
 }
