@@ -99,7 +99,18 @@ impl Recording {
         let output = tempfile::tempdir().unwrap();
         let path = output.path().join("out.pb.gz");
         let rate = RATE_HZ.to_string();
-        let arguments = ["record", "--cmdline", MARKER, "--rate", &rate, "-o"];
+        // The default is made for hosts whose CPUs leave some time for the agent; here they do not.
+        let ring = ["--ring-bytes", "32MiB"];
+        let arguments = [
+            "record",
+            "--cmdline",
+            MARKER,
+            "--rate",
+            &rate,
+            ring[0],
+            ring[1],
+            "-o",
+        ];
         let arguments = [&arguments[..], &[path.to_str().unwrap()]].concat();
         let agent = Pyagent::start(&arguments, "recording");
         Self { agent, output }
