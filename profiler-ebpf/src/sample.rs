@@ -255,20 +255,20 @@ fn find_thread(
         }
     }
     let executes = record.header.flags & sample_flags::USER_REGISTERS != 0;
-    match lending(process, layout, window, thread, current) {
-        Lending::None => {}
-        Lending::Holder if executes => {
-            let own = thread.state;
-            let address = current.wrapping_add(u64::from(layout.tstate_thread_id));
-            let id = reader.u64(address).unwrap_or(0);
-            if !accept_holder(window, layout, current, id, thread) {
-                return Err(PythonStatus::Ambiguous);
-            }
-            // By its own state the thread has its name.
-            thread.state = own;
-            return Ok(());
+    if may_be_lent(process, layout, thread) {
+        if !executes || current == 0 || !matches!(layout.gil_kind, GilKind::RuntimeCurrent) {
+            return Err(PythonStatus::Ambiguous);
         }
-        Lending::Holder | Lending::Unknown => return Err(PythonStatus::Ambiguous),
+        // Who executes bytecode does so with the state that holds the one GIL.
+        let own = thread.state;
+        let address = current.wrapping_add(u64::from(layout.tstate_thread_id));
+        let id = reader.u64(address).unwrap_or(0);
+        if !accept_holder(window, layout, current, id, thread) {
+            return Err(PythonStatus::Ambiguous);
+        }
+        // By its own state the thread has its name.
+        thread.state = own;
+        return Ok(());
     }
     if list.n_found > 1
         && thread.flags & (sample_flags::GIL_HELD | sample_flags::THREAD_STATE_DIRECT) == 0
@@ -295,32 +295,15 @@ fn accept_holder(
     is_accepted
 }
 
-/// Whether a thread may run code with the state of another.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lending {
-    /// Its own state is the truth.
-    None,
-    /// If it executes bytecode it does so with the state that holds the GIL.
-    Holder,
-    /// Nothing tells.
-    Unknown,
-}
-
-/// Up to 3.12 a sub-interpreter has the state of the thread that created it, whoever runs code in it
-/// (`_xxsubinterpreters`); so where there are several interpreters, a thread whose own state does not hold the GIL may
-/// be at work with another's. From 3.12 on an interpreter can have a GIL of its own.
+/// Whether a thread may be at work with the state of another. Up to 3.12 a sub-interpreter has the state of the thread
+/// that created it, whoever runs code in it (`_xxsubinterpreters`); so where there are several interpreters, the frames
+/// of a thread whose own state does not hold the GIL may not be what it is in.
 #[inline(always)]
-fn lending(
-    process: &ProcessEntry,
-    layout: &PyLayout,
-    window: &Window,
-    thread: &Thread,
-    current: u64,
-) -> Lending {
+fn may_be_lent(process: &ProcessEntry, layout: &PyLayout, thread: &Thread) -> bool {
     const VERSION_3_13: u32 = 0x030d_0000;
     let gil = thread.flags & (sample_flags::GIL_KNOWN | sample_flags::GIL_HELD);
     if layout.version_hex >= VERSION_3_13 || gil != sample_flags::GIL_KNOWN {
-        return Lending::None;
+        return false;
     }
     let reader = &mut CurrentTask;
     let head = process
@@ -330,19 +313,7 @@ fn lending(
         Ok(interp) => reader.u64(interp.wrapping_add(u64::from(layout.interp_next))),
         Err(fault) => Err(fault),
     };
-    if next == Ok(0) {
-        return Lending::None;
-    }
-    if !matches!(layout.gil_kind, GilKind::RuntimeCurrent) {
-        return Lending::Unknown;
-    }
-    let own = window.word_at(layout.tstate_interp);
-    let holders = reader.u64(current.wrapping_add(u64::from(layout.tstate_interp)));
-    if current == 0 || holders == Ok(own) {
-        Lending::None
-    } else {
-        Lending::Holder
-    }
+    next != Ok(0)
 }
 
 /// Finds the thread state in the lists of all interpreters.

@@ -193,6 +193,7 @@ fn several_interpreters_in_a_process_and_in_a_thread() {
         assert!(seen.wrong.is_empty(), "{seen}");
         assert!(seen.n_true >= MIN_SAMPLES, "{seen}");
         assert!(seen.missing.is_empty(), "{seen}");
+        assert_eq!(seen.n_with("own_thread"), 0, "{seen}");
         // What is executed is compiled each time, and gone soon. While a thread with two interpreters waits for the GIL,
         // nothing says which of them it waits for.
         let n_known =
@@ -206,6 +207,8 @@ fn several_interpreters_in_a_process_and_in_a_thread() {
 fn a_state_that_was_lent_to_another_thread_gives_no_wrong_stack() {
     for seen in seen("lent") {
         assert!(seen.wrong.is_empty(), "{seen}");
+        // What the thread was in when it began to run the other interpreter, and is in no more.
+        assert_eq!(seen.n_with("own_thread"), 0, "{seen}");
         assert!(seen.n_true >= MIN_SAMPLES, "{seen}");
     }
 }
