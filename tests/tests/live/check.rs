@@ -485,6 +485,7 @@ fn functions_have_their_share_of_the_samples() {
                 n,
                 function,
                 *seconds,
+                sampled.missed_seconds,
                 sampled.count(is_in),
             ));
         }
@@ -494,23 +495,27 @@ fn functions_have_their_share_of_the_samples() {
     assert!(of("classes").all(|(_, sampled)| sampled.report.shares.len() == 2));
 }
 
-/// A complaint when something that took so long did not get its samples.
+/// A complaint when something that took so long did not get its samples. Those of `missed_seconds` may be missing.
 fn compare(
     name: &str,
     sampled: &Sampled,
     n: u64,
     what: &impl std::fmt::Debug,
     seconds: f64,
+    missed_seconds: f64,
     n_found: u64,
 ) -> Option<String> {
     let share = (seconds / sampled.cpu_seconds).clamp(0.0, 1.0);
     let expected = seconds / sampled.period;
     let allowed = expected * MAX_GAP + SIGMAS * sigma(n, share) + 1.0;
-    let missed = sampled.missed_seconds / sampled.period;
+    let missed = missed_seconds / sampled.period;
     let is_wrong =
         n_found as f64 > expected + allowed || (n_found as f64) < expected - allowed - missed;
-    is_wrong
-        .then(|| format!("{name}: {what:?}: {n_found} samples, not {expected:.0} +- {allowed:.0}"))
+    is_wrong.then(|| {
+        format!(
+            "{name}: {what:?}: {n_found} samples, not {expected:.0} +- {allowed:.0} (- {missed:.0})"
+        )
+    })
 }
 
 #[test]
@@ -561,7 +566,7 @@ fn threads_carry_their_names_and_run_their_own_functions() {
         let mut n_by_thread: HashMap<i64, u64> = HashMap::new();
         for stack in &sampled.stacks {
             *n_by_thread.entry(stack.tid).or_default() += stack.n_samples;
-            let Some((_, thread_name, function, _)) = threads.get(&stack.tid) else {
+            let Some((_, thread_name, function, ..)) = threads.get(&stack.tid) else {
                 assert_eq!(
                     (stack.tid, &*stack.thread_name),
                     (sampled.pid, "MainThread"),
@@ -579,7 +584,7 @@ fn threads_carry_their_names_and_run_their_own_functions() {
                 stack.shown
             );
         }
-        for (tid, thread_name, _, seconds) in &sampled.report.threads {
+        for (tid, thread_name, _, seconds, paused) in &sampled.report.threads {
             let n = n_by_thread.get(tid).copied().unwrap_or(0);
             found.extend(compare(
                 &name,
@@ -587,6 +592,7 @@ fn threads_carry_their_names_and_run_their_own_functions() {
                 sampled.n_samples(),
                 thread_name,
                 *seconds,
+                sampled.missed_seconds + paused,
                 n,
             ));
         }

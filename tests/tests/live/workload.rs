@@ -27,8 +27,8 @@ pub(crate) struct Workload {
 pub(crate) struct Report {
     /// Functions, and the CPU seconds that they and what they call took.
     pub(crate) shares: Vec<(Function, f64)>,
-    /// Threads: id, name, function, CPU seconds.
-    pub(crate) threads: Vec<(i64, String, Function, f64)>,
+    /// Threads: id, name, function, CPU seconds, those of them in which the host had paused.
+    pub(crate) threads: Vec<(i64, String, Function, f64, f64)>,
     /// Recursions: the function, the one at its bottom, the depth.
     pub(crate) depths: Vec<(String, String, usize)>,
     /// Functions that were made and died: name, first line, CPU seconds, times that the thread was switched.

@@ -124,6 +124,10 @@ def function(code):
     return [getattr(code, "co_qualname", code.co_name), code.co_filename, code.co_firstlineno]
 
 
+# Seconds of CPU time in one round of a thread above its usual ones, from which on they are a pause of the host.
+PAUSE = 0.002
+
+
 class Run:
     """Where the run stands."""
 
@@ -133,6 +137,7 @@ class Run:
         self.n_passes = 0
         self.is_traced = True
         self.deadline = 0.0
+        self.crews = []
         # For workloads whose children do the work: passes that are sampled.
         self.passes_left = 1 << 30
         self.output = os.open(os.devnull, os.O_WRONLY)
@@ -169,6 +174,8 @@ class Run:
             if not self.is_traced:
                 usage = resource.getrusage(resource.RUSAGE_CHILDREN)
                 self.report["children_cpu"] = usage.ru_utime + usage.ru_stime - self.children_before
+            for crew in self.crews:
+                crew.find_pauses()
             os.write(self.output, json.dumps(["done", self.report]).encode() + b"\n")
             if self.is_traced:
                 self.after_traced_pass()
@@ -195,10 +202,12 @@ class Run:
 
 
 class Crew:
-    """Threads that work in rounds and stay. Each reports its id, its name and its CPU time."""
+    """Threads that work in rounds and stay. Each reports its id, its name, its CPU time, and what of it a host
+    that paused may have taken."""
 
     def __init__(self, names, works):
         self.members = [Member(name, work) for name, work in zip(names, works)]
+        run.crews.append(self)
         for member in self.members:
             member.start()
 
@@ -207,6 +216,13 @@ class Crew:
             member.begin.release()
         for member in self.members:
             member.ended.acquire()
+
+    def find_pauses(self):
+        """A thread does the same in each round. When the host stops a CPU and the kernel is not told, the pause is
+        CPU time of the thread that stood there, without ticks: a round far longer than the thread's usual one."""
+        for member in self.members:
+            usual = sorted(member.rounds)[len(member.rounds) // 2] if member.rounds else 0.0
+            member.entry[4] = sum(spent - usual for spent in member.rounds if spent > usual + PAUSE)
 
 
 class Member(threading.Thread):
@@ -217,8 +233,9 @@ class Member(threading.Thread):
         self.begin.acquire()
         self.ended = threading.Lock()
         self.ended.acquire()
-        self.entry = [0, name, function(work.__code__), 0.0]
+        self.entry = [0, name, function(work.__code__), 0.0, 0.0]
         self.traced_seconds = 0.0
+        self.rounds = []
         run.report["threads"].append(self.entry)
 
     def run(self):
@@ -229,7 +246,10 @@ class Member(threading.Thread):
             run.untrace_thread()
             if run.is_traced:
                 self.traced_seconds = thread_time()
-            self.entry[3] = thread_time() - self.traced_seconds
+            else:
+                seconds = thread_time() - self.traced_seconds
+                self.rounds.append(seconds - self.entry[3])
+                self.entry[3] = seconds
             self.ended.release()
 
 
