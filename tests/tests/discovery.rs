@@ -7,10 +7,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use profiler_agent::ids::Pid;
+use profiler_agent::ids::{Generation, Pid};
 use profiler_agent::python::discover::{Discoverer, Discovery};
 use profiler_agent::python::layout::Version;
 use profiler_agent::python::refusal::{Reason, Refusal};
+use profiler_agent::track::process::{ProcessListing, TrackState};
+use profiler_agent::track::tracker::{KernelTable, Selection, Tracker};
+use profiler_common::layout::PyLayout;
+use profiler_common::process::ProcessEntry;
 use pyagent_tests::compiler;
 use pyagent_tests::interpreters::{self, Interpreter};
 use pyagent_tests::target::Target;
@@ -165,20 +169,25 @@ fn a_program_for_another_architecture_is_named_as_one() {
     }
 }
 
-#[test]
-fn a_program_that_is_linked_against_libpython_is_waited_for() {
-    let shared = |python: &Interpreter| {
+/// A CPython with a shared library that C programs can be made for.
+fn with_library() -> Option<Interpreter> {
+    let has_library = |python: &Interpreter| {
         python.build.contains("shared")
             && !python.has_own_root()
             && compiler::headers_of(python).is_some()
     };
-    let Some(python) = interpreters::supported().into_iter().rfind(shared) else {
+    let python = interpreters::supported().into_iter().rfind(has_library);
+    if python.is_none() {
         eprintln!("skipped: no CPython with a shared library and headers");
+    }
+    python.filter(|_| compiler::is_there())
+}
+
+#[test]
+fn a_program_that_is_linked_against_libpython_is_waited_for() {
+    let Some(python) = with_library() else {
         return;
     };
-    if !compiler::is_there() {
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     let (source, program) = (folder.path().join("late.c"), folder.path().join("python3"));
     fs::write(
@@ -208,6 +217,93 @@ fn a_program_that_is_linked_against_libpython_is_waited_for() {
         Discovery::NotPython { expected: true },
         "libpython is not mapped yet"
     );
+}
+
+/// A program that loads libpython at once and initialises it when it is told to.
+const LOADING: &str = r#"
+#include <dlfcn.h>
+#include <stdio.h>
+int main(int argc, char **argv)
+{
+    void *python = dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL);
+    void (*initialize)(int) = (void (*)(int))dlsym(python, "Py_InitializeEx");
+    int (*run)(const char *) = (int (*)(const char *))dlsym(python, "PyRun_SimpleString");
+    puts("loaded");
+    fflush(stdout);
+    getchar();
+    initialize(0);
+    return run("while True:\n    pass\n");
+}
+"#;
+
+#[test]
+fn an_interpreter_that_is_not_initialised_is_named_as_one_and_profiled_later() {
+    let Some(python) = with_library() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("main.c"), folder.path().join("service"));
+    fs::write(&source, LOADING).unwrap();
+    compiler::compile(&source, &program, &["-ldl"]);
+    let (major, minor) = python.minor();
+    let folder = python.stdlib.parent().unwrap();
+    let mut target = Target::start(
+        Command::new(&program).arg(folder.join(format!("libpython{major}.{minor}.so.1.0"))),
+    );
+    assert_eq!(target.line(), "loaded");
+    let selection = Selection {
+        only_pids: Some(vec![target.pid()]),
+        ..Selection::default()
+    };
+    let mut tracker = Tracker::new(selection, AnyTable);
+    tracker.scan();
+    wait_until(&mut tracker, |process| {
+        process.refused == Some(Reason::NotInitialised)
+    });
+    target.tell("");
+    wait_until(&mut tracker, |process| {
+        process.state == TrackState::Profiled
+    });
+}
+
+/// Follows one process until it is as expected.
+fn wait_until(tracker: &mut Tracker<AnyTable>, is_so: impl Fn(&ProcessListing) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let listing = tracker.listing();
+        let [process] = listing.as_slice() else {
+            panic!("{listing:?}");
+        };
+        if is_so(process) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{process:?}");
+        let due = tracker.on_timer();
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Takes what it is told.
+struct AnyTable;
+
+impl KernelTable for AnyTable {
+    fn sees_lifecycle(&self) -> bool {
+        false
+    }
+
+    fn add(&mut self, _: Pid, _: &ProcessEntry) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    fn update(&mut self, _: Pid, _: Generation, _: &ProcessEntry) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    fn remove(&mut self, _: Pid, _: Generation) {}
+
+    fn layout_row(&mut self, _: &PyLayout) -> Result<u32, String> {
+        Ok(0)
+    }
 }
 
 /// Killed when dropped.

@@ -25,6 +25,7 @@ use crate::kernel::{btf, restrictions};
 use crate::process::facts::{self, Facts, tids};
 use crate::python::discover::{Discoverer, Discovery, DiscoveryStep};
 use crate::python::layout::SUPPORTED;
+use crate::python::refusal::Refusal;
 
 /// Adds a line to the report.
 macro_rules! line {
@@ -224,22 +225,18 @@ fn process(out: &mut String, pid: Pid) -> bool {
             );
             false
         }
-        Discovery::NotYet => {
-            line!(
-                out,
-                "  No Python frames: the interpreter in it is not initialised."
-            );
-            false
-        }
-        Discovery::Refused { refusal, .. } => {
-            let (reason, name) = (refusal.reason(), refusal.reason().name());
-            line!(out, "  No Python frames: {}.", escape(&refusal.to_string()));
-            line!(out, "  What to do ({name}): {}.", reason.what_to_do());
-            false
-        }
+        Discovery::NotYet => refused(out, &Refusal::NotInitialised),
+        Discovery::Refused { refusal, .. } => refused(out, &refusal),
         Discovery::Gone => {
             line!(out, "  The process has ended.");
             false
         }
     }
+}
+
+fn refused(out: &mut String, refusal: &Refusal) -> bool {
+    let (reason, name) = (refusal.reason(), refusal.reason().name());
+    line!(out, "  No Python frames: {}.", escape(&refusal.to_string()));
+    line!(out, "  What to do ({name}): {}.", reason.what_to_do());
+    false
 }

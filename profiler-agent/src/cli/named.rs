@@ -5,7 +5,7 @@ use crate::format::escape;
 use crate::ids::Pid;
 use crate::kernel::probe::in_initial_pid_namespace;
 use crate::process::container::{self, Container};
-use crate::process::facts::{self, Stat};
+use crate::process::facts;
 use crate::profile::selector::ContainerSelector;
 use crate::python::discover::{Discoverer, Discovery};
 
@@ -81,13 +81,8 @@ pub(super) fn check_namespace() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether it is there and no zombie.
-pub(super) fn is_alive(pid: Pid) -> bool {
-    Stat::read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.state != 'Z')
-}
-
 fn problem(pid: Pid) -> Option<String> {
-    if !is_alive(pid) {
+    if !facts::is_alive(pid) {
         return Some(format!("there is no process {pid}"));
     }
     if let Some(process) = facts::thread_of(pid) {

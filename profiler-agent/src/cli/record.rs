@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::exit::{self, ExitError};
 use super::launch::Launch;
-use super::named::{self, is_alive};
+use super::named;
 use super::{RecordArgs, log::LogArgs};
 use crate::agent::{Agent, AgentAsker, Recording};
 use crate::config::SamplingConfig;
@@ -400,7 +400,7 @@ async fn has_ended(config: &SamplingConfig, asker: &AgentAsker) -> bool {
     let Some(pids) = &config.selection.only_pids else {
         return false;
     };
-    if pids.iter().any(|pid| is_alive(*pid)) {
+    if pids.iter().any(|pid| facts::is_alive(*pid)) {
         return false;
     }
     if !config.selection.subprocesses {

@@ -38,7 +38,8 @@ impl Facts {
     /// Reads the facts. An error means that the process has gone, or that /proc hides it.
     pub fn read(pid: Pid) -> std::io::Result<Self> {
         let stat = Stat::read(&format!("/proc/{pid}/stat"))?;
-        let executable = fs::read_link(format!("/proc/{pid}/exe"))
+        let visible = stand_in(pid).unwrap_or(pid);
+        let executable = fs::read_link(format!("/proc/{visible}/exe"))
             .map(|path| {
                 path.to_string_lossy()
                     .trim_end_matches(" (deleted)")
@@ -49,11 +50,22 @@ impl Facts {
         Ok(Self {
             pid,
             comm: comm(pid)?,
-            arguments: arguments(pid)?,
+            arguments: arguments(visible)?,
             started: wall_time(stat.start_ticks),
             executable,
             cgroup: cgroup::path(&groups).to_owned(),
             container: Container::of_process(pid, &groups),
+        })
+    }
+
+    /// Whether it is called like an interpreter.
+    #[must_use]
+    pub fn is_called_python(&self) -> bool {
+        let program = self.arguments.first().map_or("", String::as_str);
+        let names = [&*self.comm, &*self.executable, program];
+        names.iter().any(|name| {
+            let name = name.rsplit('/').next().unwrap_or_default();
+            name.starts_with("python") || name.starts_with("pypy")
         })
     }
 
@@ -119,6 +131,31 @@ pub fn arguments(pid: Pid) -> std::io::Result<Vec<String>> {
         .split(|byte| *byte == 0)
         .map(|argument| String::from_utf8_lossy(argument).into_owned())
         .collect())
+}
+
+/// Whether a process is there and has not ended. Its main thread may have.
+#[must_use]
+pub fn is_alive(pid: Pid) -> bool {
+    Stat::read(&format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.has_ended() || stat.n_threads > 1)
+}
+
+/// The id under which the kernel shows the memory, the mappings and the files of a process whose main thread has ended
+/// while others go on: one of those. `None` for every other process, whose own id it is.
+#[must_use]
+pub fn stand_in(pid: Pid) -> Option<Pid> {
+    let stat = Stat::read(&format!("/proc/{pid}/stat")).ok()?;
+    if !stat.has_ended() || stat.n_threads < 2 {
+        return None;
+    }
+    let is_there = |tid: &Tid| {
+        Stat::read(&format!("/proc/{pid}/task/{tid}/stat")).is_ok_and(|stat| !stat.has_ended())
+    };
+    tids(pid)
+        .ok()?
+        .into_iter()
+        .find(is_there)
+        .map(|tid| Pid(tid.0))
 }
 
 /// Every process of this /proc.
@@ -188,6 +225,8 @@ pub struct Stat {
     pub state: char,
     /// Parent process.
     pub parent: Pid,
+    /// Threads of the process; 1 for a zombie.
+    pub n_threads: u32,
     /// Time of the start, in clock ticks since boot.
     pub start_ticks: u64,
 }
@@ -200,6 +239,11 @@ impl Stat {
             .ok_or_else(|| std::io::Error::other(format!("{path}: unexpected format")))
     }
 
+    /// A zombie, or about to go.
+    fn has_ended(self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
     fn parse(bytes: &[u8]) -> Option<Self> {
         // The name is in parentheses and can hold anything, parentheses too.
         let after_name = bytes.iter().rposition(|byte| *byte == b')')? + 2;
@@ -207,11 +251,13 @@ impl Stat {
         let mut fields = text.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
         let parent = Pid(fields.next()?.parse().ok()?);
-        // state is field 3, starttime field 22.
-        let start_ticks = fields.nth(17)?.parse().ok()?;
+        // state is field 3, num_threads field 20, starttime field 22.
+        let n_threads = fields.nth(15)?.parse().ok()?;
+        let start_ticks = fields.nth(1)?.parse().ok()?;
         Some(Self {
             state,
             parent,
+            n_threads,
             start_ticks,
         })
     }
@@ -219,6 +265,13 @@ impl Stat {
 
 /// Size of a process's address space in pages; it changes when something is mapped.
 pub fn n_mapped_pages(pid: Pid) -> std::io::Result<u64> {
+    match n_pages_shown(pid)? {
+        0 => stand_in(pid).map_or(Ok(0), n_pages_shown),
+        n_pages => Ok(n_pages),
+    }
+}
+
+fn n_pages_shown(pid: Pid) -> std::io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm"))?;
     text.split_ascii_whitespace()
         .next()
@@ -310,6 +363,7 @@ mod tests {
             Some(Stat {
                 state: 'S',
                 parent: Pid(7),
+                n_threads: 1,
                 start_ticks: 4242
             })
         );

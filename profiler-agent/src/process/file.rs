@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
 use super::maps::{FileId, Mapping};
-use super::vdso;
+use super::{facts, vdso};
 use crate::ids::Pid;
 
 /// Facts of a binary are kept by this: what changes when the file does.
@@ -47,6 +47,13 @@ pub enum FileError {
 
 /// Opens the file behind a mapping, or the vdso's image.
 pub fn open_mapped(pid: Pid, mapping: &Mapping) -> Result<(File, FileKey), FileError> {
+    open_shown(pid, mapping).or_else(|error| match facts::stand_in(pid) {
+        Some(other) => open_shown(other, mapping),
+        None => Err(error),
+    })
+}
+
+fn open_shown(pid: Pid, mapping: &Mapping) -> Result<(File, FileKey), FileError> {
     if mapping.is_vdso() {
         let not_there = || FileError::NotRegular(mapping.path.display().to_string());
         return reopen_regular(vdso::image().ok_or_else(not_there)?, &mapping.path);

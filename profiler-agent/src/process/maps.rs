@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 
-use super::vdso;
+use super::{facts, vdso};
 use crate::ids::{Address, Pid};
 
 /// Most bytes of a maps file that are read; a process can make it as long as it likes.
@@ -48,6 +48,14 @@ impl Mapping {
 
 /// The file-backed mappings of a process and its vdso, in the order of their addresses.
 pub fn of_process(pid: Pid) -> std::io::Result<Vec<Mapping>> {
+    let mappings = shown(pid)?;
+    if !mappings.is_empty() {
+        return Ok(mappings);
+    }
+    facts::stand_in(pid).map_or(Ok(mappings), shown)
+}
+
+fn shown(pid: Pid) -> std::io::Result<Vec<Mapping>> {
     let file = File::open(format!("/proc/{pid}/maps"))?;
     let mut mappings = Vec::new();
     let mut reader = BufReader::new(file.take(MAX_BYTES));

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use profiler_common::unwind::{Fault, ReadUser, Window};
 
+use super::facts;
 use crate::ids::{Address, Pid};
 
 /// Why memory could not be read.
@@ -68,8 +69,20 @@ impl ProcessMemory {
 
 impl ReadMemory for ProcessMemory {
     fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        match Self::read_shown(self.pid, address, buffer) {
+            Err(MemoryError::Gone) => match facts::stand_in(self.pid) {
+                Some(other) => Self::read_shown(other, address, buffer),
+                None => Err(MemoryError::Gone),
+            },
+            result => result,
+        }
+    }
+}
+
+impl ProcessMemory {
+    fn read_shown(pid: Pid, address: Address, buffer: &mut [u8]) -> Result<(), MemoryError> {
         let len = buffer.len();
-        let pid = nix::unistd::Pid::from_raw(self.pid.0.cast_signed());
+        let pid = nix::unistd::Pid::from_raw(pid.0.cast_signed());
         let remote = [RemoteIoVec {
             base: address.0 as usize,
             len,

@@ -296,7 +296,7 @@ impl Discoverer {
         step(
             "runtime",
             Ok(format!(
-                "_PyRuntime at {runtime}, first interpreter at {first}"
+                "_PyRuntime at {runtime}, an interpreter at {first}"
             )),
         );
         let thread_slot = runtime::calibrate_thread_slot(&memory, &layout, first);

@@ -41,6 +41,9 @@ pub enum Refusal {
         /// What of them.
         unsound: Unsound,
     },
+    /// Nothing runs Python there, though it could.
+    #[error("the interpreter in it is not initialised, or has been finalized")]
+    NotInitialised,
     /// The kernel's table took no further entry.
     #[error("the kernel's table did not take it: {0}")]
     NotTracked(String),
@@ -69,6 +72,8 @@ pub enum Reason {
     StructuresInconsistent,
     /// [`Refusal::FramesUnsound`].
     FramesUnsound,
+    /// [`Refusal::NotInitialised`].
+    NotInitialised,
     /// [`Refusal::NotTracked`].
     NotTracked,
 }
@@ -88,6 +93,7 @@ impl Refusal {
             Self::OffsetsUnusable(_) => Reason::OffsetsUnusable,
             Self::StructuresInconsistent(_) => Reason::StructuresInconsistent,
             Self::FramesUnsound { .. } => Reason::FramesUnsound,
+            Self::NotInitialised => Reason::NotInitialised,
             Self::NotTracked(_) => Reason::NotTracked,
         }
     }
@@ -95,7 +101,7 @@ impl Refusal {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BinaryUnreadable,
         Self::MemoryUnreadable,
         Self::OtherArchitecture,
@@ -106,6 +112,7 @@ impl Reason {
         Self::OffsetsUnusable,
         Self::StructuresInconsistent,
         Self::FramesUnsound,
+        Self::NotInitialised,
         Self::NotTracked,
     ];
 
@@ -123,6 +130,7 @@ impl Reason {
             Self::OffsetsUnusable => "offsets_unusable",
             Self::StructuresInconsistent => "structures_inconsistent",
             Self::FramesUnsound => "frames_unsound",
+            Self::NotInitialised => "not_initialised",
             Self::NotTracked => "not_tracked",
         }
     }
@@ -156,6 +164,9 @@ impl Reason {
             Self::StructuresInconsistent | Self::FramesUnsound => {
                 "use a release build of CPython: debug builds before 3.13 and patched ones lay their structures out \
                  in ways that nothing tells"
+            }
+            Self::NotInitialised => {
+                "nothing: it is looked at again every few seconds, and profiled once it runs Python"
             }
             Self::NotTracked => {
                 "raise --max-processes, or profile fewer, by --pid, --comm or --cmdline"

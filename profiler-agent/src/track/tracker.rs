@@ -15,7 +15,7 @@ use profiler_common::process::{NO_LAYOUT, ProcessEntry, ProcessState};
 
 use super::process::{self, ProcessListing, TrackState};
 use crate::ids::{Generation, Pid};
-use crate::process::facts::{self, Facts, Stat};
+use crate::process::facts::{self, Facts};
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::query::ProcessFilter;
 use crate::python::discover::{Discoverer, Discovery, Interpreter};
@@ -100,6 +100,19 @@ struct Tracked {
     status: Status,
 }
 
+impl Tracked {
+    /// Short programs come and go: only what has something to do with Python is listed.
+    fn is_listed(&self) -> bool {
+        !matches!(
+            self.status,
+            Status::Pending {
+                is_listed: false,
+                ..
+            }
+        )
+    }
+}
+
 enum Status {
     /// To be tried again.
     Pending {
@@ -107,6 +120,8 @@ enum Status {
         generation: Option<Generation>,
         n_attempts: usize,
         due: Instant,
+        /// Something says that it is Python, or somebody named it.
+        is_listed: bool,
         facts: Box<Facts>,
     },
     Profiled(Arc<PythonProcess>),
@@ -114,6 +129,8 @@ enum Status {
         facts: Box<Facts>,
         version: Option<Version>,
         refusal: Refusal,
+        /// When it was looked at.
+        looked_at: Instant,
     },
 }
 
@@ -140,8 +157,6 @@ pub struct Tracker<K> {
     updates: Vec<Update>,
     last_generation: u64,
     next_rescan: Instant,
-    /// When processes that were refused were looked at again.
-    refused_looked_at: Instant,
     own_pid: Pid,
 }
 
@@ -160,7 +175,6 @@ impl<K: KernelTable> Tracker<K> {
             updates: Vec::new(),
             last_generation: 0,
             next_rescan: Instant::now(),
-            refused_looked_at: Instant::now(),
             own_pid: Pid(std::process::id()),
         }
     }
@@ -226,7 +240,7 @@ impl<K: KernelTable> Tracker<K> {
             .processes
             .keys()
             .copied()
-            .filter(|pid| !is_alive(*pid))
+            .filter(|pid| !facts::is_alive(*pid))
             .collect();
         for pid in gone {
             self.forget(pid);
@@ -383,31 +397,35 @@ impl<K: KernelTable> Tracker<K> {
         n_attempts: usize,
         facts: Box<Facts>,
     ) {
-        let delays = match self.discoverer.discover(pid, &mut |_| {}) {
+        let is_last = n_attempts >= MAX_ATTEMPTS;
+        let is_expected = match self.discoverer.discover(pid, &mut |_| {}) {
             Discovery::Python(interpreter) => {
                 return self.found(pid, generation, *facts, *interpreter);
             }
             Discovery::Gone => return,
-            Discovery::NotPython { expected: false } => OTHER_DELAYS_MS,
-            Discovery::Refused { version, refusal } if n_attempts >= MAX_ATTEMPTS => {
-                if let Some(generation) = generation {
-                    self.drop_generation(pid, generation);
-                }
-                let status = Status::Refused {
-                    facts,
-                    version,
-                    refusal,
-                };
-                self.processes.insert(pid, Tracked { status });
-                return;
+            Discovery::NotPython { expected } => expected,
+            // Of a process that cannot be looked into nothing is known.
+            Discovery::Refused {
+                version: None,
+                refusal: Refusal::MemoryUnreadable(_),
+            } if !facts.is_called_python() && !self.is_named(pid) => false,
+            Discovery::Refused { version, refusal } if is_last => {
+                return self.refuse(pid, generation, facts, version, refusal);
+            }
+            Discovery::NotYet if EXPECTED_DELAYS_MS.get(n_attempts).is_none() => {
+                let refusal = Refusal::NotInitialised;
+                return self.refuse(pid, generation, facts, None, refusal);
             }
             // Structures that do not fit can be half-initialised.
-            Discovery::Refused { .. }
-            | Discovery::NotYet
-            | Discovery::NotPython { expected: true } => EXPECTED_DELAYS_MS,
+            Discovery::Refused { .. } | Discovery::NotYet => true,
+        };
+        let delays = if is_expected {
+            EXPECTED_DELAYS_MS
+        } else {
+            OTHER_DELAYS_MS
         };
         // Without an event the process is not fresh: it has had its time already, and the rescan looks again.
-        let is_old = generation.is_none() && std::ptr::eq(delays, OTHER_DELAYS_MS);
+        let is_old = generation.is_none() && !is_expected;
         match delays.get(n_attempts).filter(|_| !is_old) {
             Some(delay) => {
                 let due = Instant::now() + Duration::from_millis(*delay);
@@ -415,6 +433,7 @@ impl<K: KernelTable> Tracker<K> {
                     generation,
                     n_attempts: n_attempts + 1,
                     due,
+                    is_listed: is_expected || self.is_named(pid),
                     facts,
                 };
                 self.processes.insert(pid, Tracked { status });
@@ -428,12 +447,7 @@ impl<K: KernelTable> Tracker<K> {
         let Ok(n_pages) = facts::n_mapped_pages(pid) else {
             return;
         };
-        let is_named = self
-            .selection
-            .only_pids
-            .as_ref()
-            .is_some_and(|pids| pids.contains(&pid));
-        let generation = if is_named {
+        let generation = if self.is_named(pid) {
             // Its exec is an event only while it has an entry.
             generation.or_else(|| self.add_pending(pid))
         } else {
@@ -449,6 +463,11 @@ impl<K: KernelTable> Tracker<K> {
                 generation,
             },
         );
+    }
+
+    fn is_named(&self, pid: Pid) -> bool {
+        let named = self.selection.only_pids.as_ref();
+        named.is_some_and(|pids| pids.contains(&pid))
     }
 
     fn add_pending(&mut self, pid: Pid) -> Option<Generation> {
@@ -497,7 +516,7 @@ impl<K: KernelTable> Tracker<K> {
         };
         let entry = match self.entry(&process) {
             Ok(entry) => entry,
-            Err(reason) => return self.refuse(process, Refusal::NotTracked(reason)),
+            Err(reason) => return self.refuse_found(process, !is_new, reason),
         };
         let told = if is_new {
             self.kernel.add(pid, &entry)
@@ -506,7 +525,7 @@ impl<K: KernelTable> Tracker<K> {
         };
         match told {
             // Between the look and the insertion it can have ended, and its entry would stay.
-            Ok(true) if is_new && !is_alive(pid) => self.kernel.remove(pid, generation),
+            Ok(true) if is_new && !facts::is_alive(pid) => self.kernel.remove(pid, generation),
             Ok(true) => {
                 if process.interpreter.thread_slot.is_none() {
                     self.revalidate
@@ -516,17 +535,39 @@ impl<K: KernelTable> Tracker<K> {
             }
             // It has exec'ed, or ended: an event is on its way.
             Ok(false) => {}
-            Err(reason) => self.refuse(process, Refusal::NotTracked(reason)),
+            Err(reason) => self.refuse_found(process, !is_new, reason),
         }
     }
 
-    fn refuse(&mut self, process: PythonProcess, refusal: Refusal) {
+    fn refuse_found(&mut self, process: PythonProcess, has_entry: bool, reason: String) {
+        self.refuse(
+            process.pid,
+            has_entry.then_some(process.generation),
+            Box::new(process.facts),
+            Some(process.interpreter.version),
+            Refusal::NotTracked(reason),
+        );
+    }
+
+    /// Its entry, where it has one, goes.
+    fn refuse(
+        &mut self,
+        pid: Pid,
+        generation: Option<Generation>,
+        facts: Box<Facts>,
+        version: Option<Version>,
+        refusal: Refusal,
+    ) {
+        if let Some(generation) = generation {
+            self.drop_generation(pid, generation);
+        }
         let status = Status::Refused {
-            facts: Box::new(process.facts),
-            version: Some(process.interpreter.version),
+            facts,
+            version,
             refusal,
+            looked_at: Instant::now(),
         };
-        self.processes.insert(process.pid, Tracked { status });
+        self.processes.insert(pid, Tracked { status });
     }
 
     fn profiled(&mut self, process: PythonProcess) {
@@ -558,9 +599,14 @@ impl<K: KernelTable> Tracker<K> {
 
     /// Every process that is profiled, pending, or a Python that cannot be.
     #[must_use]
-    pub fn listing(&self) -> Vec<ProcessListing> {
+    pub fn listing(&mut self) -> Vec<ProcessListing> {
+        // The kernel does not tell of the end of those that it has no entry of.
+        self.processes.retain(|pid, tracked| {
+            !matches!(tracked.status, Status::Refused { .. }) || facts::is_alive(*pid)
+        });
         self.processes
             .values()
+            .filter(|tracked| tracked.is_listed())
             .map(|tracked| listing(&tracked.status))
             .collect()
     }
@@ -569,7 +615,7 @@ impl<K: KernelTable> Tracker<K> {
     #[must_use]
     pub fn counts(&self) -> ProcessCounts {
         let mut counts = ProcessCounts::default();
-        for tracked in self.processes.values() {
+        for tracked in self.processes.values().filter(|it| it.is_listed()) {
             let state = match &tracked.status {
                 Status::Pending { .. } => TrackState::Pending,
                 Status::Profiled(_) => TrackState::Profiled,
@@ -610,6 +656,7 @@ fn listing(status: &Status) -> ProcessListing {
             facts,
             version,
             refusal,
+            ..
         } => {
             let version = version
                 .map(|version| version.to_string())
@@ -632,8 +679,4 @@ fn listing(status: &Status) -> ProcessListing {
         reason,
         refused,
     }
-}
-
-fn is_alive(pid: Pid) -> bool {
-    Stat::read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.state != 'Z')
 }

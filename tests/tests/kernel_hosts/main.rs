@@ -65,6 +65,7 @@ fn start_steady(hosts: &Hosts) -> Vec<Running> {
         hosts.module("module", &python),
         hosts.script("signals", &python, &[], &[], "signals.py"),
         hosts.script("at_exit", &python, &[], &[], "at_exit.py"),
+        hosts.script("main_ended", &python, &[], &[], "main_ended.py"),
         hosts
             .script("forks", &python, &[], &[], "forks.py")
             .with_chains(2),
@@ -130,6 +131,11 @@ fn assert_true(what: &str) {
 #[test]
 fn an_interpreter_under_another_name() {
     assert_true("renamed");
+}
+
+#[test]
+fn a_process_whose_main_thread_has_ended() {
+    assert_true("main_ended");
 }
 
 #[test]

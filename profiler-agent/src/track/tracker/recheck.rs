@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use profiler_common::process::ThreadSlot;
 
-use super::{KernelTable, MAX_ATTEMPTS, Status, Tracked, Tracker};
+use super::{EXPECTED_DELAYS_MS, KernelTable, Status, Tracked, Tracker};
 use crate::ids::{Generation, Pid};
 use crate::process::memory::ProcessMemory;
 use crate::python::discover::Discovery;
@@ -15,6 +15,9 @@ use crate::python::runtime;
 
 /// How often processes are looked at again whose refusal may have been one of its moment.
 const REFUSED_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The same where somebody waits for it; the rescan can be slower.
+const WAITED_FOR_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<K: KernelTable> Tracker<K> {
     /// A fork can move the slot (`_PyGILState_Reinit` makes its key anew), and a young interpreter may not have
@@ -93,8 +96,14 @@ impl<K: KernelTable> Tracker<K> {
                 }
             }
             Discovery::Refused { refusal, .. } => {
-                self.drop_generation(pid, generation);
-                self.refuse(PythonProcess::clone(&known), refusal);
+                let (facts, version) = (known.facts.clone(), known.interpreter.version);
+                self.refuse(
+                    pid,
+                    Some(generation),
+                    Box::new(facts),
+                    Some(version),
+                    refusal,
+                );
             }
             // Between two interpreters, or at the end of the last.
             Discovery::Python(_)
@@ -107,28 +116,29 @@ impl<K: KernelTable> Tracker<K> {
     /// Looks again at those that were refused for what may have passed: a table that was full, memory that was being
     /// changed. What a file is it stays.
     pub(super) fn retry_refused(&mut self) {
-        let is_due = self.refused_looked_at.elapsed() >= REFUSED_INTERVAL;
-        if is_due {
-            self.refused_looked_at = Instant::now();
-        }
-        let may_pass = |reason: Reason| match reason {
-            Reason::NotTracked => true,
+        let interval = |reason: Reason| match reason {
+            Reason::NotTracked | Reason::NotInitialised => Some(WAITED_FOR_INTERVAL),
             Reason::MemoryUnreadable
             | Reason::RuntimeNotFound
             | Reason::OffsetsUnusable
             | Reason::StructuresInconsistent
-            | Reason::FramesUnsound => is_due,
+            | Reason::FramesUnsound => Some(REFUSED_INTERVAL),
             Reason::BinaryUnreadable
             | Reason::OtherArchitecture
             | Reason::OtherImplementation
             | Reason::VersionUnknown
-            | Reason::VersionUnsupported => false,
+            | Reason::VersionUnsupported => None,
+        };
+        let is_due = |reason: Reason, looked_at: Instant| {
+            interval(reason).is_some_and(|interval| looked_at.elapsed() >= interval)
         };
         let again: Vec<Pid> = self
             .processes
             .iter()
             .filter_map(|(pid, tracked)| match &tracked.status {
-                Status::Refused { refusal, .. } if may_pass(refusal.reason()) => Some(*pid),
+                Status::Refused {
+                    refusal, looked_at, ..
+                } if is_due(refusal.reason(), *looked_at) => Some(*pid),
                 Status::Refused { .. } | Status::Profiled(_) | Status::Pending { .. } => None,
             })
             .collect();
@@ -138,7 +148,7 @@ impl<K: KernelTable> Tracker<K> {
             }) = self.processes.remove(&pid)
             {
                 // Refused once more if nothing has changed, without further attempts.
-                self.attempt(pid, None, MAX_ATTEMPTS, facts);
+                self.attempt(pid, None, EXPECTED_DELAYS_MS.len(), facts);
             }
         }
     }
