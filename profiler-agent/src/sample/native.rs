@@ -41,6 +41,9 @@ const MAX_FILES: usize = 1_024;
 /// Frame of code that no file backs: generated code.
 const ANONYMOUS: &str = "anonymous code";
 
+/// Frame of code of a process that ended before anybody could look where its files are.
+const ENDED: &str = "native code of a process that ended";
+
 /// What is known of a mapped file.
 #[derive(Debug)]
 struct FileInfo {
@@ -51,9 +54,21 @@ struct FileInfo {
     segments: Vec<Segment>,
 }
 
+/// An address in a file.
+struct Place {
+    key: FileKey,
+    info: Arc<FileInfo>,
+    /// As linked.
+    address: u64,
+    /// A process that has the file mapped.
+    pid: Pid,
+}
+
 /// The executable mappings of a program.
 #[derive(Debug)]
 struct Mapped {
+    /// Whose they are: those of the process, or of the one that it was forked from.
+    pid: Pid,
     read: Instant,
     /// How old they must be to be read again for an address that lies in none.
     pause: Duration,
@@ -106,7 +121,8 @@ pub struct NativeSymbolizer {
     tables: SymbolTables<FileKey>,
     /// By file and address as linked; `None`: nothing to show.
     functions: HashMap<(FileKey, u64), Option<Arc<ResolvedFunction>>, RandomState>,
-    anonymous: Option<Arc<ResolvedFunction>>,
+    /// Stand for what no file says.
+    nameless: HashMap<&'static str, Arc<ResolvedFunction>>,
 }
 
 impl NativeSymbolizer {
@@ -163,8 +179,8 @@ impl NativeSymbolizer {
         frames: &mut Vec<ResolvedFrame>,
     ) {
         let function = match self.locate(process, ip) {
-            Some((key, info, address)) => self.function(process, key, &info, address),
-            None => Some(self.anonymous()),
+            Some(place) => self.function(process, &place),
+            None => Some(self.nameless(process.generation)),
         };
         if let Some(function) = function {
             frames.push(ResolvedFrame {
@@ -180,12 +196,19 @@ impl NativeSymbolizer {
         self.programs.remove(&generation);
     }
 
-    fn anonymous(&mut self) -> Arc<ResolvedFunction> {
-        self.anonymous
-            .get_or_insert_with(|| {
+    fn nameless(&mut self, generation: Generation) -> Arc<ResolvedFunction> {
+        let is_known = |mapped: &Mapped| !mapped.mappings.is_empty();
+        let name = if self.programs.get(&generation).is_some_and(is_known) {
+            ANONYMOUS
+        } else {
+            ENDED
+        };
+        self.nameless
+            .entry(name)
+            .or_insert_with(|| {
                 Arc::new(ResolvedFunction {
                     kind: FrameKind::Native,
-                    name: ANONYMOUS.into(),
+                    name: name.into(),
                     filename: Box::default(),
                     start_line: 0,
                     mapping: Box::default(),
@@ -195,25 +218,24 @@ impl NativeSymbolizer {
             .clone()
     }
 
-    /// File and linked address behind an address of a process.
-    fn locate(
-        &mut self,
-        process: &PythonProcess,
-        ip: Address,
-    ) -> Option<(FileKey, Arc<FileInfo>, u64)> {
-        let (pid, generation) = (process.pid, process.generation);
+    /// What is behind an address of a process.
+    fn locate(&mut self, process: &PythonProcess, ip: Address) -> Option<Place> {
+        let generation = process.generation;
         let is_stale = |mapped: &Mapped| {
             let age = mapped.read.elapsed();
             age > MAPPINGS_MAX_AGE || age > mapped.pause && find(&mapped.mappings, ip).is_none()
         };
         match self.programs.get_mut(&generation) {
-            None => drop(self.programs.insert(generation, Mapped::read(pid))),
-            Some(mapped) if is_stale(mapped) => mapped.read_again(pid, ip),
+            None => drop(
+                self.programs
+                    .insert(generation, Mapped::of_process(process)),
+            ),
+            Some(mapped) if is_stale(mapped) => mapped.read_again(ip),
             Some(_) => {}
         }
         let mapped = self.programs.get_mut(&generation)?;
         let idx = find(&mapped.mappings, ip)?;
-        let mapping = &mapped.mappings[idx];
+        let (pid, mapping) = (mapped.pid, &mapped.mappings[idx]);
         let files = &mut self.files;
         let key = (*mapped
             .files
@@ -221,7 +243,12 @@ impl NativeSymbolizer {
             .or_insert_with(|| remember_file(files, pid, mapping)))?;
         let info = files.get(&key)?.clone();
         let bias = load_bias(&info.segments, mapping.start.0, mapping.file_offset)?;
-        Some((key, info, ip.0.wrapping_sub(bias)))
+        Some(Place {
+            key,
+            info,
+            address: ip.0.wrapping_sub(bias),
+            pid,
+        })
     }
 
     /// The function at a linked address. `None`: the interpreter's own code in a binary without symbols, where
@@ -229,15 +256,14 @@ impl NativeSymbolizer {
     fn function(
         &mut self,
         process: &PythonProcess,
-        key: FileKey,
-        info: &FileInfo,
-        address: u64,
+        place: &Place,
     ) -> Option<Arc<ResolvedFunction>> {
+        let (key, info, address) = (place.key, &place.info, place.address);
         if let Some(function) = self.functions.get(&(key, address)) {
             return function.clone();
         }
         // The open file is needed at the first look into its table only.
-        let open = || reopen(process, info, key).ok_or(());
+        let open = || reopen(place).ok_or(());
         let table = self.tables.table(&key, open);
         let symbol = table.and_then(|table| table.lookup(address));
         let is_interpreter = key == process.interpreter.binary_key;
@@ -270,11 +296,28 @@ impl NativeSymbolizer {
 }
 
 impl Mapped {
+    /// A child that has ended had what its parent has, if that is still the program that it was.
+    fn of_process(process: &PythonProcess) -> Self {
+        let own = Self::read(process.pid);
+        let interpreter = &process.interpreter;
+        let is_same_program = |parent: &Self| {
+            find(&parent.mappings, Address(interpreter.eval.start)).is_some_and(|idx| {
+                parent.mappings[idx].file.inode == interpreter.binary_key.file.inode
+            })
+        };
+        match process.forked_from.filter(|_| own.mappings.is_empty()) {
+            Some(parent) => Some(Self::read(parent)).filter(is_same_program),
+            None => None,
+        }
+        .unwrap_or(own)
+    }
+
     fn read(pid: Pid) -> Self {
         // A process that has gone has no mappings.
         let mut mappings = maps::of_process(pid).unwrap_or_default();
         mappings.retain(|mapping| mapping.executable);
         Self {
+            pid,
             read: Instant::now(),
             pause: MAPPINGS_MIN_AGE,
             mappings,
@@ -283,8 +326,8 @@ impl Mapped {
     }
 
     /// Reads them again, for the sake of an address. What is known of a process that has gone is kept.
-    fn read_again(&mut self, pid: Pid, ip: Address) {
-        let mut now = Self::read(pid);
+    fn read_again(&mut self, ip: Address) {
+        let mut now = Self::read(self.pid);
         if now.mappings.is_empty() {
             now.mappings = std::mem::take(&mut self.mappings);
             now.files = std::mem::take(&mut self.files);
@@ -344,15 +387,18 @@ fn remember_file(
 }
 
 /// Opens a file once more, through whatever mapping of the process still has it.
-fn reopen(process: &PythonProcess, info: &FileInfo, key: FileKey) -> Option<std::fs::File> {
-    maps::of_process(process.pid)
+fn reopen(place: &Place) -> Option<std::fs::File> {
+    let is_it = |mapping: &&Mapping| {
+        mapping.executable && *mapping.path.to_string_lossy() == *place.info.path
+    };
+    maps::of_process(place.pid)
         .ok()?
         .iter()
-        .filter(|mapping| mapping.executable && *mapping.path.to_string_lossy() == *info.path)
+        .filter(is_it)
         .find_map(|mapping| {
-            file::open_mapped(process.pid, mapping)
+            file::open_mapped(place.pid, mapping)
                 .ok()
-                .filter(|(_, opened)| *opened == key)
+                .filter(|(_, opened)| *opened == place.key)
         })
         .map(|(file, _)| file)
 }
@@ -369,17 +415,17 @@ mod tests {
         let mut mapped = Mapped::read(own);
         assert!(find(&mapped.mappings, code).is_some());
         for _ in 0..3 {
-            mapped.read_again(own, nowhere);
+            mapped.read_again(nowhere);
         }
         assert_eq!(mapped.pause, MAPPINGS_MIN_AGE * 8);
         for _ in 0..20 {
-            mapped.read_again(own, nowhere);
+            mapped.read_again(nowhere);
         }
         assert_eq!(mapped.pause, MAPPINGS_MAX_PAUSE);
-        mapped.read_again(own, code);
+        mapped.read_again(code);
         assert_eq!(mapped.pause, MAPPINGS_MIN_AGE);
-        let gone = Pid(4_194_305);
-        mapped.read_again(gone, code);
+        mapped.pid = Pid(4_194_305);
+        mapped.read_again(code);
         assert!(find(&mapped.mappings, code).is_some());
     }
 }

@@ -101,6 +101,7 @@ impl Symbolizer {
         let process = PythonProcess {
             pid,
             generation: child,
+            forked_from: Some(parent.process.pid),
             ..PythonProcess::clone(&parent.process)
         };
         let codes = parent.codes.fork();

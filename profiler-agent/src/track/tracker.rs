@@ -315,6 +315,7 @@ impl<K: KernelTable> Tracker<K> {
         let child = PythonProcess {
             pid,
             generation,
+            forked_from: Some(parent),
             facts,
             interpreter: process.interpreter.clone(),
         };
@@ -511,6 +512,7 @@ impl<K: KernelTable> Tracker<K> {
         let process = PythonProcess {
             pid,
             generation,
+            forked_from: None,
             facts,
             interpreter,
         };
