@@ -334,7 +334,9 @@ impl SelectionArgs {
         }
     }
 
-    fn included(&self) -> Criteria {
+    /// What a process must match.
+    #[must_use]
+    pub fn included(&self) -> Criteria {
         Criteria {
             pids: self.pid.clone(),
             comm: self.comm.clone(),

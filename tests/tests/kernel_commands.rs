@@ -101,6 +101,17 @@ fn what_cannot_be_recorded_is_told_in_one_line() {
 }
 
 #[test]
+fn a_control_group_without_a_process_and_a_folder_in_place_of_a_file_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let group = "/no/such/group";
+    let arguments = ["record", "--cgroup", group, "-d", "1s", "-o", "x.svg"];
+    assert_refused(&run(folder.path(), &arguments), 4, group);
+    let arguments = ["record", "--all-python", "-d", "1s", "-o", "."];
+    assert_refused(&run(folder.path(), &arguments), 2, "is a folder");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_standard_error_that_cannot_be_written_to_costs_neither_the_file_nor_the_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     let python = interpreters::newest();

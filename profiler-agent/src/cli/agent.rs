@@ -94,7 +94,7 @@ fn check(args: &AgentArgs) -> Result<()> {
     for problem in named::check(&args.selection.pid)? {
         tell!("{problem}");
     }
-    if let Some(problem) = named::missing_containers(&args.selection.container) {
+    for problem in named::missing(&args.selection.included()) {
         tell!(
             "{}; they are profiled as soon as they start",
             problem.message

@@ -1,12 +1,16 @@
 //! Processes and containers that were named: whether they can be profiled, and why not, before anything is started.
 
+use std::collections::HashSet;
+
 use super::exit::ExitError;
 use crate::format::escape;
 use crate::ids::Pid;
 use crate::kernel::probe::in_initial_pid_namespace;
+use crate::process::cgroup;
 use crate::process::container::{self, Container};
 use crate::process::facts;
-use crate::profile::selector::ContainerSelector;
+use crate::profile::query::Criteria;
+use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::python::discover::{Discoverer, Discovery};
 
 /// What is wrong with some of them, a line each; an error when it is so with all.
@@ -18,16 +22,48 @@ pub(super) fn check(pids: &[u32]) -> Result<Vec<String>, ExitError> {
     Ok(problems)
 }
 
-/// Containers that were named and of which nothing runs.
-pub(super) struct MissingContainers {
+/// Containers or control groups that were named and in which nothing runs.
+pub(super) struct Missing {
     /// One line: which, and which there are.
     pub(super) message: String,
     /// None of those that were named runs.
     pub(super) is_all: bool,
 }
 
+/// What of this selection matches nothing that runs now.
+pub(super) fn missing(include: &Criteria) -> Vec<Missing> {
+    let containers = missing_containers(&include.containers);
+    containers
+        .into_iter()
+        .chain(missing_cgroups(&include.cgroups))
+        .collect()
+}
+
+/// Those of the control groups in which no process runs; `None` when there is one in each.
+fn missing_cgroups(selectors: &[CgroupSelector]) -> Option<Missing> {
+    if selectors.is_empty() {
+        return None;
+    }
+    let pids = facts::all_pids().into_iter().flatten();
+    let groups: HashSet<String> = pids
+        .map(|pid| cgroup::path(&cgroup::paths(pid)).to_owned())
+        .collect();
+    let missing: Vec<String> = selectors
+        .iter()
+        .filter(|selector| !groups.iter().any(|group| selector.matches(group)))
+        .map(|selector| format!("`{selector}`"))
+        .collect();
+    (!missing.is_empty()).then(|| Missing {
+        message: format!(
+            "no process is in a control group that matches {}; /proc/PID/cgroup says which a process is in",
+            escape(&missing.join(", "))
+        ),
+        is_all: missing.len() == selectors.len(),
+    })
+}
+
 /// Those of the containers in which no process runs; `None` when all are there.
-pub(super) fn missing_containers(selectors: &[ContainerSelector]) -> Option<MissingContainers> {
+fn missing_containers(selectors: &[ContainerSelector]) -> Option<Missing> {
     if selectors.is_empty() {
         return None;
     }
@@ -46,7 +82,7 @@ pub(super) fn missing_containers(selectors: &[ContainerSelector]) -> Option<Miss
         .iter()
         .map(|missing| format!("`{missing}`"))
         .collect();
-    (!missing.is_empty()).then(|| MissingContainers {
+    (!missing.is_empty()).then(|| Missing {
         message: format!(
             "no running container matches {}; {}",
             escape(&names.join(", ")),

@@ -49,6 +49,13 @@ pub async fn run(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
 
 async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     check_choice(&args)?;
+    if let Some(path) = args.output.output.as_deref().filter(|path| path.is_dir()) {
+        let message = format!(
+            "{} is a folder: name a file in it, such as profile.svg",
+            escape(&path.to_string_lossy())
+        );
+        return Err(ExitError::Usage(message).into());
+    }
     let format = Format::choose(args.output.format.as_deref(), args.output.output.as_deref())
         .map_err(|error| ExitError::Usage(error.to_string()))?;
     let missing = Rights::of_this_process().missing();
@@ -134,14 +141,13 @@ fn check_choice(args: &RecordArgs) -> Result<()> {
     if !args.selection.container.is_empty() {
         named::check_namespace()?;
     }
-    match named::missing_containers(&args.selection.container) {
-        Some(problem) if problem.is_all => Err(ExitError::NothingMatched(problem.message).into()),
-        Some(problem) => {
-            tell!("{}", problem.message);
-            Ok(())
+    for problem in named::missing(&args.selection.included()) {
+        if problem.is_all {
+            return Err(ExitError::NothingMatched(problem.message).into());
         }
-        None => Ok(()),
+        tell!("{}", problem.message);
     }
+    Ok(())
 }
 
 fn target(args: &RecordArgs, format: &Format, started: SystemTime) -> Target {

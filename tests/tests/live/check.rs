@@ -108,6 +108,10 @@ pub(crate) static RECORDED: LazyLock<Vec<Recorded>> = LazyLock::new(|| {
             recorded.push(record(&workloads, python, next));
         }
     }
+    assert!(
+        !recorded.is_empty(),
+        "no CPython to run: `cargo xtask interpreters` gets some; LIVE_PYTHON={only:?}"
+    );
     recorded.iter().for_each(show);
     write_matrix(&recorded);
     recorded
