@@ -25,6 +25,12 @@ pub const SCRIPT: &str = "contained.py";
 /// The image with all prepared interpreters in it.
 const IMAGE: &str = "interpreters";
 
+/// An image without glibc, as Alpine's are.
+pub const MUSL_IMAGE: &str = "musl";
+
+/// Where the interpreter is in it: it does not find its library in the root itself.
+pub const MUSL_PREFIX: &str = "usr/";
+
 /// Limits that can be set without CAP_SYS_RESOURCE; nothing of the host's network is touched.
 const RUN_OPTIONS: [&str; 6] = [
     "--ulimit",
@@ -45,6 +51,8 @@ pub struct Engine {
     folder: PathBuf,
     /// Interpreters of the image, oldest first.
     pub interpreters: Vec<Interpreter>,
+    /// The static build on musl, which is all that [`MUSL_IMAGE`] has.
+    pub musl: Option<Interpreter>,
     /// Cleans up when its standard input closes.
     _janitor: Child,
 }
@@ -59,6 +67,8 @@ impl Engine {
 
     fn start() -> Option<Self> {
         let mut interpreters = interpreters::supported();
+        let musl = interpreters.iter().find(|python| python.is_on_musl());
+        let musl = musl.cloned();
         interpreters.retain(Interpreter::has_own_root);
         // One root makes the image: that of the newest.
         if let Some(newest) = interpreters.last().map(prepared_folder) {
@@ -86,19 +96,23 @@ impl Engine {
         let engine = Self {
             folder,
             interpreters,
+            musl,
             _janitor: janitor,
         };
-        engine.import();
+        engine.import(&prepared_root(&engine.interpreters[0]), "", IMAGE);
+        if let Some(musl) = &engine.musl {
+            engine.import(&prepared_folder(musl), MUSL_PREFIX, MUSL_IMAGE);
+        }
         Some(engine)
     }
 
-    /// Makes the image: the root of the interpreters, and the script.
-    fn import(&self) {
-        let root = prepared_root(&self.interpreters[0]);
+    /// Makes an image: a folder with interpreters as what is below `prefix`, and the script.
+    fn import(&self, folder: &Path, prefix: &str, image: &str) {
         let script = workload(SCRIPT);
         let mut tar = Command::new("tar")
             .args(["--create", "--directory"])
-            .arg(root)
+            .arg(folder)
+            .arg(format!("--transform=s,^\\./,./{prefix},"))
             .args([".", "--directory"])
             .arg(script.parent().expect("a folder"))
             .arg(SCRIPT)
@@ -107,7 +121,7 @@ impl Engine {
             .expect("tar is there");
         let import = self
             .podman()
-            .args(["import", "--quiet", "-", IMAGE])
+            .args(["import", "--quiet", "-", image])
             .stdin(tar.stdout.take().expect("it is piped"))
             .output();
         succeeded(&import.expect("podman is there"));
@@ -126,11 +140,26 @@ impl Engine {
     /// With Podman's messages, when it does not start.
     #[must_use]
     pub fn start_script(&'static self, name: &str, options: &[&str], python: &Path) -> Container {
+        self.start_script_in(IMAGE, name, options, python)
+    }
+
+    /// The same in a container of this image.
+    ///
+    /// # Panics
+    /// With Podman's messages, when it does not start.
+    #[must_use]
+    pub fn start_script_in(
+        &'static self,
+        image: &str,
+        name: &str,
+        options: &[&str],
+        python: &Path,
+    ) -> Container {
         let mut run = self.podman();
         run.args(["run", "--interactive", "--name", name])
             .args(RUN_OPTIONS)
             .args(options)
-            .arg(IMAGE)
+            .arg(image)
             .arg(python)
             .args(["-I", "-S", "-B"])
             .arg(Path::new("/").join(SCRIPT));

@@ -109,7 +109,13 @@ impl Interpreter {
     /// static build on musl has not.
     #[must_use]
     pub fn has_libraries(&self) -> bool {
-        !self.build.split(' ').any(|word| word == "musl")
+        !self.is_on_musl()
+    }
+
+    /// Whether it runs without glibc.
+    #[must_use]
+    pub fn is_on_musl(&self) -> bool {
+        self.build.split(' ').any(|word| word == "musl")
     }
 
     /// Whether it is built for those who work on CPython itself.

@@ -12,7 +12,9 @@ use profiler_agent::ids::{Pid, Tid};
 use profiler_agent::process::facts;
 use profiler_agent::profile::model::{FrameKind, LabelSetId, Profile, Sample, label};
 use pyagent_tests::compiler::workload;
-use pyagent_tests::containers::{Container, Engine, OWN_USER_NAMESPACE, SCRIPT, prepared_root};
+use pyagent_tests::containers::{
+    Container, Engine, MUSL_IMAGE, MUSL_PREFIX, OWN_USER_NAMESPACE, SCRIPT, prepared_root,
+};
 use pyagent_tests::interpreters::{self, Interpreter};
 use pyagent_tests::pyagent::binary;
 use pyagent_tests::recorder::{Recorder, counter, of_containers, of_pids};
@@ -214,6 +216,26 @@ fn containers_of_two_versions_have_true_frames_threads_and_labels_and_nothing_el
         check_labels(&profile, container, python);
     }
     drop((third, host));
+}
+
+#[test]
+fn a_container_without_glibc_has_true_frames_threads_and_labels() {
+    let Some(engine) = Engine::get() else { return };
+    let Some(python) = &engine.musl else {
+        eprintln!("skipped: no CPython on musl (`cargo xtask interpreters`)");
+        return;
+    };
+    let path = Path::new("/").join(MUSL_PREFIX).join("bin");
+    let path = path.join(python.path.file_name().unwrap());
+    let options = OWN_USER_NAMESPACE;
+    let container = engine.start_script_in(MUSL_IMAGE, "without-glibc", &options, &path);
+    let recorder = Recorder::start(&of_containers(&["without-glibc"], RATE_HZ));
+    let profile = record(recorder, ENOUGH);
+    assert_eq!(pids(&profile), BTreeSet::from([container.pid.0]));
+    let tids = thread_ids(container.pid);
+    let (file, inner) = (script_in_root(), container.inner_tids);
+    check_stacks(&profile, container.pid, &file, &tids, inner);
+    check_labels(&profile, &container, python);
 }
 
 #[test]

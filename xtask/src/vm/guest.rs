@@ -25,7 +25,8 @@ const COMMANDS: [(&str, &str); 8] = [
     ("cpu before", CPU_TICKS),
     (
         "record",
-        "/pyagent record --pid $PID --duration 5 -o /tmp/out.folded",
+        "( /pyagent record --pid $PID --duration 5 -o /tmp/out.folded 2> /tmp/record; code=$?; cat /tmp/record; \
+         exit $code )",
     ),
     ("cpu after", CPU_TICKS),
     ("folded", "cat /tmp/out.folded"),
@@ -45,14 +46,16 @@ grep -q WATCH_MAPS /proc/cmdline && while sleep 3; do
 done &
 ";
 
-/// Beside the commands, where it is asked for: the second CPU goes and comes back. Once or twice in a recording: while an
-/// emulated CPU comes and goes everything stands still.
+/// Beside the commands, where it is asked for: the second CPU goes and comes back, once while it is recorded. While an
+/// emulated CPU comes and goes everything stands still, for seconds on some kernels.
 const UNPLUG_AND_REPLUG: &str = "\
-grep -q UNPLUG /proc/cmdline && while sleep 2.5; do
+grep -q UNPLUG /proc/cmdline && {
+  until grep -q ^recording /tmp/record 2>/dev/null; do sleep 0.1; done
+  sleep 0.5
   echo 0 > /sys/devices/system/cpu/cpu1/online
-  sleep 0.7
+  sleep 0.5
   echo 1 > /sys/devices/system/cpu/cpu1/online
-done &
+} &
 ";
 
 /// Kernel memory of all maps for each possible CPU, at most: the ring buffer is in proportion to the CPUs that there
