@@ -5,6 +5,7 @@
 
 mod engine;
 mod health;
+mod huge_faults;
 mod kernel_table;
 mod rate;
 mod threads;
@@ -21,14 +22,15 @@ use anyhow::{Context as _, Result};
 use tokio::sync::oneshot;
 
 pub use self::engine::Recording;
-use self::engine::{Engine, EngineParts, Sampler};
+use self::engine::{Engine, EngineParts, Sampler, period_ns};
 use self::kernel_table::{BpfTables, NoTables};
 use self::threads::{TrackMessage, read_ring, sample_remotely, track};
 use crate::bpf::load::{Programs, Settings};
+use crate::bpf::source::Periods;
 use crate::config::SamplingConfig;
 use crate::kernel::probe::has_seccomp_filter;
 use crate::process::lifecycle::Lifecycle;
-use crate::profile::model::Profile;
+use crate::profile::model::{Profile, ProfileType};
 use crate::sample::decode::RawSample;
 use crate::serve::query::Query;
 use crate::track::process::ProcessListing;
@@ -98,11 +100,16 @@ impl Agent {
             log_level: if config.bpf_debug { 4 } else { 0 },
         };
         let programs = Programs::load(settings).with_context(cannot_load)?;
-        let (source, ring, processes, layouts) = programs.split(config.rate_hz);
-        let mut source = Box::new(source);
-        source.sync().context("cannot sample")?;
+        let is_sampled = |profile_type| config.types.contains(&profile_type);
+        let periods = Periods {
+            cpu_ns: is_sampled(ProfileType::Cpu).then(|| period_ns(config.rate_hz)),
+            faults: is_sampled(ProfileType::Faults).then_some(config.fault_period),
+        };
+        let (sources, ring, processes, layouts) = programs.split(periods);
+        let mut sources = Box::new(sources);
+        sources.sync().context("cannot sample")?;
         let tables = BpfTables::new(processes, layouts);
-        let sampler = Sampler::Kernel(source);
+        let sampler = Sampler::Kernel(sources);
         Self::spawn(
             config,
             recording,

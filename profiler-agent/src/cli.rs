@@ -35,11 +35,12 @@ use self::log::LogArgs;
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::config::{
-    DEFAULT_ADDRESS, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ, SamplingConfig,
-    default_ring_bytes, parse_bytes, parse_duration,
+    DEFAULT_ADDRESS, DEFAULT_FAULT_PERIOD, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ,
+    SamplingConfig, default_ring_bytes, parse_bytes, parse_duration,
 };
 use crate::ids::Pid;
 use crate::kernel::cpus::n_cpus_online;
+use crate::profile::model::ProfileType;
 use crate::profile::query::{Criteria, ProcessFilter, parse_pattern};
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::track::tracker::Selection;
@@ -116,14 +117,15 @@ pub struct SelectionArgs {
         long,
         value_name = "PID",
         env = "PYAGENT_EXCLUDE_PID",
-        value_delimiter = ','
+        value_delimiter = ',',
+        hide_short_help = true
     )]
     pub exclude_pid: Vec<u32>,
     /// Not those whose name matches (repeatable)
-    #[arg(long, value_name = "REGEX", env = "PYAGENT_EXCLUDE_COMM", value_parser = parse_regex)]
+    #[arg(long, value_name = "REGEX", env = "PYAGENT_EXCLUDE_COMM", value_parser = parse_regex, hide_short_help = true)]
     pub exclude_comm: Vec<regex::Regex>,
     /// Not those whose arguments match (repeatable)
-    #[arg(long, value_name = "REGEX", env = "PYAGENT_EXCLUDE_CMDLINE", value_parser = parse_regex)]
+    #[arg(long, value_name = "REGEX", env = "PYAGENT_EXCLUDE_CMDLINE", value_parser = parse_regex, hide_short_help = true)]
     pub exclude_cmdline: Vec<regex::Regex>,
     /// Not those of this control group (repeatable)
     #[arg(
@@ -154,6 +156,10 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "HZ", default_value_t = DEFAULT_RATE_HZ, env = "PYAGENT_RATE",
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
+    /// Page faults for one sample of the memory that is touched
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_FAULT_PERIOD, env = "PYAGENT_FAULT_PERIOD",
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000), hide_short_help = true)]
+    pub fault_period: u64,
     /// Bytes of the ring buffer between kernel and agent (rounded up to a power of two) [default: 4MiB for each 32
     /// CPUs]
     #[arg(long, value_name = "SIZE", env = "PYAGENT_RING_BYTES", value_parser = parse_bytes, hide_short_help = true)]
@@ -173,7 +179,16 @@ pub struct AgentArgs {
     /// How to sample.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// Above this many samples a second on the whole host the rate is lowered
+    /// What is sampled: cpu (time on the CPU), faults (memory touched)
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        default_value = "cpu,faults",
+        env = "PYAGENT_TYPE",
+        value_delimiter = ','
+    )]
+    pub types: Vec<ProfileType>,
+    /// Above this many samples a second of a type on the whole host fewer are taken
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_SAMPLES_PER_SECOND,
           env = "PYAGENT_MAX_SAMPLES_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_samples_per_second: u32,
@@ -200,7 +215,15 @@ pub struct RecordArgs {
     /// How to sample.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// Lower the rate above this many samples a second (default: never)
+    /// What is recorded: cpu (time on the CPU), or faults (memory touched for the first time)
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        default_value = "cpu",
+        env = "PYAGENT_TYPE"
+    )]
+    pub profile_type: ProfileType,
+    /// Take fewer above this many samples a second (default: never)
     #[arg(long, value_name = "N", env = "PYAGENT_MAX_SAMPLES_PER_SECOND",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_samples_per_second: Option<u32>,
@@ -238,6 +261,14 @@ pub struct PullArgs {
     /// The agent, host:port
     #[arg(value_name = "ADDR", env = "PYAGENT_ADDR", default_value = DEFAULT_ADDRESS)]
     pub address: String,
+    /// What the profile is about: cpu, faults
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        default_value = "cpu",
+        env = "PYAGENT_TYPE"
+    )]
+    pub profile_type: ProfileType,
     /// How long, from now on
     #[arg(long, short, value_name = "TIME", default_value = "30s", env = "PYAGENT_DURATION", value_parser = parse_duration)]
     pub duration: Duration,
@@ -363,6 +394,7 @@ impl SamplingArgs {
     #[must_use]
     pub fn config(
         &self,
+        types: &[ProfileType],
         selection: Selection,
         max_samples_per_second: Option<u32>,
         log: &LogArgs,
@@ -372,7 +404,9 @@ impl SamplingArgs {
         let page = rustix::param::page_size() as u64;
         SamplingConfig {
             selection,
+            types: types.to_vec(),
             rate_hz: self.rate,
+            fault_period: self.fault_period,
             max_samples_per_second,
             ring_bytes: self.ring_bytes.map_or_else(
                 || default_ring_bytes(n_cpus_online()),

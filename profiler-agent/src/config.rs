@@ -6,11 +6,15 @@ use std::time::Duration;
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::ids::Pid;
+use crate::profile::model::ProfileType;
 use crate::track::tracker::Selection;
 
 /// Samples a second and CPU when nothing is said: not a divisor of common periods, so that it cannot beat in
 /// step with what it samples.
 pub const DEFAULT_RATE_HZ: u32 = 99;
+
+/// Page faults for one sample when nothing is said.
+pub const DEFAULT_FAULT_PERIOD: u64 = 16;
 
 /// Samples a second of the whole host that the agent takes at most when nothing is said.
 pub const DEFAULT_MAX_SAMPLES_PER_SECOND: u32 = 5_000;
@@ -41,8 +45,12 @@ pub fn default_ring_bytes(n_cpus: u32) -> u32 {
 pub struct SamplingConfig {
     /// Which processes.
     pub selection: Selection,
+    /// What is sampled; never empty.
+    pub types: Vec<ProfileType>,
     /// Samples a second and CPU.
     pub rate_hz: u32,
+    /// Page faults for one sample.
+    pub fault_period: u64,
     /// Above this the rate is lowered; `None`: never.
     pub max_samples_per_second: Option<u32>,
     /// Bytes of the ring buffer.
@@ -116,7 +124,9 @@ impl SamplingConfig {
                 only_pids: Some(vec![pid]),
                 ..Selection::default()
             },
+            types: vec![ProfileType::Cpu],
             rate_hz: DEFAULT_RATE_HZ,
+            fault_period: DEFAULT_FAULT_PERIOD,
             max_samples_per_second: None,
             ring_bytes: DEFAULT_RING_BYTES,
             max_processes: DEFAULT_MAX_PROCESSES,

@@ -79,8 +79,10 @@ pub struct SampleHeader {
     pub thread_state: u64,
     /// Address of its current frame, the leaf; 0 when it had none.
     pub frame: u64,
-    /// What one sample stands for, in the unit of its source (nanoseconds of CPU time).
+    /// What one sample stands for, in the unit of its source: nanoseconds of CPU time, or page faults.
     pub period: u64,
+    /// What the event is about: for a page fault the address that was touched; else 0.
+    pub address: u64,
     /// Process id (tgid) in the initial pid namespace.
     pub pid: u32,
     /// Thread id in the initial pid namespace.
@@ -93,7 +95,7 @@ pub struct SampleHeader {
     pub python_status: u8,
     /// A [`KernelStatus`].
     pub kernel_status: u8,
-    /// Event source: row of the agent's source table.
+    /// Event source: one of [`source`].
     pub source: u8,
     /// Not used; zero.
     pub reserved: u8,
@@ -103,6 +105,14 @@ pub struct SampleHeader {
     pub n_python: u16,
     /// The thread's name as the kernel has it (`task_struct.comm`), NUL padded.
     pub comm: [u8; 16],
+}
+
+/// Numbers of [`SampleHeader::source`]: rows of the agent's source table.
+pub mod source {
+    /// The CPU clock.
+    pub const CPU: u8 = 0;
+    /// Page faults.
+    pub const FAULTS: u8 = 1;
 }
 
 /// Bits of [`SampleHeader::flags`].

@@ -31,22 +31,37 @@ mod walk;
 use aya_ebpf::macros::{btf_tracepoint, perf_event, raw_tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext, RawTracePointContext};
 
-use task::{ProbedTask, TypedTask};
+use profiler_common::event::source;
 
-/// Source number of the CPU clock; a row of the agent's source table.
-const SOURCE_CPU: u8 = 0;
+use task::{ProbedTask, TypedTask};
 
 /// CPU samples: the software event `cpu-clock`, one per online CPU.
 #[perf_event]
 pub fn sample_cpu(ctx: PerfEventContext) -> u32 {
-    sample::take::<TypedTask>(&ctx, SOURCE_CPU);
+    sample::tick();
+    sample::take::<TypedTask>(&ctx, source::CPU);
     0
 }
 
 /// The same where the kernel's memory must be read.
 #[perf_event]
 pub fn sample_cpu_probed(ctx: PerfEventContext) -> u32 {
-    sample::take::<ProbedTask>(&ctx, SOURCE_CPU);
+    sample::tick();
+    sample::take::<ProbedTask>(&ctx, source::CPU);
+    0
+}
+
+/// Memory that is touched: the software event `page-faults`, one per online CPU.
+#[perf_event]
+pub fn sample_faults(ctx: PerfEventContext) -> u32 {
+    sample::take::<TypedTask>(&ctx, source::FAULTS);
+    0
+}
+
+/// The same where the kernel's memory must be read.
+#[perf_event]
+pub fn sample_faults_probed(ctx: PerfEventContext) -> u32 {
+    sample::take::<ProbedTask>(&ctx, source::FAULTS);
     0
 }
 

@@ -41,16 +41,24 @@ const LIST_STEPS_PER_CALL: u32 = 16;
 /// Bytes of a record in front of its Python frames.
 const PYTHON_OFFSET: usize = core::mem::offset_of!(SampleRecord, python);
 
+/// The timer has fired.
+#[inline(always)]
+pub(crate) fn tick() {
+    count(Counter::Ticks);
+    // SAFETY: a helper without arguments.
+    if unsafe { bpf_get_current_pid_tgid() } >> 32 == 0 {
+        count(Counter::IdleTicks);
+    }
+}
+
 /// Takes a sample of the current task if its process is selected.
 #[inline(always)]
 pub(crate) fn take<T: Task>(ctx: &PerfEventContext, source: u8) {
-    count(Counter::Ticks);
     // SAFETY: a helper without arguments.
     let ids = unsafe { bpf_get_current_pid_tgid() };
     let pid = (ids >> 32) as u32;
     if pid == 0 {
         // The idle task: nothing to look up.
-        count(Counter::IdleTicks);
         return;
     }
     // SAFETY: the entry is only read; an update by the agent replaces the element.
@@ -121,6 +129,11 @@ fn identify<T: Task>(
         thread_state: 0,
         frame: 0,
         period: data.sample_period,
+        address: if source == profiler_common::event::source::FAULTS {
+            data.addr
+        } else {
+            0
+        },
         pid: (ids >> 32) as u32,
         tid: ids as u32,
         // SAFETY: a helper without arguments.

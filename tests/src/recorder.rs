@@ -5,9 +5,9 @@
 use std::time::{Duration, Instant};
 
 use profiler_agent::agent::{Agent, Recording};
-use profiler_agent::config::{DEFAULT_RING_BYTES, SamplingConfig};
+use profiler_agent::config::{DEFAULT_FAULT_PERIOD, DEFAULT_RING_BYTES, SamplingConfig};
 use profiler_agent::ids::Pid;
-use profiler_agent::profile::model::{Frame, Profile, Thread};
+use profiler_agent::profile::model::{Frame, Profile, ProfileType, Thread};
 use profiler_agent::profile::query::{Criteria, ProcessFilter, parse_pattern};
 use profiler_agent::serve::query::Status;
 use profiler_agent::track::tracker::Selection;
@@ -76,7 +76,9 @@ fn every_process(include: Criteria) -> Selection {
 fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
     SamplingConfig {
         selection,
+        types: vec![ProfileType::Cpu],
         rate_hz,
+        fault_period: DEFAULT_FAULT_PERIOD,
         max_samples_per_second: None,
         ring_bytes: DEFAULT_RING_BYTES,
         max_processes: DEFAULT_MAX_PROCESSES,
@@ -97,6 +99,7 @@ impl Recorder {
             .expect("a runtime");
         let (reply, profile) = oneshot::channel();
         let recording = Recording {
+            profile_type: config.types[0],
             duration: None,
             reply,
         };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use profiler_agent::agent::{Agent, Recording};
 use profiler_agent::ids::{Pid, Tid};
 use profiler_agent::process::facts;
-use profiler_agent::profile::model::{FrameKind, LabelSetId, Profile, Sample, label};
+use profiler_agent::profile::model::{FrameKind, LabelSetId, Profile, ProfileType, Sample, label};
 use pyagent_tests::compiler::workload;
 use pyagent_tests::containers::{
     Container, Engine, MUSL_IMAGE, MUSL_PREFIX, OWN_USER_NAMESPACE, SCRIPT, prepared_root,
@@ -338,6 +338,7 @@ fn read_from_outside_the_threads_have_the_kernels_ids_too() {
     let container = engine.start_script("from-outside", &OWN_USER_NAMESPACE, &python.executable);
     let (reply, profile) = oneshot::channel();
     let recording = Recording {
+        profile_type: ProfileType::Cpu,
         duration: None,
         reply,
     };

@@ -12,19 +12,21 @@ use profiler_common::event::PythonStatus;
 use tokio::sync::oneshot;
 
 use super::health::Health;
-use super::rate::RateLimit;
+use super::huge_faults::{HugeFaults, Rest};
+use super::rate::{PeriodLimit, RateLimit};
 use super::threads::TrackMessage;
 use super::throttle::Throttle;
 use super::waiting::Waiting;
 use super::{Event, boot_ns, raise, receive};
-use crate::bpf::source::{CpuSource, SOURCES};
+use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::SamplingConfig;
 use crate::ids::Generation;
 use crate::kernel::cpus::n_cpus_online;
 use crate::process::container::{Container, Runtime};
+use crate::process::huge_pages::HugePages;
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::{Aggregator, ResolvedSample};
-use crate::profile::model::Profile;
+use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::ProcessFilter;
 use crate::python::process::PythonProcess;
 use crate::python::refusal::Reason;
@@ -54,6 +56,8 @@ const REMOTE_NOTE: &str =
 
 /// A profile of everything that is selected, from the first sample on.
 pub struct Recording {
+    /// Of what.
+    pub profile_type: ProfileType,
     /// Ends it; `None`: when the agent stops.
     pub duration: Option<Duration>,
     /// Gets the profile.
@@ -63,22 +67,31 @@ pub struct Recording {
 /// Where samples come from.
 pub(super) enum Sampler {
     /// The kernel programs.
-    Kernel(Box<CpuSource>),
+    Kernel(Box<Sources>),
     /// Reads from outside; the thread that does it is told of processes here.
     Remote(SyncSender<Update>),
 }
 
 impl Sampler {
-    fn period_ns(&self, rate_hz: u32) -> u64 {
-        match self {
-            Self::Kernel(source) => source.period_ns(),
-            Self::Remote(_) => 1_000_000_000 / u64::from(rate_hz.max(1)),
-        }
+    /// What one sample of this type stands for, in the unit of its second value.
+    fn period(&self, profile_type: ProfileType, rate_hz: u32) -> i64 {
+        let periods = match self {
+            Self::Kernel(sources) => sources.periods(),
+            Self::Remote(_) => Periods {
+                cpu_ns: Some(period_ns(rate_hz)),
+                faults: None,
+            },
+        };
+        let period = match profile_type {
+            ProfileType::Cpu => periods.cpu_ns,
+            ProfileType::Faults => periods.faults,
+        };
+        profile_type.values(period.unwrap_or(0), page_bytes())[1]
     }
 
     fn n_cpus(&self) -> usize {
         match self {
-            Self::Kernel(source) => source.n_cpus(),
+            Self::Kernel(sources) => sources.n_cpus(),
             Self::Remote(_) => 0,
         }
     }
@@ -86,7 +99,7 @@ impl Sampler {
     /// Counters of the kernel programs; zeros without them.
     fn totals(&self) -> [u64; N_COUNTERS] {
         match self {
-            Self::Kernel(source) => source.totals(),
+            Self::Kernel(sources) => sources.totals(),
             Self::Remote(_) => [0; N_COUNTERS],
         }
     }
@@ -94,7 +107,7 @@ impl Sampler {
     /// How often the timer should have fired and did not.
     fn n_missed(&self) -> u64 {
         match self {
-            Self::Kernel(source) => source.n_missed(),
+            Self::Kernel(sources) => sources.n_missed(),
             Self::Remote(_) => 0,
         }
     }
@@ -127,6 +140,7 @@ enum Consumer {
 
 /// A profile that is being taken.
 struct Pull {
+    profile_type: ProfileType,
     filter: ProcessFilter,
     /// What the filter said of each program.
     decided: HashMap<Generation, bool>,
@@ -172,6 +186,8 @@ impl Window {
 #[derive(Debug, Clone, Copy, Default)]
 struct EngineCounters {
     samples: u64,
+    /// Of them page faults.
+    faults: u64,
     undecodable: u64,
     waiting_lost: u64,
     ended_undiscovered: u64,
@@ -188,9 +204,11 @@ pub(super) struct Engine {
     window: Option<Window>,
     counters: EngineCounters,
     rate: RateLimit,
+    fault_period: PeriodLimit,
     started: Instant,
     second_begun: Instant,
     samples_before: u64,
+    faults_before: u64,
     samples_per_second: f64,
     stopping: Option<Instant>,
     process_counts: ProcessCounts,
@@ -198,37 +216,48 @@ pub(super) struct Engine {
     /// Ticks that did not come.
     n_missed: Cell<u64>,
     health: Health,
+    huge_pages: HugePages,
+    huge_faults: HugeFaults,
 }
 
 impl Engine {
     pub(super) fn new(parts: EngineParts, recording: Option<Recording>) -> Self {
         let rate = RateLimit::new(parts.config.rate_hz, parts.config.max_samples_per_second);
         let now = Instant::now();
-        let period = parts.sampler.period_ns(parts.config.rate_hz);
+        let fault_period = PeriodLimit::new(
+            parts.config.fault_period,
+            parts.config.max_samples_per_second,
+        );
         let mut engine = Self {
-            window: recording.is_none().then(|| Window::new(aggregator(period))),
+            window: None,
             parts,
             symbolizer: Symbolizer::default(),
             waiting: Waiting::default(),
             pulls: Vec::new(),
             counters: EngineCounters::default(),
             rate,
+            fault_period,
             started: now,
             second_begun: now,
             samples_before: 0,
+            faults_before: 0,
             samples_per_second: 0.0,
             stopping: None,
             process_counts: ProcessCounts::default(),
             throttle: Throttle::default(),
             n_missed: Cell::new(0),
             health: Health::default(),
+            huge_pages: HugePages::default(),
+            huge_faults: HugeFaults::default(),
         };
-        if let Some(Recording { duration, reply }) = recording {
-            engine.begin(
+        match recording {
+            Some(recording) => engine.begin(
+                recording.profile_type,
                 ProcessFilter::default(),
-                duration,
-                Consumer::Recording(reply),
-            );
+                recording.duration,
+                Consumer::Recording(recording.reply),
+            ),
+            None => engine.window = Some(Window::new(engine.aggregator(engine.window_type()))),
         }
         engine
     }
@@ -255,6 +284,8 @@ impl Engine {
                 break;
             }
         }
+        let settled = self.huge_faults.settled(true);
+        self.add_rests(settled);
         for pull in std::mem::take(&mut self.pulls) {
             self.finish(pull);
         }
@@ -272,8 +303,8 @@ impl Engine {
             Event::Counted(counts) => self.on_counted(counts),
             Event::Query(query) => self.on_query(*query),
             Event::Stop => {
-                if let Sampler::Kernel(source) = &mut self.parts.sampler {
-                    source.detach_all();
+                if let Sampler::Kernel(sources) = &mut self.parts.sampler {
+                    sources.detach_all();
                 }
                 raise(&self.parts.stop_sampling);
                 self.stopping = Some(Instant::now());
@@ -297,6 +328,7 @@ impl Engine {
 
     fn on_sample(&mut self, sample: RawSample) {
         self.counters.samples += 1;
+        self.counters.faults += u64::from(type_of(&sample) == Some(ProfileType::Faults));
         if self.symbolizer.knows(sample.generation) {
             self.judge(&sample);
             self.aggregate(&sample);
@@ -321,10 +353,17 @@ impl Engine {
             Update::Profiled(process) => self.on_profiled(process),
             Update::Dropped(generation) => {
                 self.waiting.take(generation);
-                self.symbolizer.remove(generation);
-                self.health.remove(generation);
+                self.forget(generation);
             }
         }
+    }
+
+    fn forget(&mut self, generation: Generation) {
+        let rests = self.huge_faults.take(generation);
+        self.add_rests(rests);
+        self.symbolizer.remove(generation);
+        self.health.remove(generation);
+        self.huge_pages.remove(generation);
     }
 
     fn on_profiled(&mut self, process: Arc<PythonProcess>) {
@@ -351,8 +390,7 @@ impl Engine {
     }
 
     fn end(&mut self, generation: Generation) {
-        self.symbolizer.remove(generation);
-        self.health.remove(generation);
+        self.forget(generation);
         self.counters.ended_undiscovered += self.waiting.take(generation).len() as u64;
         for pull in &mut self.pulls {
             pull.decided.remove(&generation);
@@ -360,27 +398,83 @@ impl Engine {
     }
 
     fn aggregate(&mut self, sample: &RawSample) {
-        let Some(resolved) = self.symbolizer.resolve(sample) else {
+        let Some(profile_type) = type_of(sample) else {
+            self.counters.undecodable += 1;
             return;
         };
+        let Some(mut resolved) = self.symbolizer.resolve(sample) else {
+            return;
+        };
+        resolved.values = profile_type.values(sample.period, page_bytes());
+        if profile_type == ProfileType::Faults {
+            let (pid, generation) = (sample.pid, sample.generation);
+            let n_bytes = self.huge_pages.page_bytes(pid, generation, sample.address);
+            let rest = self
+                .huge_faults
+                .on_sample(sample, &resolved, page_bytes(), n_bytes);
+            self.add_rests(rest);
+        }
         let Some(process) = self.symbolizer.process(sample.generation) else {
             return;
         };
+        let is_of_window = profile_type == self.window_type();
         for pull in &mut self.pulls {
-            pull.add(sample, &resolved, process, self.parts.show_cmdline);
+            if pull.profile_type == profile_type {
+                pull.add(sample, &resolved, process, self.parts.show_cmdline);
+            }
         }
-        if let Some(window) = &mut self.window {
+        if let Some(window) = self.window.as_mut().filter(|_| is_of_window) {
             window.aggregator.add(&resolved);
         }
     }
 
-    fn begin(&mut self, filter: ProcessFilter, duration: Option<Duration>, consumer: Consumer) {
+    /// Adds what was not counted with its sample.
+    fn add_rests(&mut self, rests: impl IntoIterator<Item = Rest>) {
+        for rest in rests {
+            let faults = self
+                .pulls
+                .iter_mut()
+                .filter(|pull| pull.profile_type == ProfileType::Faults);
+            for pull in faults {
+                pull.add_rest(&rest);
+            }
+            if self.window_type() == ProfileType::Faults
+                && let Some(window) = &mut self.window
+            {
+                window.aggregator.add(&rest.resolved);
+            }
+        }
+    }
+
+    /// What the windows are about: the first type.
+    fn window_type(&self) -> ProfileType {
+        let first = self.parts.config.types.first().copied();
+        first.unwrap_or(ProfileType::Cpu)
+    }
+
+    /// An empty profile that begins now.
+    fn aggregator(&self, profile_type: ProfileType) -> Aggregator {
+        let period = self
+            .parts
+            .sampler
+            .period(profile_type, self.rate.current_hz());
+        Aggregator::new(SystemTime::now(), profile_type.sample_types(), period)
+    }
+
+    fn begin(
+        &mut self,
+        profile_type: ProfileType,
+        filter: ProcessFilter,
+        duration: Option<Duration>,
+        consumer: Consumer,
+    ) {
         let begun = Instant::now();
         let counters = self.counter_values();
         self.pulls.push(Pull {
+            profile_type,
             filter,
             decided: HashMap::new(),
-            aggregator: aggregator(self.parts.sampler.period_ns(self.rate.current_hz())),
+            aggregator: self.aggregator(profile_type),
             begun,
             begun_ns: boot_ns(),
             duration,
@@ -397,6 +491,8 @@ impl Engine {
                     Some(PullError::TooManyPulls)
                 } else if self.stopping.is_some() {
                     Some(PullError::Stopping)
+                } else if !self.parts.config.types.contains(&request.profile_type) {
+                    Some(PullError::NotSampled(request.profile_type))
                 } else if !self
                     .symbolizer
                     .processes()
@@ -410,6 +506,7 @@ impl Engine {
                     // Whoever asked may have left.
                     Some(error) => drop(reply.send(Err(error))),
                     None => self.begin(
+                        request.profile_type,
                         request.filter,
                         Some(request.duration),
                         Consumer::Pull(reply),
@@ -460,18 +557,20 @@ impl Engine {
     fn on_tick(&mut self) {
         let now = Instant::now();
         self.finish_pulls(Pull::is_abandoned);
+        let settled = self.huge_faults.settled(false);
+        self.add_rests(settled);
         self.counters.waiting_lost += self.waiting.expire() as u64;
-        let period = self.parts.sampler.period_ns(self.rate.current_hz());
-        if let Some(window) = &mut self.window {
-            window.rotate(now, || aggregator(period));
+        if let Some(mut window) = self.window.take() {
+            window.rotate(now, || self.aggregator(self.window_type()));
+            self.window = Some(window);
         }
         if now.duration_since(self.second_begun) >= Duration::from_secs(1) {
             self.on_second(now);
         }
         if self.stopping.is_none()
-            && let Sampler::Kernel(source) = &mut self.parts.sampler
+            && let Sampler::Kernel(sources) = &mut self.parts.sampler
         {
-            match source.sync() {
+            match sources.sync() {
                 Ok(n_new) => self.counters.cpu_gaps += n_new as u64,
                 Err(error) => self.throttle.warn("cpu", &error),
             }
@@ -481,25 +580,40 @@ impl Engine {
     fn on_second(&mut self, now: Instant) {
         let elapsed = now.duration_since(self.second_begun).as_secs_f64();
         let n_samples = self.counters.samples - self.samples_before;
+        let n_faults = self.counters.faults - self.faults_before;
         self.samples_per_second = n_samples as f64 / elapsed;
         self.samples_before = self.counters.samples;
+        self.faults_before = self.counters.faults;
         self.second_begun = now;
         if self.stopping.is_some() {
             return;
         }
         let before_hz = self.rate.current_hz();
-        if let Some(rate_hz) = self.rate.on_second((n_samples as f64 / elapsed) as u64) {
+        let n_cpu_a_second = (n_samples - n_faults) as f64 / elapsed;
+        let n_faults_a_second = n_faults as f64 / elapsed;
+        let mut periods = Periods::default();
+        if let Some(rate_hz) = self.rate.on_second(n_cpu_a_second as u64) {
             let message = format!(
-                "the sampling rate goes from {before_hz} to {rate_hz} Hz: the host gave {:.0} samples a second \
-                 (--max-samples-per-second)",
-                self.samples_per_second
+                "the sampling rate goes from {before_hz} to {rate_hz} Hz: the host gave {n_cpu_a_second:.0} samples a \
+                 second (--max-samples-per-second)"
             );
             self.throttle.warn("rate", &message);
-            if let Sampler::Kernel(source) = &mut self.parts.sampler
-                && let Err(error) = source.set_rate(rate_hz)
-            {
-                self.throttle.warn("rate failed", &error);
-            }
+            periods.cpu_ns = Some(period_ns(rate_hz));
+        }
+        let before = self.fault_period.current();
+        if let Some(period) = self.fault_period.on_second(n_faults_a_second as u64) {
+            let message = format!(
+                "one of {period} page faults is sampled from now on, not one of {before}: the host gave \
+                 {n_faults_a_second:.0} samples a second (--max-samples-per-second)"
+            );
+            self.throttle.warn("fault period", &message);
+            periods.faults = Some(period);
+        }
+        if periods != Periods::default()
+            && let Sampler::Kernel(sources) = &mut self.parts.sampler
+            && let Err(error) = sources.set_periods(periods)
+        {
+            self.throttle.warn("rate failed", &error);
         }
     }
 
@@ -517,6 +631,8 @@ impl Engine {
         if !self.pulls.iter().any(&is_done) {
             return;
         }
+        let settled = self.huge_faults.settled(true);
+        self.add_rests(settled);
         let (done, going): (Vec<Pull>, Vec<Pull>) = std::mem::take(&mut self.pulls)
             .into_iter()
             .partition(is_done);
@@ -662,6 +778,13 @@ impl Pull {
         }
     }
 
+    /// Adds to a sample that was added before.
+    fn add_rest(&mut self, rest: &Rest) {
+        if self.decided.get(&rest.generation) == Some(&true) && self.contains(rest.time_ns) {
+            self.aggregator.add(&rest.resolved);
+        }
+    }
+
     /// Whether a moment belongs to it, by the clock of the samples.
     fn contains(&self, time_ns: u64) -> bool {
         let length_ns = self.duration.map_or(u128::MAX, |length| length.as_nanos());
@@ -686,10 +809,19 @@ impl Pull {
     }
 }
 
-/// An empty profile of the CPU source that begins now.
-fn aggregator(period_ns: u64) -> Aggregator {
-    let period = i64::try_from(period_ns).unwrap_or(i64::MAX);
-    Aggregator::new(SystemTime::now(), SOURCES[0].sample_types, period)
+/// The type of profile that a sample belongs to; `None`: of no source that there is.
+fn type_of(sample: &RawSample) -> Option<ProfileType> {
+    Source::numbered(sample.source).map(|source| source.profile_type)
+}
+
+/// Memory that a page fault makes resident, if it is not a huge page.
+fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// Nanoseconds between two samples of a CPU.
+pub(super) fn period_ns(rate_hz: u32) -> u64 {
+    1_000_000_000 / u64::from(rate_hz.max(1))
 }
 
 /// Whether a client's filter means this process; without `show_cmdline` it sees program and script alone.

@@ -42,9 +42,61 @@ impl RateLimit {
     }
 }
 
+/// The same for a source that takes one of so many events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PeriodLimit {
+    asked: u64,
+    max_samples_per_second: Option<u32>,
+    current: u64,
+}
+
+impl PeriodLimit {
+    pub(super) fn new(asked: u64, max_samples_per_second: Option<u32>) -> Self {
+        Self {
+            asked: asked.max(1),
+            max_samples_per_second,
+            current: asked.max(1),
+        }
+    }
+
+    pub(super) fn current(&self) -> u64 {
+        self.current
+    }
+
+    /// The new period, if it has to change, after a second with so many samples.
+    pub(super) fn on_second(&mut self, n_samples: u64) -> Option<u64> {
+        let max = u64::from(self.max_samples_per_second?);
+        let n_events = n_samples.saturating_mul(self.current);
+        let wanted = if n_samples > max {
+            // A tenth below the limit, so that it is not exceeded again at once.
+            n_events.div_ceil((max * 9 / 10).max(1))
+        } else if self.current > self.asked && n_events / self.asked < max * 8 / 10 {
+            self.asked
+        } else {
+            return None;
+        };
+        let wanted = wanted.max(self.asked);
+        (wanted != self.current).then(|| {
+            self.current = wanted;
+            wanted
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_period_grows_above_the_limit_and_comes_back_when_there_is_room() {
+        let mut limit = PeriodLimit::new(16, Some(1000));
+        assert_eq!(limit.on_second(1000), None);
+        // 160,000 events a second: 900 samples are every 178th.
+        assert_eq!(limit.on_second(10_000), Some(178));
+        assert_eq!(limit.on_second(900), None, "16 would give 10,000 again");
+        assert_eq!(limit.on_second(10), Some(16));
+        assert_eq!(PeriodLimit::new(16, None).on_second(1 << 40), None);
+    }
 
     #[test]
     fn the_rate_falls_below_the_limit_and_comes_back_when_there_is_room() {

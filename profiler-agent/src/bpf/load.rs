@@ -7,7 +7,7 @@ use aya::{Ebpf, EbpfLoader};
 use super::access::{Access, AccessError};
 use super::log;
 use super::ring::EventRing;
-use super::source::CpuSource;
+use super::source::{Periods, SOURCES, Source, Sources};
 use super::tables::{CounterTable, LayoutTable, ProcessTable};
 
 /// The programs' object file, linked into the binary.
@@ -57,8 +57,8 @@ pub enum LoadError {
 pub struct Programs {
     /// Keeps programs and links alive; detaches when dropped.
     ebpf: Ebpf,
-    /// Name of the program that takes CPU samples.
-    cpu_sampler: &'static str,
+    /// The build of the sampling programs that was loaded.
+    sampler_of: fn(&'static Source) -> &'static str,
     /// Records from the kernel.
     pub ring: EventRing,
     /// Processes that are profiled.
@@ -110,19 +110,21 @@ impl Programs {
             log::forward(&mut ebpf);
         }
         attach(&mut ebpf, "process_exec", "sched_process_exec")?;
-        let cpu_sampler = match access {
+        let sampler_of: fn(&'static Source) -> &'static str = match access {
             Access::Typed { btf, .. } => {
                 attach_typed(&mut ebpf, "process_fork", "sched_process_fork", btf)?;
                 attach(&mut ebpf, "process_exit", "sched_process_exit")?;
-                "sample_cpu"
+                |source| source.program
             }
             Access::Probed { .. } => {
                 attach(&mut ebpf, "process_fork_probed", "sched_process_fork")?;
                 attach(&mut ebpf, "process_exit_probed", "sched_process_exit")?;
-                "sample_cpu_probed"
+                |source| source.program_probed
             }
         };
-        load_sampler(&mut ebpf, cpu_sampler)?;
+        for source in SOURCES {
+            load_sampler(&mut ebpf, sampler_of(source))?;
+        }
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let processes = HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?;
         let layouts = Array::try_from(take(&mut ebpf, "LAYOUTS")?)?;
@@ -132,16 +134,16 @@ impl Programs {
             processes: ProcessTable::new(processes, settings.max_processes),
             layouts: LayoutTable::new(layouts),
             counters: CounterTable::new(counters),
-            cpu_sampler,
+            sampler_of,
             ebpf,
         })
     }
 
-    /// Splits into what samples on the CPU clock (and keeps all programs alive), and what the tasks of the agent take.
+    /// Splits into what takes samples (and keeps all programs alive), and what the tasks of the agent take.
     #[must_use]
-    pub fn split(self, rate_hz: u32) -> (CpuSource, EventRing, ProcessTable, LayoutTable) {
+    pub fn split(self, periods: Periods) -> (Sources, EventRing, ProcessTable, LayoutTable) {
         (
-            CpuSource::new(self.ebpf, self.cpu_sampler, self.counters, rate_hz),
+            Sources::new(self.ebpf, self.sampler_of, self.counters, periods),
             self.ring,
             self.processes,
             self.layouts,

@@ -45,7 +45,9 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     let address = server.address();
     let selection = args.selection.selection();
     let max_samples = Some(args.max_samples_per_second);
-    let config = args.sampling.config(selection, max_samples, &args.log);
+    let config = args
+        .sampling
+        .config(&args.types, selection, max_samples, &args.log);
     let mut agent = Agent::start(&config, None, args.show_cmdline)?;
     let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
     let (stop_server, server_stopped) = oneshot::channel::<()>();

@@ -33,9 +33,9 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
         "pulling {:.1} s from {address}",
         args.duration.as_secs_f64()
     );
-    let filter = args.selection.filter();
+    let (filter, profile_type) = (args.selection.filter(), args.profile_type);
     let pulled = tokio::select! {
-        pulled = pull(&address, &filter, args.duration, format) => pulled,
+        pulled = pull(&address, profile_type, &filter, args.duration, format) => pulled,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted: nothing was written"),
     };
     let pulled = match pulled {

@@ -22,7 +22,7 @@ use crate::kernel::probe::Rights;
 use crate::kernel::restrictions::is_confidential;
 use crate::process::facts::{self, comm};
 use crate::process::memory::ProcessMemory;
-use crate::profile::model::Profile;
+use crate::profile::model::{Profile, ProfileType};
 use crate::track::process::{ProcessListing, TrackState};
 use crate::track::tracker::Selection;
 use crate::view::summary::summary;
@@ -69,17 +69,18 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     let config = config(&args, log, launch.as_ref());
     let (reply, profile) = oneshot::channel();
     let recording = Recording {
+        profile_type: args.profile_type,
         duration: args.duration,
         reply,
     };
     let mut agent = if !missing.is_empty() {
-        if !is_readable(&config) {
+        if !is_readable(&config) || args.profile_type != ProfileType::Cpu {
             return Err(ExitError::Rights(missing).into());
         }
         let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
         tell_remote(&format!("without {}", names.join(", ")));
         Agent::start_remote(&config, Some(recording))?
-    } else if is_confidential() && is_readable(&config) {
+    } else if is_confidential() && is_readable(&config) && args.profile_type == ProfileType::Cpu {
         tell_remote("the kernel's lockdown (confidentiality) refuses the kernel programs");
         Agent::start_remote(&config, Some(recording))?
     } else {
@@ -118,7 +119,9 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
 
 /// What an empty profile means.
 fn nothing_sampled(args: &RecordArgs) -> &'static str {
-    if !args.command.is_empty() && !args.selection.subprocesses {
+    if args.profile_type == ProfileType::Faults {
+        "no samples: nothing that was selected touched new memory while it was recorded"
+    } else if !args.command.is_empty() && !args.selection.subprocesses {
         "no samples: the command itself ran no Python, or hardly any; --subprocesses records what it starts"
     } else {
         "no samples: pyagent samples time on the CPU, and nothing that was selected used any"
@@ -180,8 +183,12 @@ fn config(args: &RecordArgs, log: &LogArgs, launch: Option<&Launch>) -> Sampling
         },
         None => args.selection.selection(),
     };
-    args.sampling
-        .config(selection, args.max_samples_per_second, log)
+    args.sampling.config(
+        &[args.profile_type],
+        selection,
+        args.max_samples_per_second,
+        log,
+    )
 }
 
 /// Whether stacks can be read from outside: that takes the right to read the memory of every process that was
@@ -245,9 +252,12 @@ fn announce(args: &RecordArgs, listing: &[ProcessListing]) {
         None => "until Ctrl-C or the end".to_owned(),
     };
     tell!(
-        "recording {} at {} Hz {until}",
+        "recording {} {} {until}",
         escape(&what),
-        args.sampling.rate
+        match args.profile_type {
+            ProfileType::Cpu => format!("at {} Hz", args.sampling.rate),
+            ProfileType::Faults => format!("at each {}th page fault", args.sampling.fault_period),
+        }
     );
 }
 

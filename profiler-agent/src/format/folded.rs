@@ -1,7 +1,7 @@
 //! Folded stacks: `root;...;leaf count`, one line a stack, sorted; the input of flamegraph.pl and inferno.
 //!
 //! When the profile has several processes, `comm (pid)` is the root frame of each stack. The count is the
-//! number of samples. The format has no quoting, so three things in names are replaced: `;` by `:`, a space
+//! number of samples, of memory the number of bytes. The format has no quoting, so three things in names are replaced: `;` by `:`, a space
 //! before a last word that is a number by `_` (readers would take it for a count), and one after a leading
 //! `#` (inferno would take the line for a comment). Threads are not told apart.
 
@@ -21,7 +21,7 @@ pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// The number of samples of each folded stack. A sample without frames counts for its process, or for
+/// The weight of each folded stack: samples, or bytes. A sample without frames counts for its process, or for
 /// `[no stack]`.
 pub(super) fn stacks(profile: &Profile) -> BTreeMap<String, i64> {
     let by_process = query::n_processes(profile) > 1;
@@ -32,7 +32,7 @@ pub(super) fn stacks(profile: &Profile) -> BTreeMap<String, i64> {
         let sum = stacks
             .entry(fold(profile, sample, by_process, &mut texts))
             .or_insert(0_i64);
-        *sum = sum.saturating_add(sample.values[0]);
+        *sum = sum.saturating_add(sample.values[profile.weight_idx()]);
     }
     stacks
 }

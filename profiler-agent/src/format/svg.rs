@@ -11,7 +11,7 @@ use inferno::flamegraph::color::{Color, PaletteMap};
 use inferno::flamegraph::{self, Options};
 
 use super::folded;
-use super::text::{Origin, frame_text, origin};
+use super::text::{Origin, bytes_text, frame_text, origin};
 use crate::profile::model::{Frame, FrameKind, Profile};
 use crate::profile::query;
 
@@ -19,7 +19,7 @@ use crate::profile::query;
 const EMPTY: &str = r##"<?xml version="1.0" standalone="no"?>
 <svg version="1.1" width="1200" height="80" xmlns="http://www.w3.org/2000/svg">
 <rect width="100%" height="100%" fill="#eeeeee"/>
-<text x="50%" y="45" text-anchor="middle" font-family="monospace" font-size="16">No samples: the selected processes did not use the CPU.</text>
+<text x="50%" y="45" text-anchor="middle" font-family="monospace" font-size="16">No samples: the selected processes did nothing of what was recorded.</text>
 </svg>
 "##;
 
@@ -37,22 +37,38 @@ pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let mut options = Options::default();
     options.title = title(profile);
     options.subtitle = subtitle(profile);
-    "samples".clone_into(&mut options.count_name);
+    quantity_name(profile).clone_into(&mut options.count_name);
     "Frame:".clone_into(&mut options.name_type);
     options.palette_map = Some(&mut palette);
     options.deterministic = true;
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out)
 }
 
-/// `pyagent: 2,970 samples in 30.0 s of 3 processes`; one process is named.
+/// What the counts of the picture count.
+fn quantity_name(profile: &Profile) -> &'static str {
+    match profile.weight_idx() {
+        0 => "samples",
+        _ => profile.sample_types[1].unit,
+    }
+}
+
+/// All of it: `2970 samples`, `256.0 MiB touched`.
+fn quantity(profile: &Profile) -> String {
+    match profile.weight_idx() {
+        0 => format!("{} samples", profile.n_samples()),
+        _ => format!("{} touched", bytes_text(profile.total_weight())),
+    }
+}
+
+/// `pyagent: 2970 samples of 3 processes in 30.0 s`; one process is named.
 fn title(profile: &Profile) -> String {
     let seconds = profile.duration.as_secs_f64();
-    let n_samples = profile.n_samples();
+    let quantity = quantity(profile);
     let whose = match query::n_processes(profile) {
         1 => folded::process_text(profile, &profile.samples[0]),
         n_processes => format!("{n_processes} processes"),
     };
-    format!("pyagent: {n_samples} samples of {whose} in {seconds:.1} s")
+    format!("pyagent: {quantity} of {whose} in {seconds:.1} s")
 }
 
 fn subtitle(profile: &Profile) -> Option<String> {

@@ -36,6 +36,24 @@ pub fn frame_text(frame: &Frame<'_>) -> String {
     }
 }
 
+/// Bytes for people: `512 B`, `1.5 KiB`, `256.0 MiB`.
+#[must_use]
+pub fn bytes_text(n_bytes: i64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = n_bytes as f64;
+    let mut unit = "B";
+    for larger in UNITS {
+        if value.abs() < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, larger);
+    }
+    match unit {
+        "B" => format!("{n_bytes} B"),
+        unit => format!("{value:.1} {unit}"),
+    }
+}
+
 /// Where the code of a Python file comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {

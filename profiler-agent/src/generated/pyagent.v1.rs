@@ -120,6 +120,9 @@ pub struct PullProfileRequest {
     /// Name of the format: `pprof` (also when it is empty), `folded`, `svg`.
     #[prost(string, tag = "3")]
     pub format: ::prost::alloc::string::String,
+    /// What the profile is about: `cpu` (also when it is empty), `faults`.
+    #[prost(string, tag = "4")]
+    pub r#type: ::prost::alloc::string::String,
 }
 /// A part of a profile.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -394,8 +397,9 @@ pub mod profile_service_client {
         /// The first message is the metadata, sent when the profile is complete; the bytes of the file follow in
         /// chunks, to be joined in their order. A client that leaves ends the sampling for it.
         ///
-        /// INVALID_ARGUMENT: an unknown format, a duration out of range, an unusable regular expression.
+        /// INVALID_ARGUMENT: an unknown type or format, a duration out of range, an unusable regular expression.
         /// NOT_FOUND: no process matches. Processes that match but do nothing give an empty profile.
+        /// FAILED_PRECONDITION: the agent does not sample this type.
         /// RESOURCE_EXHAUSTED: too many profiles are being taken at this time.
         /// UNAVAILABLE: the agent is stopping.
         pub async fn pull_profile(
@@ -466,8 +470,9 @@ pub mod profile_service_server {
         /// The first message is the metadata, sent when the profile is complete; the bytes of the file follow in
         /// chunks, to be joined in their order. A client that leaves ends the sampling for it.
         ///
-        /// INVALID_ARGUMENT: an unknown format, a duration out of range, an unusable regular expression.
+        /// INVALID_ARGUMENT: an unknown type or format, a duration out of range, an unusable regular expression.
         /// NOT_FOUND: no process matches. Processes that match but do nothing give an empty profile.
+        /// FAILED_PRECONDITION: the agent does not sample this type.
         /// RESOURCE_EXHAUSTED: too many profiles are being taken at this time.
         /// UNAVAILABLE: the agent is stopping.
         async fn pull_profile(

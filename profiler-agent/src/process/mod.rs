@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod container;
 pub mod facts;
 pub mod file;
+pub mod huge_pages;
 pub mod lifecycle;
 pub mod maps;
 pub mod memory;

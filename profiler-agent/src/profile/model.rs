@@ -110,6 +110,78 @@ impl ValueType {
 
     /// The two values of a CPU profile.
     pub const CPU_SAMPLES: [Self; 2] = [Self::SAMPLES, Self::CPU];
+
+    /// The two values of a profile of page faults: how many, and how much memory they made resident.
+    pub const PAGE_FAULTS: [Self; 2] = [
+        Self {
+            kind: "page_faults",
+            unit: "count",
+        },
+        Self {
+            kind: "page_faults",
+            unit: "bytes",
+        },
+    ];
+}
+
+/// What a profile is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProfileType {
+    /// Time on the CPU.
+    Cpu,
+    /// Memory touched for the first time.
+    Faults,
+}
+
+impl ProfileType {
+    /// Every type.
+    pub const ALL: [Self; 2] = [Self::Cpu, Self::Faults];
+
+    /// Name, as `--type` takes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Faults => "faults",
+        }
+    }
+
+    /// What the two values of its samples mean.
+    #[must_use]
+    pub const fn sample_types(self) -> [ValueType; 2] {
+        match self {
+            Self::Cpu => ValueType::CPU_SAMPLES,
+            Self::Faults => ValueType::PAGE_FAULTS,
+        }
+    }
+
+    /// The values of a sample that stands for `period` (nanoseconds, or page faults).
+    #[must_use]
+    pub fn values(self, period: u64, page_bytes: u64) -> [i64; 2] {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        match self {
+            Self::Cpu => [1, number(period)],
+            Self::Faults => [number(period), number(period.saturating_mul(page_bytes))],
+        }
+    }
+}
+
+impl std::str::FromStr for ProfileType {
+    type Err = UnknownType;
+
+    fn from_str(name: &str) -> Result<Self, UnknownType> {
+        let known = Self::ALL.into_iter().find(|known| known.name() == name);
+        known.ok_or_else(|| UnknownType(name.to_owned()))
+    }
+}
+
+/// A name that no [`ProfileType`] has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is no profile type: there are {}", .0.escape_debug(), names())]
+pub struct UnknownType(String);
+
+fn names() -> String {
+    ProfileType::ALL.map(ProfileType::name).join(", ")
 }
 
 /// Names of labels: the same in every format.
@@ -215,6 +287,20 @@ impl Profile {
     #[must_use]
     pub fn str(&self, id: StringId) -> &str {
         self.strings.get(id.0 as usize).map_or("", |text| text)
+    }
+
+    /// Which of the two values tells how much a sample weighs, where there is room for one: the number of samples of
+    /// time, the bytes of memory.
+    #[must_use]
+    pub fn weight_idx(&self) -> usize {
+        usize::from(self.sample_types[1].unit == "bytes")
+    }
+
+    /// Sum of the weights of all samples.
+    #[must_use]
+    pub fn total_weight(&self) -> i64 {
+        let weights = self.samples.iter().map(|it| it.values[self.weight_idx()]);
+        weights.fold(0, i64::saturating_add)
     }
 
     /// Sum of the first value (samples) over all samples.

@@ -175,10 +175,10 @@ fn any<T>(values: &[T], matches: impl Fn(&T) -> bool) -> Option<bool> {
 pub struct FunctionTotals {
     /// The function.
     pub function: FunctionId,
-    /// Samples in which it was the leaf.
-    pub self_samples: i64,
-    /// Samples in which it was anywhere in the stack; a recursion counts once.
-    pub total_samples: i64,
+    /// Weight of the samples in which it was the leaf.
+    pub self_weight: i64,
+    /// Weight of those in which it was anywhere in the stack; a recursion counts once.
+    pub total_weight: i64,
 }
 
 /// Totals of every function that was sampled: the most self samples first, then the most total samples, then
@@ -188,27 +188,26 @@ pub fn function_totals(profile: &Profile) -> Vec<FunctionTotals> {
     let mut totals: Vec<FunctionTotals> = (0..profile.functions.len())
         .map(|idx| FunctionTotals {
             function: FunctionId(idx as u32),
-            self_samples: 0,
-            total_samples: 0,
+            self_weight: 0,
+            total_weight: 0,
         })
         .collect();
     // For each function the last stack that it was counted for, so that a recursion counts once.
     let mut counted_for = vec![None; totals.len()];
-    for (stack, n_samples) in samples_by_stack(profile) {
+    for (stack, weight) in weight_by_stack(profile) {
         for (depth, frame) in profile.frames(stack).enumerate() {
             let idx = frame.function.0 as usize;
             if depth == 0 {
-                totals[idx].self_samples = totals[idx].self_samples.saturating_add(n_samples);
+                totals[idx].self_weight = totals[idx].self_weight.saturating_add(weight);
             }
             if counted_for[idx] != Some(stack) {
                 counted_for[idx] = Some(stack);
-                totals[idx].total_samples = totals[idx].total_samples.saturating_add(n_samples);
+                totals[idx].total_weight = totals[idx].total_weight.saturating_add(weight);
             }
         }
     }
-    totals.retain(|function| function.total_samples != 0);
-    totals
-        .sort_by_key(|function| std::cmp::Reverse((function.self_samples, function.total_samples)));
+    totals.retain(|function| function.total_weight != 0);
+    totals.sort_by_key(|function| std::cmp::Reverse((function.self_weight, function.total_weight)));
     totals
 }
 
@@ -225,12 +224,12 @@ pub fn n_processes(profile: &Profile) -> usize {
     pids.len()
 }
 
-/// Samples of each stack, over all threads.
-fn samples_by_stack(profile: &Profile) -> HashMap<super::model::StackId, i64, RandomState> {
+/// Weight of each stack, over all threads.
+fn weight_by_stack(profile: &Profile) -> HashMap<super::model::StackId, i64, RandomState> {
     let mut by_stack: HashMap<_, i64, RandomState> = HashMap::default();
     for sample in &profile.samples {
         let sum = by_stack.entry(sample.stack).or_default();
-        *sum = sum.saturating_add(sample.values[0]);
+        *sum = sum.saturating_add(sample.values[profile.weight_idx()]);
     }
     by_stack
 }
@@ -413,7 +412,7 @@ mod tests {
             .into_iter()
             .map(|totals| {
                 let name = profile.functions[totals.function.0 as usize].name;
-                (profile.str(name), totals.self_samples, totals.total_samples)
+                (profile.str(name), totals.self_weight, totals.total_weight)
             })
             .collect();
         assert_eq!(totals, [("fib", 5, 8), ("leaf", 3, 3), ("main", 1, 9)]);

@@ -110,7 +110,10 @@ fn python(
         runtime,
         runtime_found_by,
         eval: exact.unwrap_or(text),
-        eval_cold: eval_cold.unwrap_or_default(),
+        // BOLT puts what it takes for cold into a section of its own.
+        eval_cold: eval_cold
+            .or_else(|| elf.section(".text.cold").filter(|_| exact.is_none()))
+            .unwrap_or_default(),
         eval_is_exact: exact.is_some(),
         segments: elf.segments(),
     }))

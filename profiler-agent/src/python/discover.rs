@@ -224,17 +224,17 @@ impl Discoverer {
             else {
                 continue;
             };
-            step(
-                "binary",
-                Ok(format!(
-                    "{}: CPython {} by {}",
-                    mapping.path.display(),
-                    binary.version,
-                    binary.runtime_found_by
-                )),
-            );
             let known = |candidate: &Candidate| candidate.key == key && candidate.bias == bias;
             if !candidates.iter().any(known) {
+                step(
+                    "binary",
+                    Ok(format!(
+                        "{}: CPython {} by {}",
+                        mapping.path.display(),
+                        binary.version,
+                        binary.runtime_found_by
+                    )),
+                );
                 candidates.push(Candidate {
                     mapping,
                     key,

@@ -49,6 +49,8 @@ pub struct RawSample {
     pub source: u8,
     /// What the sample stands for, in the source's unit.
     pub period: u64,
+    /// What the event is about: for a page fault the address that was touched.
+    pub address: Address,
     /// User-space instruction address; 0 when unknown.
     pub user_ip: Address,
     /// `PyThreadState`; 0 when none was found.
@@ -136,6 +138,7 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
     let thread_state = Address(reader.u64()?);
     let frame = Address(reader.u64()?);
     let period = reader.u64()?;
+    let address = Address(reader.u64()?);
     let (pid, tid) = (Pid(reader.u32()?), Tid(reader.u32()?));
     let (cpu, flags) = (reader.u32()?, reader.u32()?);
     let (python_status, kernel_status, source, _) =
@@ -167,6 +170,7 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
         cpu,
         source,
         period,
+        address,
         user_ip,
         thread_state,
         frame,
@@ -245,6 +249,7 @@ mod tests {
             header.thread_state,
             header.frame,
             header.period,
+            header.address,
         ] {
             bytes.extend(word.to_le_bytes());
         }

@@ -73,6 +73,7 @@ impl RemoteSampler {
                 cpu: 0,
                 source: 0,
                 period,
+                address: Address(0),
                 user_ip: Address(0),
                 thread_state: Address(thread.state),
                 frame: Address(thread.frame),

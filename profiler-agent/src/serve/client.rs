@@ -13,6 +13,7 @@ use crate::format::{Format, escape};
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
 use crate::generated::pyagent::v1::pull_profile_response::Part;
+use crate::profile::model::ProfileType;
 use crate::profile::query::ProcessFilter;
 
 use super::DEFAULT_ADDRESS;
@@ -117,6 +118,7 @@ impl std::fmt::Display for AgentAddress {
 /// Asks an agent for a profile of the next `duration`. Dropping the future ends the sampling for it.
 pub async fn pull(
     address: &AgentAddress,
+    profile_type: ProfileType,
     filter: &ProcessFilter,
     duration: Duration,
     format: &Format,
@@ -126,6 +128,7 @@ pub async fn pull(
         selector: Some(selector(filter)),
         duration: duration.try_into().ok(),
         format: format.name.to_owned(),
+        r#type: profile_type.name().to_owned(),
     };
     let received = receive(client, request);
     match tokio::time::timeout(duration.saturating_add(PULL_GRACE), received).await {

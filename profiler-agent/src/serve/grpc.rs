@@ -11,6 +11,7 @@ use super::query::{Asker, ContainerInfo, ProcessInfo, ProcessState, PullError, P
 use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_server::ProfileService;
+use crate::profile::model::ProfileType;
 
 /// Bytes of a profile in one message.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -51,12 +52,17 @@ impl ProfileService for Service {
             "" => Format::default_format(),
             name => Format::from_name(name).map_err(BadRequest::from)?,
         };
+        let profile_type = match &*request.r#type {
+            "" => ProfileType::Cpu,
+            name => name.parse().map_err(BadRequest::from)?,
+        };
         let duration = match request.duration {
             None => DEFAULT_DURATION,
             Some(duration) => Duration::try_from(duration)
                 .map_err(|_| Status::invalid_argument("the duration is negative"))?,
         };
         let request = PullRequest {
+            profile_type,
             filter: selector(request.selector).parse()?,
             duration: check_duration(duration)?,
         };
@@ -84,6 +90,7 @@ impl From<PullError> for Status {
         let message = error.to_string();
         match error {
             PullError::NoMatch => Self::not_found(message),
+            PullError::NotSampled(_) => Self::failed_precondition(message),
             PullError::TooManyPulls => Self::resource_exhausted(message),
             PullError::Stopping => Self::unavailable(message),
         }

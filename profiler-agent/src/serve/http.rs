@@ -13,6 +13,7 @@ use super::metrics;
 use super::pull::{BadRequest, Pulled, Puller, Selector, check_duration};
 use super::query::{Asker, PullError, PullRequest};
 use crate::format::{Format, escape};
+use crate::profile::model::ProfileType;
 
 /// Duration of a profile that says none: Go's.
 const DEFAULT_SECONDS: Duration = Duration::from_secs(30);
@@ -57,7 +58,8 @@ async fn index() -> Response {
             ": profiles of the CPython processes of this host\n\n",
             "/debug/pprof/profile?seconds=N&pid=P   a profile of N seconds (1 to 3600, 30 when absent), for\n",
             "                                       go tool pprof; also comm=RE, cmdline=RE, container=NAME,\n",
-            "                                       cgroup=PATH, format=NAME; repeat one for one or the other\n",
+            "                                       cgroup=PATH, type=cpu|faults, format=NAME; repeat one for one\n",
+            "                                       or the other\n",
             "/metrics                               the agent's own counters, for Prometheus\n",
             "/healthz                               200 while the agent answers\n\n",
             "The same port speaks gRPC: pyagent.v1.ProfileService, with reflection and health.",
@@ -108,7 +110,9 @@ enum BadQuery {
     Seconds(String),
     #[error("pid={0} is not a process id")]
     Pid(String),
-    #[error("`{0}` is not known; there are seconds, pid, comm, cmdline, cgroup, container, format")]
+    #[error(
+        "`{0}` is not known; there are seconds, pid, comm, cmdline, cgroup, container, type, format"
+    )]
     Unknown(String),
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
@@ -119,6 +123,7 @@ enum BadQuery {
 fn parse(pairs: Vec<(String, String)>) -> Result<(PullRequest, &'static Format), BadQuery> {
     let mut selector = Selector::default();
     let mut duration = DEFAULT_SECONDS;
+    let mut profile_type = ProfileType::Cpu;
     let mut format = Format::default_format();
     for (name, value) in pairs {
         let shown = || escape(&value).into_owned();
@@ -138,11 +143,13 @@ fn parse(pairs: Vec<(String, String)>) -> Result<(PullRequest, &'static Format),
             "cmdline" => selector.include.cmdline.push(value),
             "cgroup" => selector.include.cgroup.push(value),
             "container" => selector.include.container.push(value),
+            "type" => profile_type = value.parse().map_err(BadRequest::from)?,
             "format" => format = Format::from_name(&value).map_err(BadRequest::from)?,
             _ => return Err(BadQuery::Unknown(escape(&name).into_owned())),
         }
     }
     let request = PullRequest {
+        profile_type,
         filter: selector.parse()?,
         duration: check_duration(duration)?,
     };
@@ -168,7 +175,7 @@ fn file(pulled: Pulled) -> Response {
 
 fn refusal(error: PullError) -> Response {
     let status = match error {
-        PullError::NoMatch => StatusCode::NOT_FOUND,
+        PullError::NoMatch | PullError::NotSampled(_) => StatusCode::NOT_FOUND,
         PullError::TooManyPulls => StatusCode::TOO_MANY_REQUESTS,
         PullError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     };

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::query::{Asker, PullError, PullRequest};
 use crate::format::{Format, FormatError};
-use crate::profile::model::Profile;
+use crate::profile::model::{Profile, UnknownType};
 use crate::profile::query::{Criteria, PatternError, ProcessFilter, parse_pattern};
 
 /// Most profiles that are taken for clients at one time.
@@ -30,6 +30,8 @@ const MAX_PATTERNS: usize = 32;
 pub(super) enum BadRequest {
     #[error("the duration is {0:?}: give 10 ms to 1 h")]
     Duration(Duration),
+    #[error(transparent)]
+    Type(#[from] UnknownType),
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error(transparent)]

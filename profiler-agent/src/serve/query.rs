@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::profile::model::Profile;
+use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, function_totals};
 
 /// A question to the agent.
@@ -37,6 +37,8 @@ pub enum Query {
 /// Which profile is asked for.
 #[derive(Debug, Clone)]
 pub struct PullRequest {
+    /// Of what.
+    pub profile_type: ProfileType,
     /// Of these processes.
     pub filter: ProcessFilter,
     /// For so long.
@@ -49,6 +51,9 @@ pub enum PullError {
     /// The filter matches no process that is profiled.
     #[error("no profiled process matches")]
     NoMatch,
+    /// The agent does not sample it.
+    #[error("the agent does not sample {name}: start it with --type {name}", name = .0.name())]
+    NotSampled(ProfileType),
     /// As many profiles as can be are being taken.
     #[error("too many profiles are being taken: try again later")]
     TooManyPulls,
@@ -171,19 +176,18 @@ impl WindowSummary {
     /// Of a window's profile.
     #[must_use]
     pub fn of(profile: &Profile) -> Self {
-        let n_samples = profile.n_samples();
         let hottest = function_totals(profile)
             .into_iter()
             .next()
             .and_then(|totals| {
                 let function = profile.functions.get(totals.function.0 as usize)?;
-                let share = totals.self_samples as f64 / n_samples.max(1) as f64;
+                let share = totals.self_weight as f64 / profile.total_weight().max(1) as f64;
                 Some((profile.str(function.name).to_owned(), share))
             });
         Self {
             start: profile.start,
             duration: profile.duration,
-            n_samples,
+            n_samples: profile.n_samples(),
             hottest,
         }
     }

@@ -27,7 +27,7 @@ use crate::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
 use crate::profile::aggregate::{
     Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
-use crate::profile::model::{Profile, ValueType};
+use crate::profile::model::{Profile, ProfileType, ValueType};
 use crate::profile::query::{ProcessFacts, ProcessFilter};
 
 /// The one process that the agent of these tests profiles.
@@ -87,6 +87,8 @@ async fn answer(
             Query::Pull { request, reply } => {
                 if request.duration == UNANSWERED {
                     hand_over.send(reply).await.unwrap();
+                } else if request.profile_type != ProfileType::Cpu {
+                    let _ = reply.send(Err(PullError::NotSampled(request.profile_type)));
                 } else if is_meant(&request.filter, &processes()[0]) {
                     let _ = reply.send(Ok(profile(request.duration)));
                 } else {
@@ -375,7 +377,14 @@ async fn a_pull_of_a_container_is_of_that_one() {
     for (name, is_there) in [("web", true), (CONTAINER_ID, true), ("other", false)] {
         let mut filter = ProcessFilter::default();
         filter.include.containers.push(name.parse().unwrap());
-        let pulled = pull(&running.agent(), &filter, Duration::from_secs(1), format).await;
+        let pulled = pull(
+            &running.agent(),
+            ProfileType::Cpu,
+            &filter,
+            Duration::from_secs(1),
+            format,
+        )
+        .await;
         assert_eq!(pulled.is_ok(), is_there, "{name}");
         let (status, _, _) = running
             .get(&format!("/debug/pprof/profile?seconds=1&container={name}"))
@@ -426,9 +435,15 @@ async fn a_profile_is_pulled_whole() {
         ProcessFilter::pid(PID),
         Format::from_name("folded").unwrap(),
     );
-    let pulled = pull(&running.agent(), &filter, Duration::from_secs(1), format)
-        .await
-        .unwrap();
+    let pulled = pull(
+        &running.agent(),
+        ProfileType::Cpu,
+        &filter,
+        Duration::from_secs(1),
+        format,
+    )
+    .await
+    .unwrap();
     assert_eq!(
         (&*pulled.format, pulled.n_samples),
         ("folded", i64::from(N_FUNCTIONS))
@@ -475,6 +490,7 @@ async fn bad_pulls_are_refused_with_the_reason() {
     let seconds = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
     let request =
         |duration, format: &str, pids: Vec<u32>, comm: Vec<String>| proto::PullProfileRequest {
+            r#type: String::new(),
             selector: Some(proto::ProcessSelector {
                 pids,
                 comm,
@@ -483,7 +499,21 @@ async fn bad_pulls_are_refused_with_the_reason() {
             duration,
             format: format.to_owned(),
         };
+    let of_type = |name: &str| proto::PullProfileRequest {
+        r#type: name.to_owned(),
+        ..proto::PullProfileRequest::default()
+    };
     for (request, code, reason) in [
+        (
+            of_type("heap"),
+            Code::InvalidArgument,
+            "`heap` is no profile type: there are cpu, faults",
+        ),
+        (
+            of_type("faults"),
+            Code::FailedPrecondition,
+            "start it with --type faults",
+        ),
         (
             request(seconds(1, 0), "jpeg", vec![], vec![]),
             Code::InvalidArgument,
@@ -544,7 +574,14 @@ async fn a_client_that_leaves_ends_its_pull() {
     let agent = running.agent();
     let pulling = tokio::spawn(async move {
         let filter = ProcessFilter::default();
-        pull(&agent, &filter, UNANSWERED, Format::default_format()).await
+        pull(
+            &agent,
+            ProfileType::Cpu,
+            &filter,
+            UNANSWERED,
+            Format::default_format(),
+        )
+        .await
     });
     let mut reply = running.unanswered.recv().await.unwrap();
     assert!(!reply.is_closed());
@@ -576,14 +613,27 @@ async fn pulls_at_a_time_are_bounded_and_their_places_come_free() {
         let agent = agent.clone();
         pulls.push(tokio::spawn(async move {
             let filter = ProcessFilter::default();
-            pull(&agent, &filter, UNANSWERED, Format::default_format()).await
+            pull(
+                &agent,
+                ProfileType::Cpu,
+                &filter,
+                UNANSWERED,
+                Format::default_format(),
+            )
+            .await
         }));
         replies.push(running.unanswered.recv().await.unwrap());
     }
     let (filter, second) = (ProcessFilter::default(), Duration::from_secs(1));
-    let refused = pull(&agent, &filter, second, Format::default_format())
-        .await
-        .unwrap_err();
+    let refused = pull(
+        &agent,
+        ProfileType::Cpu,
+        &filter,
+        second,
+        Format::default_format(),
+    )
+    .await
+    .unwrap_err();
     assert!(
         refused.to_string().contains("too many profiles"),
         "{refused}"
@@ -595,10 +645,24 @@ async fn pulls_at_a_time_are_bounded_and_their_places_come_free() {
     pulls.pop().unwrap().abort();
     replies.pop().unwrap().closed().await;
     // The place is given back with the reply, in the same step of the server's task or right after it.
-    let mut pulled = pull(&agent, &filter, second, Format::default_format()).await;
+    let mut pulled = pull(
+        &agent,
+        ProfileType::Cpu,
+        &filter,
+        second,
+        Format::default_format(),
+    )
+    .await;
     while let Err(PullFailure::Refused { .. }) = pulled {
         tokio::task::yield_now().await;
-        pulled = pull(&agent, &filter, second, Format::default_format()).await;
+        pulled = pull(
+            &agent,
+            ProfileType::Cpu,
+            &filter,
+            second,
+            Format::default_format(),
+        )
+        .await;
     }
     assert_eq!(pulled.unwrap().n_samples, i64::from(N_FUNCTIONS));
     for pull in pulls {
@@ -679,6 +743,8 @@ async fn bad_http_requests_get_their_reason() {
     let running = start().await;
     for (query, status, reason) in [
         ("seconds=0", 400, "1 to 3600"),
+        ("type=heap", 400, "no profile type"),
+        ("seconds=1&type=faults", 404, "start it with --type faults"),
         ("seconds=3601", 400, "1 to 3600"),
         ("seconds=1.5", 400, "1 to 3600"),
         ("seconds=-1", 400, "1 to 3600"),
@@ -888,7 +954,14 @@ async fn a_pull_in_flight_ends_with_the_agent() {
     let agent = running.agent();
     let pulling = tokio::spawn(async move {
         let filter = ProcessFilter::default();
-        pull(&agent, &filter, UNANSWERED, Format::default_format()).await
+        pull(
+            &agent,
+            ProfileType::Cpu,
+            &filter,
+            UNANSWERED,
+            Format::default_format(),
+        )
+        .await
     });
     let reply = running.unanswered.recv().await.unwrap();
     running.stop.send(()).unwrap();
@@ -911,15 +984,28 @@ async fn clients_are_told_in_one_line_what_is_wrong() {
     let agent: AgentAddress = free.to_string().parse().unwrap();
     let filter = ProcessFilter::default();
     let second = Duration::from_secs(1);
-    let failure = pull(&agent, &filter, second, Format::default_format())
-        .await
-        .unwrap_err();
+    let failure = pull(
+        &agent,
+        ProfileType::Cpu,
+        &filter,
+        second,
+        Format::default_format(),
+    )
+    .await
+    .unwrap_err();
     let expected = format!("no agent answers at {free}; start one with: sudo pyagent --all-python");
     assert_eq!(failure.to_string(), expected);
 
     let running = start().await;
     let filter = ProcessFilter::pid(1);
-    let failure = pull(&running.agent(), &filter, second, Format::default_format()).await;
+    let failure = pull(
+        &running.agent(),
+        ProfileType::Cpu,
+        &filter,
+        second,
+        Format::default_format(),
+    )
+    .await;
     assert!(
         matches!(failure, Err(PullFailure::NoMatch { .. })),
         "{failure:?}"

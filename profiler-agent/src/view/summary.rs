@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 
 use unicode_width::UnicodeWidthChar as _;
 
-use crate::format::{escape, frame_text};
+use crate::format::{bytes_text, escape, frame_text};
 use crate::profile::model::{Frame, FrameKind, Profile};
 use crate::profile::query::{FunctionTotals, function_totals, n_processes};
 
@@ -41,19 +41,22 @@ pub fn summary(profile: &Profile) -> String {
 }
 
 fn write(out: &mut String, profile: &Profile) -> fmt::Result {
-    let n_samples = profile.n_samples();
+    let whole = profile.total_weight();
+    let what = match profile.weight_idx() {
+        0 => counted(whole, "sample", "samples"),
+        _ => format!("{} touched", bytes_text(whole)),
+    };
     writeln!(
         out,
-        "{} of {} in {:.1} s",
-        counted(n_samples, "sample", "samples"),
+        "{what} of {} in {:.1} s",
         counted(n_processes(profile) as i64, "process", "processes"),
         profile.duration.as_secs_f64(),
     )?;
-    if n_samples > 0 {
+    if whole > 0 {
         writeln!(out, "\n   self   total  function")?;
         let totals = function_totals(profile);
         for function in totals.iter().take(MAX_FUNCTIONS) {
-            write_function(out, profile, function, n_samples)?;
+            write_function(out, profile, function, whole)?;
         }
         if totals.len() > MAX_FUNCTIONS {
             let n_more = (totals.len() - MAX_FUNCTIONS) as i64;
@@ -76,7 +79,7 @@ fn write_function(
     out: &mut String,
     profile: &Profile,
     totals: &FunctionTotals,
-    n_samples: i64,
+    whole: i64,
 ) -> fmt::Result {
     let Some(function) = profile.functions.get(totals.function.0 as usize) else {
         return Ok(());
@@ -96,8 +99,8 @@ fn write_function(
     writeln!(
         out,
         " {:>5.1}%  {:>5.1}%  {}",
-        percent(totals.self_samples, n_samples),
-        percent(totals.total_samples, n_samples),
+        percent(totals.self_weight, whole),
+        percent(totals.total_weight, whole),
         cut(&name, WIDTH - 17),
     )
 }

@@ -7,6 +7,7 @@ use profiler_agent::{
     agent::{Agent, AgentAsker, Recording, RecordingResult},
     config::SamplingConfig,
     ids::Pid,
+    profile::model::ProfileType,
 };
 use tokio::runtime::Runtime;
 
@@ -43,6 +44,7 @@ impl AgentRun {
         let agent = Agent::start(
             &config,
             Some(Recording {
+                profile_type: ProfileType::Cpu,
                 duration: None,
                 reply,
             }),

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use profiler_agent::agent::{Agent, Recording};
-use profiler_agent::config::SamplingConfig;
+use profiler_agent::config::{DEFAULT_FAULT_PERIOD, SamplingConfig};
 use profiler_agent::ids::Pid;
-use profiler_agent::profile::model::{FrameKind, Profile};
+use profiler_agent::profile::model::{FrameKind, Profile, ProfileType};
 use profiler_agent::python::discover::{Discoverer, Discovery};
 use profiler_agent::track::process::TrackState;
 use profiler_agent::track::tracker::Selection;
@@ -122,7 +122,9 @@ pub(crate) fn record(
             subprocesses: true,
             ..Selection::default()
         },
+        types: vec![ProfileType::Cpu],
         rate_hz: RATE_HZ,
+        fault_period: DEFAULT_FAULT_PERIOD,
         max_samples_per_second: None,
         ring_bytes: RING_BYTES,
         max_processes: DEFAULT_MAX_PROCESSES,
@@ -131,6 +133,7 @@ pub(crate) fn record(
     let mut agent = Agent::start(
         &config,
         Some(Recording {
+            profile_type: ProfileType::Cpu,
             duration: None,
             reply,
         }),

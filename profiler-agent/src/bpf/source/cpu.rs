@@ -7,45 +7,19 @@ use aya::Ebpf;
 use aya::programs::perf_event::{
     PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
 };
-use aya::programs::{PerfEvent, ProgramError};
-use aya::util::online_cpus;
-use profiler_common::counters::{Counter, N_COUNTERS};
+use profiler_common::counters::Counter;
 
+use super::{SourceError, program};
 use crate::bpf::tables::CounterTable;
-use crate::kernel::hotplug::{CpuMessages, Gone};
 use crate::kernel::idle::idle_by_cpu;
 
-const NANOSECONDS: u64 = 1_000_000_000;
-
-/// Why sampling could not be switched on.
-#[derive(Debug, thiserror::Error)]
-pub enum CpuSourceError {
-    /// The program is missing or of another kind.
-    #[error("the BPF object has no program {0}: rebuild pyagent")]
-    Program(&'static str),
-    /// The list of CPUs could not be read.
-    #[error("cannot read the list of online CPUs: {0}")]
-    Cpus(std::io::Error),
-    /// The event could not be opened on a CPU.
-    #[error("cannot sample CPU {cpu}: {source}")]
-    Attach {
-        /// The CPU.
-        cpu: u32,
-        /// What aya says.
-        source: Box<ProgramError>,
-    },
-}
-
-/// The attached timers. Dropping the [`Ebpf`] it holds detaches everything.
-pub struct CpuSource {
-    ebpf: Ebpf,
+/// The attached timers.
+#[derive(Debug)]
+pub(super) struct CpuTimers {
     /// Name of the program that takes the samples.
     program: &'static str,
-    counters: CounterTable,
     period_ns: u64,
     timers: BTreeMap<u32, Timer>,
-    /// Tells of CPUs that went offline; `None`: only those count that are offline when the list is read.
-    messages: Option<CpuMessages>,
     /// What the timers missed that were detached.
     n_missed_past: u64,
 }
@@ -68,6 +42,15 @@ struct CpuState {
 }
 
 impl CpuState {
+    fn now(counters: &CounterTable, cpu: u32, idle: &HashMap<u32, Duration>) -> Self {
+        Self {
+            at: Instant::now(),
+            idle: idle.get(&cpu).copied().unwrap_or_default(),
+            n_ticks: counters.of_cpu(cpu, Counter::Ticks),
+            n_idle_ticks: counters.of_cpu(cpu, Counter::IdleTicks),
+        }
+    }
+
     /// How often a timer of this period should have fired on the CPU since `before`, and did not, while there was
     /// something to run. Some hosts stop the timers of a CPU that has nothing to run: nothing is lost then.
     fn n_missed_since(&self, before: &Self, period: Duration) -> u64 {
@@ -81,160 +64,80 @@ impl CpuState {
     }
 }
 
-impl CpuSource {
-    /// Not attached yet; `rate_hz` samples a second and CPU.
-    #[must_use]
-    pub(in crate::bpf) fn new(
-        ebpf: Ebpf,
-        program: &'static str,
-        counters: CounterTable,
-        rate_hz: u32,
-    ) -> Self {
+impl CpuTimers {
+    pub(super) fn new(program: &'static str, period_ns: u64) -> Self {
         Self {
-            ebpf,
             program,
-            counters,
-            period_ns: period_ns(rate_hz),
+            period_ns: period_ns.max(1),
             timers: BTreeMap::new(),
-            messages: CpuMessages::listen().ok(),
             n_missed_past: 0,
         }
     }
 
-    /// Time between two samples of a CPU.
-    #[must_use]
-    pub fn period_ns(&self) -> u64 {
+    pub(super) fn period_ns(&self) -> u64 {
         self.period_ns
     }
 
-    /// Number of CPUs that are sampled.
-    #[must_use]
-    pub fn n_cpus(&self) -> usize {
-        self.timers.len()
-    }
-
-    /// Sum over all CPUs of each counter of the kernel programs, in the order of [`Counter::ALL`].
-    #[must_use]
-    pub fn totals(&self) -> [u64; N_COUNTERS] {
-        self.counters.totals()
+    /// For what is attached from now on.
+    pub(super) fn set_period_ns(&mut self, period_ns: u64) {
+        self.period_ns = period_ns.max(1);
     }
 
     /// How often the timers did not fire on CPUs that had something to run, since the start. A timer that is late
     /// fires once however many periods went by: the rest is time in which the hypervisor had the CPU, or
     /// interrupts were off (`perf_swevent_hrtimer` ignores the overrun). Can fall by a few: a timer may be about
     /// to fire, and the time without a task is known to 10 ms.
-    #[must_use]
-    pub fn n_missed(&self) -> u64 {
+    pub(super) fn n_missed(&self, counters: &CounterTable) -> u64 {
         let idle = idle_by_cpu();
         let of = |(&cpu, timer): (&u32, &Timer)| {
-            self.state(cpu, idle.get(&cpu))
-                .n_missed_since(&timer.attached, self.period())
+            CpuState::now(counters, cpu, &idle).n_missed_since(&timer.attached, self.period())
         };
         self.n_missed_past + self.timers.iter().map(of).sum::<u64>()
-    }
-
-    fn state(&self, cpu: u32, idle: Option<&Duration>) -> CpuState {
-        CpuState {
-            at: Instant::now(),
-            idle: idle.copied().unwrap_or_default(),
-            n_ticks: self.counters.of_cpu(cpu, Counter::Ticks),
-            n_idle_ticks: self.counters.of_cpu(cpu, Counter::IdleTicks),
-        }
     }
 
     fn period(&self) -> Duration {
         Duration::from_nanos(self.period_ns)
     }
 
-    /// Attaches to CPUs that came online, or came back, and forgets those that went. Returns how many came.
-    pub fn sync(&mut self) -> Result<usize, CpuSourceError> {
-        // First the messages: whoever goes after them is not in the list, or in the messages of the next time.
-        let went = self.messages.as_ref().map(CpuMessages::gone);
-        let online = online_cpus().map_err(|(_, error)| CpuSourceError::Cpus(error))?;
-        let is_gone = |cpu: &u32| match &went {
-            Some(Gone::Unknown) => true,
-            Some(Gone::Cpus(cpus)) => cpus.contains(cpu) || !online.contains(cpu),
-            None => !online.contains(cpu),
-        };
-        let gone: Vec<u32> = self.timers.keys().copied().filter(is_gone).collect();
-        let is_new = |cpu: &u32| !self.timers.contains_key(cpu) || gone.contains(cpu);
-        let new: Vec<u32> = online.iter().copied().filter(is_new).collect();
-        if gone.is_empty() && new.is_empty() {
-            return Ok(0);
-        }
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        counters: &CounterTable,
+        cpus: &[u32],
+    ) -> Result<(), SourceError> {
         let idle = idle_by_cpu();
-        for cpu in gone {
-            self.detach(cpu, &idle);
-        }
-        for cpu in &new {
-            self.attach(*cpu, &idle)?;
-        }
-        Ok(new.len())
-    }
-
-    /// Changes the rate. The period of each sample is in its record, so nothing is misread meanwhile.
-    pub fn set_rate(&mut self, rate_hz: u32) -> Result<(), CpuSourceError> {
-        let cpus: Vec<u32> = self.timers.keys().copied().collect();
-        self.detach_all();
-        self.period_ns = period_ns(rate_hz);
-        let idle = idle_by_cpu();
-        cpus.into_iter().try_for_each(|cpu| self.attach(cpu, &idle))
-    }
-
-    /// Stops sampling.
-    pub fn detach_all(&mut self) {
-        let cpus: Vec<u32> = self.timers.keys().copied().collect();
-        let idle = idle_by_cpu();
-        for cpu in cpus {
-            self.detach(cpu, &idle);
-        }
-    }
-
-    fn program(&mut self) -> Result<&mut PerfEvent, CpuSourceError> {
-        let program = self
-            .ebpf
-            .program_mut(self.program)
-            .ok_or(CpuSourceError::Program(self.program))?;
-        program
-            .try_into()
-            .map_err(|_| CpuSourceError::Program(self.program))
-    }
-
-    fn attach(&mut self, cpu: u32, idle: &HashMap<u32, Duration>) -> Result<(), CpuSourceError> {
-        let policy = SamplePolicy::Period(self.period_ns);
-        let event = PerfEventConfig::Software(SoftwareEvent::CpuClock);
-        let link = self
-            .program()?
-            .attach(
-                event,
+        let program = program(ebpf, self.program)?;
+        for &cpu in cpus {
+            let link = program.attach(
+                PerfEventConfig::Software(SoftwareEvent::CpuClock),
                 PerfEventScope::AllProcessesOneCpu { cpu },
-                policy,
+                SamplePolicy::Period(self.period_ns),
                 false,
-            )
-            .map_err(|source| CpuSourceError::Attach {
+            );
+            let link = link.map_err(|source| SourceError::Attach {
                 cpu,
                 source: Box::new(source),
             })?;
-        let attached = self.state(cpu, idle.get(&cpu));
-        self.timers.insert(cpu, Timer { link, attached });
+            let attached = CpuState::now(counters, cpu, &idle);
+            self.timers.insert(cpu, Timer { link, attached });
+        }
         Ok(())
     }
 
-    fn detach(&mut self, cpu: u32, idle: &HashMap<u32, Duration>) {
-        let Some(timer) = self.timers.remove(&cpu) else {
-            return;
-        };
-        let now = self.state(cpu, idle.get(&cpu));
-        self.n_missed_past += now.n_missed_since(&timer.attached, self.period());
-        if let Ok(program) = self.program() {
-            // The event of a CPU that went offline is gone already.
-            let _ = program.detach(timer.link);
+    pub(super) fn detach(&mut self, ebpf: &mut Ebpf, counters: &CounterTable, cpus: &[u32]) {
+        let idle = idle_by_cpu();
+        for &cpu in cpus {
+            let Some(timer) = self.timers.remove(&cpu) else {
+                continue;
+            };
+            let now = CpuState::now(counters, cpu, &idle);
+            self.n_missed_past += now.n_missed_since(&timer.attached, self.period());
+            if let Ok(program) = program(ebpf, self.program) {
+                // The event of a CPU that went offline is gone already.
+                let _ = program.detach(timer.link);
+            }
         }
     }
-}
-
-fn period_ns(rate_hz: u32) -> u64 {
-    NANOSECONDS / u64::from(rate_hz.max(1))
 }
 
 #[cfg(test)]

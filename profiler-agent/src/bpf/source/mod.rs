@@ -1,40 +1,235 @@
-//! Event sources: the registry, one row a source, one file each.
+//! Event sources: the registry, one row a source, one file each; and what is attached to every online CPU.
 
 mod cpu;
+mod faults;
 
-pub use cpu::CpuSource;
+use std::collections::BTreeSet;
 
-use crate::profile::model::ValueType;
+use aya::Ebpf;
+use aya::programs::{PerfEvent, ProgramError};
+use aya::util::online_cpus;
+use profiler_common::counters::N_COUNTERS;
+use profiler_common::event::source;
+
+use self::cpu::CpuTimers;
+use self::faults::FaultEvents;
+use super::tables::CounterTable;
+use crate::kernel::hotplug::{CpuMessages, Gone};
+use crate::profile::model::ProfileType;
 
 /// A row of [`SOURCES`].
 #[derive(Debug, Clone, Copy)]
 pub struct Source {
-    /// Name, as `--type` takes it. Its index in the registry is the number in the records.
-    pub name: &'static str,
+    /// What its samples make: the name that `--type` takes, and what their values mean.
+    pub profile_type: ProfileType,
+    /// Its number in the records.
+    pub number: u8,
     /// What it measures, for `--help` and `doctor`.
     pub summary: &'static str,
-    /// What the two values of its samples mean.
-    pub sample_types: [ValueType; 2],
-    /// What its period counts.
-    pub period_type: ValueType,
+    /// The program that takes its samples.
+    pub(super) program: &'static str,
+    /// The same where the kernel's memory must be read.
+    pub(super) program_probed: &'static str,
 }
 
 /// Every event source.
-pub const SOURCES: &[Source] = &[Source {
-    name: "cpu",
-    summary: "time on the CPU (software event cpu-clock, one timer per online CPU)",
-    sample_types: [
-        ValueType {
-            kind: "samples",
-            unit: "count",
-        },
-        ValueType {
-            kind: "cpu",
-            unit: "nanoseconds",
-        },
-    ],
-    period_type: ValueType {
-        kind: "cpu",
-        unit: "nanoseconds",
+pub const SOURCES: &[Source] = &[
+    Source {
+        profile_type: ProfileType::Cpu,
+        number: source::CPU,
+        summary: "time on the CPU (software event cpu-clock, one timer per online CPU)",
+        program: "sample_cpu",
+        program_probed: "sample_cpu_probed",
     },
-}];
+    Source {
+        profile_type: ProfileType::Faults,
+        number: source::FAULTS,
+        summary: "memory touched for the first time (software event page-faults on each online CPU)",
+        program: "sample_faults",
+        program_probed: "sample_faults_probed",
+    },
+];
+
+impl Source {
+    /// The row of a type.
+    #[must_use]
+    pub fn of(profile_type: ProfileType) -> &'static Self {
+        SOURCES
+            .iter()
+            .find(|source| source.profile_type == profile_type)
+            .expect("every type has a source")
+    }
+
+    /// The row of a record's number.
+    #[must_use]
+    pub fn numbered(number: u8) -> Option<&'static Self> {
+        SOURCES.iter().find(|source| source.number == number)
+    }
+}
+
+/// Why sampling could not be switched on.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The program is missing or of another kind.
+    #[error("the BPF object has no program {0}: rebuild pyagent")]
+    Program(&'static str),
+    /// The list of CPUs could not be read.
+    #[error("cannot read the list of online CPUs: {0}")]
+    Cpus(std::io::Error),
+    /// The event could not be opened on a CPU.
+    #[error("cannot sample CPU {cpu}: {source}")]
+    Attach {
+        /// The CPU.
+        cpu: u32,
+        /// What aya says.
+        source: Box<ProgramError>,
+    },
+}
+
+/// How often each source takes a sample; `None`: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Periods {
+    /// Nanoseconds between two samples of a CPU.
+    pub cpu_ns: Option<u64>,
+    /// Page faults of a CPU from one sample to the next.
+    pub faults: Option<u64>,
+}
+
+/// The attached sources. Dropping the [`Ebpf`] it holds detaches everything.
+pub struct Sources {
+    ebpf: Ebpf,
+    counters: CounterTable,
+    cpu: Option<CpuTimers>,
+    faults: Option<FaultEvents>,
+    /// CPUs that everything is attached to.
+    cpus: BTreeSet<u32>,
+    /// Tells of CPUs that went offline; `None`: only those count that are offline when the list is read.
+    messages: Option<CpuMessages>,
+}
+
+impl Sources {
+    /// Not attached yet. `names`: the loaded program of each source.
+    #[must_use]
+    pub(super) fn new(
+        ebpf: Ebpf,
+        name_of: impl Fn(&'static Source) -> &'static str,
+        counters: CounterTable,
+        periods: Periods,
+    ) -> Self {
+        let name = |profile_type| name_of(Source::of(profile_type));
+        Self {
+            ebpf,
+            counters,
+            cpu: periods
+                .cpu_ns
+                .map(|period_ns| CpuTimers::new(name(ProfileType::Cpu), period_ns)),
+            faults: periods
+                .faults
+                .map(|period| FaultEvents::new(name(ProfileType::Faults), period)),
+            cpus: BTreeSet::new(),
+            messages: CpuMessages::listen().ok(),
+        }
+    }
+
+    /// How often samples are taken now.
+    #[must_use]
+    pub fn periods(&self) -> Periods {
+        Periods {
+            cpu_ns: self.cpu.as_ref().map(CpuTimers::period_ns),
+            faults: self.faults.as_ref().map(FaultEvents::period),
+        }
+    }
+
+    /// Number of CPUs that are sampled.
+    #[must_use]
+    pub fn n_cpus(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// Sum over all CPUs of each counter of the kernel programs, in the order of
+    /// [`Counter::ALL`](profiler_common::counters::Counter::ALL).
+    #[must_use]
+    pub fn totals(&self) -> [u64; N_COUNTERS] {
+        self.counters.totals()
+    }
+
+    /// How often the timers of the CPU clock did not fire on CPUs that had something to run, since the start.
+    #[must_use]
+    pub fn n_missed(&self) -> u64 {
+        let cpu = self.cpu.as_ref();
+        cpu.map_or(0, |cpu| cpu.n_missed(&self.counters))
+    }
+
+    /// Attaches to CPUs that came online, or came back, and forgets those that went. Returns how many came.
+    pub fn sync(&mut self) -> Result<usize, SourceError> {
+        // First the messages: whoever goes after them is not in the list, or in the messages of the next time.
+        let went = self.messages.as_ref().map(CpuMessages::gone);
+        let online = online_cpus().map_err(|(_, error)| SourceError::Cpus(error))?;
+        let is_gone = |cpu: &u32| match &went {
+            Some(Gone::Unknown) => true,
+            Some(Gone::Cpus(cpus)) => cpus.contains(cpu) || !online.contains(cpu),
+            None => !online.contains(cpu),
+        };
+        let gone: Vec<u32> = self.cpus.iter().copied().filter(is_gone).collect();
+        let is_new = |cpu: &u32| !self.cpus.contains(cpu) || gone.contains(cpu);
+        let new: Vec<u32> = online.iter().copied().filter(is_new).collect();
+        self.detach(&gone);
+        self.attach(&new)?;
+        Ok(new.len())
+    }
+
+    /// Changes how often samples are taken. The period of each sample is in its record, so nothing is misread
+    /// meanwhile.
+    pub fn set_periods(&mut self, periods: Periods) -> Result<(), SourceError> {
+        let cpus: Vec<u32> = self.cpus.iter().copied().collect();
+        self.detach(&cpus);
+        if let (Some(cpu), Some(period_ns)) = (&mut self.cpu, periods.cpu_ns) {
+            cpu.set_period_ns(period_ns);
+        }
+        if let (Some(faults), Some(period)) = (&mut self.faults, periods.faults) {
+            faults.set_period(period);
+        }
+        self.attach(&cpus)
+    }
+
+    /// Stops sampling.
+    pub fn detach_all(&mut self) {
+        let cpus: Vec<u32> = self.cpus.iter().copied().collect();
+        self.detach(&cpus);
+    }
+
+    fn attach(&mut self, cpus: &[u32]) -> Result<(), SourceError> {
+        if cpus.is_empty() {
+            return Ok(());
+        }
+        if let Some(timers) = &mut self.cpu {
+            timers.attach(&mut self.ebpf, &self.counters, cpus)?;
+        }
+        if let Some(faults) = &mut self.faults {
+            faults.attach(&mut self.ebpf, cpus)?;
+        }
+        self.cpus.extend(cpus);
+        Ok(())
+    }
+
+    fn detach(&mut self, cpus: &[u32]) {
+        if cpus.is_empty() {
+            return;
+        }
+        if let Some(timers) = &mut self.cpu {
+            timers.detach(&mut self.ebpf, &self.counters, cpus);
+        }
+        if let Some(faults) = &mut self.faults {
+            faults.detach(&mut self.ebpf, cpus);
+        }
+        for cpu in cpus {
+            self.cpus.remove(cpu);
+        }
+    }
+}
+
+/// A loaded sampling program.
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut PerfEvent, SourceError> {
+    let program = ebpf.program_mut(name).ok_or(SourceError::Program(name))?;
+    program.try_into().map_err(|_| SourceError::Program(name))
+}
