@@ -20,7 +20,7 @@ use profiler_agent::format::{FORMATS, Format};
 use profiler_agent::profile::aggregate::{
     Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
-use profiler_agent::profile::model::{FrameKind, Profile, ValueType};
+use profiler_agent::profile::model::{FrameKind, Profile, ProfileType, ValueType};
 use serde_json::json;
 
 const PERIOD_NS: i64 = 10_101_010;
@@ -511,6 +511,21 @@ fn thousands(count: i64) -> String {
     match count {
         0..1000 => count.to_string(),
         _ => format!("{},{:03}", count / 1000, count % 1000),
+    }
+}
+
+#[test]
+fn go_reads_each_type_of_profile_and_shows_its_second_value() {
+    for profile_type in ProfileType::ALL {
+        let types = profile_type.sample_types();
+        let mut profile = build(&program());
+        profile.sample_types = types;
+        profile.period_type = types[1];
+        let Some(top) = go_pprof(&["-top"], &profile) else {
+            return;
+        };
+        let shown = format!("Type: {}\n", types[1].kind);
+        assert!(top.contains(&shown), "{profile_type:?}: {top}");
     }
 }
 

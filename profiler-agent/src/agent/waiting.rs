@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use profiler_common::event::source;
+
 use crate::ids::Generation;
 use crate::sample::decode::RawSample;
 
@@ -12,6 +14,9 @@ const MAX_PER_PROGRAM: usize = 256;
 /// Samples that are kept in all.
 const MAX_IN_ALL: usize = 4096;
 
+/// Of them page faults: every program that starts has hundreds, and most are not Python.
+const MAX_FAULTS_IN_ALL: usize = MAX_IN_ALL / 2;
+
 /// How long a decision can take: the tracker tries for some seconds.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
@@ -20,12 +25,13 @@ const MAX_AGE: Duration = Duration::from_secs(10);
 pub(super) struct Waiting {
     by_program: HashMap<Generation, (Instant, Vec<RawSample>)>,
     n_samples: usize,
+    n_faults: usize,
 }
 
 impl Waiting {
     /// Keeps a sample. False: there is no room, it is lost.
     pub(super) fn keep(&mut self, sample: RawSample) -> bool {
-        if self.n_samples >= MAX_IN_ALL {
+        if self.n_samples >= MAX_IN_ALL || is_fault(&sample) && self.n_faults >= MAX_FAULTS_IN_ALL {
             return false;
         }
         let (_, samples) = self
@@ -35,6 +41,7 @@ impl Waiting {
         if samples.len() >= MAX_PER_PROGRAM {
             return false;
         }
+        self.n_faults += usize::from(is_fault(&sample));
         samples.push(sample);
         self.n_samples += 1;
         true
@@ -48,6 +55,7 @@ impl Waiting {
             .map(|(_, samples)| samples)
             .unwrap_or_default();
         self.n_samples -= samples.len();
+        self.n_faults -= n_faults(&samples);
         samples
     }
 
@@ -58,9 +66,18 @@ impl Waiting {
             let keep = since.elapsed() < MAX_AGE;
             if !keep {
                 self.n_samples -= samples.len();
+                self.n_faults -= n_faults(samples);
             }
             keep
         });
         before - self.n_samples
     }
+}
+
+fn is_fault(sample: &RawSample) -> bool {
+    sample.source == source::FAULTS
+}
+
+fn n_faults(samples: &[RawSample]) -> usize {
+    samples.iter().filter(|sample| is_fault(sample)).count()
 }

@@ -111,14 +111,15 @@ impl ValueType {
     /// The two values of a CPU profile.
     pub const CPU_SAMPLES: [Self; 2] = [Self::SAMPLES, Self::CPU];
 
-    /// The two values of a profile of page faults: how many, and how much memory they made resident.
+    /// The two values of a profile of page faults: how many, and how much memory they made resident. `go tool pprof` tells
+    /// values apart by their kind alone and refuses a profile with two of one kind.
     pub const PAGE_FAULTS: [Self; 2] = [
         Self {
             kind: "page_faults",
             unit: "count",
         },
         Self {
-            kind: "page_faults",
+            kind: "fault_space",
             unit: "bytes",
         },
     ];
