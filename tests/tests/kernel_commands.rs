@@ -147,7 +147,13 @@ fn a_hang_up_ends_a_recording_with_its_file() {
     let pid = spinning.pid().to_string();
     for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
         let file = format!("{signal}.folded");
-        let mut record = pyagent(folder.path(), &["record", "--pid", &pid, "-o", &file])
+        // As if no `nohup` had started the tests: what is ignored stays so in children.
+        let mut record = Command::new("env")
+            .arg("--default-signal=HUP")
+            .arg(binary())
+            .args(["record", "--pid", &pid, "-o", &file])
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

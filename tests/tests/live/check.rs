@@ -596,7 +596,7 @@ fn threads_carry_their_names_and_run_their_own_functions() {
                 sampled.n_samples(),
                 thread_name,
                 *seconds,
-                sampled.missed_seconds + paused,
+                sampled.missed_seconds.max(*paused),
                 n,
             ));
         }

@@ -177,11 +177,13 @@ pub(crate) fn record(
         .map(|counter| (counter.name, counter.value))
         .collect();
     // The kernel takes what it knows to be stolen from a thread's time. A pause of the host that it does not know
-    // of, as for memory that the host has to find first, is CPU time of one thread, with one tick at its end.
+    // of, as for memory that the host has to find first, is CPU time of one thread, with one tick at its end. Steal
+    // elsewhere can hide it here: what a workload itself saw of it counts too.
     let missed_seconds = (counters["timer_missed"] as f64 * period - stolen.as_secs_f64()).max(0.0);
     let sampled = done.into_iter().zip(&running).map(
         |(((report, legal, cpu_seconds), workload), running)| Sampled {
             workload,
+            missed_seconds: missed_seconds.max(report.paused),
             report,
             cpu_seconds,
             stacks: legal
@@ -193,7 +195,6 @@ pub(crate) fn record(
             pid: running.pid().into(),
             period,
             untimed_share,
-            missed_seconds,
         },
     );
     let sampled = sampled.collect();

@@ -29,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) shares: Vec<(Function, f64)>,
     /// Threads: id, name, function, CPU seconds, those of them in which the host had paused.
     pub(crate) threads: Vec<(i64, String, Function, f64, f64)>,
+    /// CPU seconds in which the host had paused, as far as its passes show them.
+    pub(crate) paused: f64,
     /// Recursions: the function, the one at its bottom, the depth.
     pub(crate) depths: Vec<(String, String, usize)>,
     /// Functions that were made and died: name, first line, CPU seconds, times that the thread was switched.

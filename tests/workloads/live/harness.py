@@ -124,8 +124,15 @@ def function(code):
     return [getattr(code, "co_qualname", code.co_name), code.co_filename, code.co_firstlineno]
 
 
-# Seconds of CPU time in one round of a thread above its usual ones, from which on they are a pause of the host.
+# Seconds of CPU time in one round above one and a half times the usual ones, from which on they are a pause of the host.
 PAUSE = 0.002
+
+
+def paused(rounds):
+    """The CPU time in which the host had stopped. Rounds do the same work; when the host stops a CPU and the kernel is
+    not told, the pause is CPU time of the thread that stood there, without ticks: a round far longer than usual."""
+    usual = sorted(rounds)[len(rounds) // 2] if rounds else 0.0
+    return sum(spent - usual for spent in rounds if spent > 1.5 * usual + PAUSE)
 
 
 class Run:
@@ -138,6 +145,8 @@ class Run:
         self.is_traced = True
         self.deadline = 0.0
         self.crews = []
+        self.passes = []
+        self.last_pass = 0.0
         # For workloads whose children do the work: passes that are sampled.
         self.passes_left = 1 << 30
         self.output = os.open(os.devnull, os.O_WRONLY)
@@ -168,7 +177,10 @@ class Run:
 
     def next_pass(self):
         """Goes on, from the traced passes to the sampled ones to the end, which is rehearsed while traced."""
-        is_over = time.process_time() >= self.deadline or self.passes_left == 0
+        now = time.process_time()
+        self.passes.append(now - self.last_pass)
+        self.last_pass = now
+        is_over = now >= self.deadline or self.passes_left == 0
         self.passes_left -= not self.is_traced
         if self.is_traced or is_over:
             if not self.is_traced:
@@ -176,6 +188,7 @@ class Run:
                 self.report["children_cpu"] = usage.ru_utime + usage.ru_stime - self.children_before
             for crew in self.crews:
                 crew.find_pauses()
+            self.report["paused"] = paused(self.passes)
             os.write(self.output, json.dumps(["done", self.report]).encode() + b"\n")
             if self.is_traced:
                 self.after_traced_pass()
@@ -198,7 +211,9 @@ class Run:
             os._exit(0)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.children_before = usage.ru_utime + usage.ru_stime
-        self.deadline = time.process_time() + self.cpu_seconds
+        self.passes.clear()
+        self.last_pass = time.process_time()
+        self.deadline = self.last_pass + self.cpu_seconds
 
 
 class Crew:
@@ -218,11 +233,8 @@ class Crew:
             member.ended.acquire()
 
     def find_pauses(self):
-        """A thread does the same in each round. When the host stops a CPU and the kernel is not told, the pause is
-        CPU time of the thread that stood there, without ticks: a round far longer than the thread's usual one."""
         for member in self.members:
-            usual = sorted(member.rounds)[len(member.rounds) // 2] if member.rounds else 0.0
-            member.entry[4] = sum(spent - usual for spent in member.rounds if spent > usual + PAUSE)
+            member.entry[4] = paused(member.rounds)
 
 
 class Member(threading.Thread):
