@@ -93,6 +93,7 @@ impl Agent {
     ) -> Result<Self> {
         let follow_all = config.selection.only_pids.is_none();
         let settings = Settings {
+            types: &config.types,
             follow_all,
             follow_children: follow_all || config.selection.subprocesses,
             ring_bytes: config.ring_bytes,

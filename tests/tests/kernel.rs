@@ -16,7 +16,7 @@ use profiler_agent::config::DEFAULT_RING_BYTES;
 use profiler_agent::ids::Pid;
 use profiler_agent::kernel::btf::Btf;
 use profiler_agent::kernel::offsets::Offsets;
-use profiler_agent::profile::model::{Frame, FrameKind, Profile};
+use profiler_agent::profile::model::{Frame, FrameKind, Profile, ProfileType};
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use pyagent_tests::compiler::{self, compile, workload};
 use pyagent_tests::cpu_ticks::CpuTicks;
@@ -132,7 +132,8 @@ fn by_letter(profile: &Profile, pid: Pid) -> BTreeMap<(char, String), i64> {
 }
 
 /// As an agent that follows everything has it.
-const SETTINGS: Settings = Settings {
+const SETTINGS: Settings<'_> = Settings {
+    types: &ProfileType::ALL,
     follow_all: true,
     follow_children: true,
     ring_bytes: DEFAULT_RING_BYTES,
@@ -166,7 +167,13 @@ fn loaded_by(access: &Access) -> Vec<String> {
 fn each_program_loads_and_verifies() {
     assert_eq!(
         loaded_by(&Access::of_running_kernel().unwrap()),
-        ["process_exec", "process_exit", "process_fork", "sample_cpu"]
+        [
+            "process_exec",
+            "process_exit",
+            "process_fork",
+            "sample_cpu",
+            "sample_faults"
+        ]
     );
     assert_eq!(
         loaded_by(&Access::calibrated().unwrap()),
@@ -174,7 +181,8 @@ fn each_program_loads_and_verifies() {
             "process_exec",
             "process_exit_pr",
             "process_fork_pr",
-            "sample_cpu_prob"
+            "sample_cpu_prob",
+            "sample_faults_p"
         ]
     );
 }

@@ -7,15 +7,18 @@ use aya::{Ebpf, EbpfLoader};
 use super::access::{Access, AccessError};
 use super::log;
 use super::ring::EventRing;
-use super::source::{Periods, SOURCES, Source, Sources};
+use super::source::{Periods, Source, Sources};
 use super::tables::{CounterTable, LayoutTable, ProcessTable};
+use crate::profile::model::ProfileType;
 
 /// The programs' object file, linked into the binary.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pyagent-bpf"));
 
 /// What the kernel programs are told before they are loaded.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct Settings<'a> {
+    /// What is to be sampled: the programs of others are not loaded.
+    pub types: &'a [ProfileType],
     /// Every exec makes a pending entry, so that new processes are found.
     pub follow_all: bool,
     /// A child of a profiled process is profiled.
@@ -70,14 +73,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads all programs and attaches those that follow processes. Needs CAP_BPF and CAP_PERFMON (5.8+), or
+    /// Loads the programs and attaches those that follow processes. Needs CAP_BPF and CAP_PERFMON (5.8+), or
     /// CAP_SYS_ADMIN.
-    pub fn load(settings: Settings) -> Result<Self, LoadError> {
+    pub fn load(settings: Settings<'_>) -> Result<Self, LoadError> {
         Self::load_by(settings, &Access::of_running_kernel()?)
     }
 
     /// The same with a way to read the kernel's structures that was chosen.
-    pub fn load_by(settings: Settings, access: &Access) -> Result<Self, LoadError> {
+    pub fn load_by(settings: Settings<'_>, access: &Access) -> Result<Self, LoadError> {
         let offsets = access.offsets();
         let agent_pid = std::process::id();
         let (follow_all, follow_children) = (
@@ -122,8 +125,8 @@ impl Programs {
                 |source| source.program_probed
             }
         };
-        for source in SOURCES {
-            load_sampler(&mut ebpf, sampler_of(source))?;
+        for profile_type in settings.types {
+            load_sampler(&mut ebpf, sampler_of(Source::of(*profile_type)))?;
         }
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let processes = HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?;
@@ -178,7 +181,11 @@ fn attach_typed(
 
 fn load_sampler(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
     let program: &mut PerfEvent = program(ebpf, name)?;
-    program.load().map_err(refused(name))
+    match program.load() {
+        // A type that was given twice.
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        loaded => loaded.map_err(refused(name)),
+    }
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>

@@ -23,6 +23,7 @@ use crate::kernel::probe::{
 };
 use crate::kernel::{btf, restrictions};
 use crate::process::facts::{self, Facts, tids};
+use crate::profile::model::ProfileType;
 use crate::python::discover::{Discoverer, Discovery, DiscoveryStep};
 use crate::python::layout::SUPPORTED;
 use crate::python::refusal::Refusal;
@@ -150,6 +151,7 @@ fn kernel() -> Result<String, String> {
 /// Loads the kernel programs as the agent does, and lets them go.
 fn programs() -> Result<Access, String> {
     let settings = Settings {
+        types: &ProfileType::ALL,
         follow_all: false,
         follow_children: false,
         ring_bytes: DEFAULT_RING_BYTES,
