@@ -71,6 +71,9 @@ const ATTACHED_LATE: &str = "cpu_attached_late";
 /// What `record` says when it does without the kernel programs.
 const FROM_OUTSIDE: &str = "stacks are read from outside";
 
+/// What `doctor` says where the kernel takes the programs of every source.
+const ALL_LOAD: &str = "they load; ";
+
 /// What `doctor` says of a kernel whose BTF is hidden.
 const WITHOUT_BTF: &str = ", without BTF";
 
@@ -200,6 +203,10 @@ pub(super) fn verdict(console: &str, mode: Mode) -> Result<String> {
         "whether there is BTF is not as the mode wants it: {doctor}"
     );
     ensure!(
+        doctor.contains(ALL_LOAD) != mode.is_remote(),
+        "whether the kernel programs of every source load is not as the mode wants it: {doctor}"
+    );
+    ensure!(
         record.contains(FROM_OUTSIDE) == mode.is_remote(),
         "whether stacks were read from outside is not as the mode wants it: {record}"
     );
@@ -293,7 +300,7 @@ mod tests {
     fn console(record_exit_code: u8, folded: &str) -> String {
         format!(
             "boot\n@@begin kernel\n6.1.0\n@@end kernel 0\n\
-             @@begin doctor\nfine\n@@end doctor 0\n@@begin cpu before\n100\n@@end cpu before 0\n\
+             @@begin doctor\nkernel programs {ALL_LOAD}fine\n@@end doctor 0\n@@begin cpu before\n100\n@@end cpu before 0\n\
              @@begin record\n  timer_missed: 105 (of a CPU)\n@@end record {record_exit_code}\n\
              @@begin cpu after\n1600\n@@end cpu after 0\n\
              @@begin folded\n{folded}\n@@end folded 0\n"
@@ -325,7 +332,9 @@ mod tests {
     #[test]
     fn what_is_read_from_outside_passes_only_where_the_kernel_refuses_the_programs() {
         let folded = format!("<module>;{BUSY_FUNCTION} 20");
-        let outside = console(0, &folded).replace("timer_missed", "stacks are read from outside");
+        let outside = console(0, &folded)
+            .replace("timer_missed", FROM_OUTSIDE)
+            .replace(ALL_LOAD, "");
         assert!(verdict(&outside, Mode::Confidentiality).is_ok());
         assert!(verdict(&outside, Mode::Plain).is_err());
         let folded = format!("<module>;{BUSY_FUNCTION} 490");
