@@ -9,6 +9,7 @@ use super::PullArgs;
 use super::exit::ExitError;
 use crate::format::file::Target;
 use crate::format::{Format, escape};
+use crate::profile::model::ProfileType;
 use crate::serve::client::{AgentAddress, PullFailure, containers, pull};
 
 /// Runs the command; Ctrl-C ends it without a file.
@@ -54,10 +55,14 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
     }
     if let Target::Named(path) | Target::Default(path) = &target {
         tell!(
-            "wrote {} ({}, {} samples)",
+            "wrote {} ({}, {} {})",
             escape(&path.to_string_lossy()),
             pulled.format,
-            pulled.n_samples
+            pulled.n_samples,
+            match profile_type {
+                ProfileType::Cpu => "samples",
+                ProfileType::Faults => "page faults",
+            }
         );
     }
     Ok(ExitCode::SUCCESS)
