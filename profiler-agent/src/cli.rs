@@ -402,9 +402,12 @@ impl SamplingArgs {
         const LARGEST: u64 = 1 << 30;
         // The kernel wants a power of two, and whole pages.
         let page = rustix::param::page_size() as u64;
+        let mut types = types.to_vec();
+        types.sort_unstable();
+        types.dedup();
         SamplingConfig {
             selection,
-            types: types.to_vec(),
+            types,
             rate_hz: self.rate,
             fault_period: self.fault_period,
             max_samples_per_second,

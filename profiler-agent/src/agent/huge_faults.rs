@@ -12,6 +12,9 @@ use crate::sample::decode::RawSample;
 /// A fault counts as huge when its thread has touched nothing else of the page for so long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// A thread without a fault for so long is forgotten.
+const MAX_AGE: Duration = Duration::from_secs(10);
+
 /// Most threads that are followed; beyond, no fault of another thread is taken for a huge one.
 const MAX_THREADS: usize = 4096;
 
@@ -29,6 +32,7 @@ pub(super) struct Rest {
 /// The last fault of a thread.
 #[derive(Debug)]
 struct Last {
+    seen: Instant,
     address: u64,
     /// Of the page that it lay in.
     page_bytes: u64,
@@ -76,6 +80,7 @@ impl HugeFaults {
             seen: Instant::now(),
         });
         let last = Last {
+            seen: Instant::now(),
             address,
             page_bytes,
             rest,
@@ -90,7 +95,10 @@ impl HugeFaults {
         let is_settled = |rest: &mut Rest| all || rest.seen.elapsed() >= PATIENCE;
         let rests = self.threads.values_mut();
         let settled = rests.filter_map(|last| last.rest.take_if(|rest| is_settled(rest)));
-        settled.collect()
+        let settled = settled.collect();
+        // Threads come and go.
+        self.threads.retain(|_, last| last.seen.elapsed() < MAX_AGE);
+        settled
     }
 
     /// Forgets a program that has ended, and gives what is to be added for it.

@@ -181,11 +181,7 @@ fn attach_typed(
 
 fn load_sampler(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
     let program: &mut PerfEvent = program(ebpf, name)?;
-    match program.load() {
-        // A type that was given twice.
-        Err(ProgramError::AlreadyLoaded) => Ok(()),
-        loaded => loaded.map_err(refused(name)),
-    }
+    program.load().map_err(refused(name))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>

@@ -1,7 +1,8 @@
 //! Folded stacks: `root;...;leaf count`, one line a stack, sorted; the input of flamegraph.pl and inferno.
 //!
 //! When the profile has several processes, `comm (pid)` is the root frame of each stack. The count is the
-//! number of samples, of memory the number of bytes. The format has no quoting, so three things in names are replaced: `;` by `:`, a space
+//! number of samples, of memory the number of bytes. The format has no quoting, so three things in names are
+//! replaced: `;` by `:`, a space
 //! before a last word that is a number by `_` (readers would take it for a count), and one after a leading
 //! `#` (inferno would take the line for a comment). Threads are not told apart.
 

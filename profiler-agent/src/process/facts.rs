@@ -38,7 +38,8 @@ impl Facts {
     /// Reads the facts. An error means that the process has gone, or that /proc hides it.
     pub fn read(pid: Pid) -> std::io::Result<Self> {
         let stat = Stat::read(&format!("/proc/{pid}/stat"))?;
-        let visible = stand_in(pid).unwrap_or(pid);
+        let visible = Some(pid).filter(|_| stat.has_ended());
+        let visible = visible.and_then(stand_in).unwrap_or(pid);
         let executable = fs::read_link(format!("/proc/{visible}/exe"))
             .map(|path| {
                 path.to_string_lossy()

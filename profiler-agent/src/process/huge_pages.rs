@@ -76,12 +76,17 @@ impl HugePages {
             .entry(generation)
             .or_insert_with(|| File::open(format!("/proc/{pid}/pagemap")).ok())
             .as_ref()?;
-        let mut entry = [0; ENTRY_BYTES as usize];
+        let (mut entry, mut own) = ([0; ENTRY_BYTES as usize], [0; ENTRY_BYTES as usize]);
         let place = address.0 / self.page_bytes * ENTRY_BYTES;
         pagemap.read_exact_at(&mut entry, place).ok()?;
         let entry = u64::from_le_bytes(entry);
         let frame = entry & FRAME_MASK;
         if entry & PRESENT == 0 || frame == 0 {
+            return None;
+        }
+        // Most pages stand alone: one entry says so, and the kernel puts each entry together when it is read.
+        flags.read_exact_at(&mut own, frame * ENTRY_BYTES).ok()?;
+        if !is_part_of_anonymous_folio(u64::from_le_bytes(own)) {
             return None;
         }
         let first = frame / N_ENTRIES * N_ENTRIES;
@@ -99,11 +104,19 @@ impl HugePages {
     }
 }
 
+fn is_part_of_anonymous_folio(entry: u64) -> bool {
+    entry & KPF_ANON != 0 && entry & (KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL) != 0
+}
+
 /// How many pages the folio of an entry has: `n_huge` if it does not begin here. `None`: it is not anonymous, or not
 /// made of several.
 fn n_pages_of_folio(entries: &[u64], idx: usize, n_huge: u64) -> Option<u64> {
     let is = |idx: usize, bit: u64| entries.get(idx).is_some_and(|entry| entry & bit != 0);
-    if !is(idx, KPF_ANON) || !is(idx, KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL) {
+    if !entries
+        .get(idx)
+        .copied()
+        .is_some_and(is_part_of_anonymous_folio)
+    {
         return None;
     }
     let Some(head) = (0..=idx).rev().find(|idx| is(*idx, KPF_COMPOUND_HEAD)) else {

@@ -202,13 +202,23 @@ impl Sources {
         if cpus.is_empty() {
             return Ok(());
         }
+        let attached = self.attach_sources(cpus);
+        if attached.is_err() {
+            // What is attached to a part of them would be attached once more at the next try.
+            self.detach(cpus);
+        } else {
+            self.cpus.extend(cpus);
+        }
+        attached
+    }
+
+    fn attach_sources(&mut self, cpus: &[u32]) -> Result<(), SourceError> {
         if let Some(timers) = &mut self.cpu {
             timers.attach(&mut self.ebpf, &self.counters, cpus)?;
         }
         if let Some(faults) = &mut self.faults {
             faults.attach(&mut self.ebpf, cpus)?;
         }
-        self.cpus.extend(cpus);
         Ok(())
     }
 
