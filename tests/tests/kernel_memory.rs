@@ -23,6 +23,15 @@ const MAX_SAMPLES: f64 = 8.0;
 /// The same for phases of huge pages, each of whose samples stands for as much as 8,192 pages.
 const MAX_HUGE_ERROR: f64 = 0.15;
 
+/// Touches new memory until it is killed.
+const GROW_AGAIN_AND_AGAIN: &str = "
+def grow():
+    return bytearray(64 << 20)
+print('ready', flush=True)
+while True:
+    grow()
+";
+
 /// What a program says of one of its functions.
 #[derive(Debug, Deserialize)]
 struct Phase {
@@ -146,7 +155,7 @@ fn a_command_is_recorded_by_the_memory_that_it_touches() {
 #[test]
 fn an_agent_that_samples_one_type_says_so_when_asked_for_the_other() {
     let python = interpreters::newest();
-    let mut target = Target::start(Command::new(&python.path).args(["-I", "-S", "-B", &script()]));
+    let mut target = Target::python(&python, GROW_AGAIN_AND_AGAIN, &[]);
     assert_eq!(target.line(), "ready");
     let pid = target.pid().to_string();
     let arguments = ["--pid", &pid, "--type", "faults", "--listen", "127.0.0.1:0"];
@@ -169,13 +178,8 @@ fn an_agent_that_samples_one_type_says_so_when_asked_for_the_other() {
     let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{errors}");
     assert!(errors.contains("does not sample cpu"), "{errors}");
-    let pulled = std::thread::scope(|scope| {
-        let pulled = scope.spawn(|| pull(&["--type", "faults"]));
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        target.tell("");
-        pulled.join().unwrap()
-    });
+    let pulled = pull(&["--type", "faults"]);
     let folded = String::from_utf8_lossy(&pulled.stdout).into_owned();
     assert!(pulled.status.success(), "{pulled:?}");
-    assert!(folded.contains("small_objects ("), "{folded}");
+    assert!(folded.contains("grow ("), "{folded}");
 }

@@ -2,10 +2,15 @@
 //! where it must stop, and that no memory makes it do anything else), and over real interpreters that sleep in
 //! a known stack.
 
+use profiler_agent::ids::{Address, Generation, Pid};
+use profiler_agent::process::facts::Facts;
+use profiler_agent::process::maps::{self, Mapping};
 use profiler_agent::process::memory::{ProcessMemory, RemoteReader};
 use profiler_agent::python::code::{self, Code};
 use profiler_agent::python::discover::Interpreter;
 use profiler_agent::python::layout::{LAYOUTS, Offsets, Version, debug_offsets};
+use profiler_agent::python::process::PythonProcess;
+use profiler_agent::sample::native::NativeSymbolizer;
 use profiler_common::event::{MAX_PYTHON_FRAMES, PyFrame, PythonStatus, frame_flags, sample_flags};
 use profiler_common::layout::{
     ABSENT, EntryMark, FrameRoot, GilKind, IdentityKind, InstructionUnit, PyLayout,
@@ -756,6 +761,55 @@ fn the_stacks_of_every_real_interpreter_are_those_that_it_prints() {
             );
         }
     }
+}
+
+/// No process has this id: it is above the largest that Linux gives out.
+const GONE: Pid = Pid(4_194_305);
+
+#[test]
+fn native_code_of_a_child_that_has_ended_is_named_by_its_parent_and_by_no_other_program() {
+    let python = interpreters::newest();
+    let start = || {
+        let mut target = Target::start(&mut python.command(&workload("own_stack.py")));
+        assert!(!target.line().is_empty());
+        target
+    };
+    let (parent, other) = (start(), start());
+    let libc = maps::of_process(parent.pid()).unwrap();
+    let is_libc = |mapping: &&Mapping| {
+        mapping.executable && mapping.path.to_string_lossy().contains("/libc.so")
+    };
+    let address = Address(
+        libc.iter()
+            .find(is_libc)
+            .expect("it has a C library")
+            .start
+            .0
+            + 0x1000,
+    );
+    let name = |forked_from: Option<Pid>| {
+        let child = PythonProcess {
+            pid: GONE,
+            generation: Generation(1),
+            forked_from,
+            facts: Facts::read(parent.pid()).unwrap(),
+            interpreter: parent.interpreter(),
+        };
+        let mut frames = Vec::new();
+        NativeSymbolizer::default().leaf_frame(&child, address, &mut frames);
+        let function = frames.pop().expect("a native frame").function;
+        (function.name.to_string(), function.mapping.to_string())
+    };
+    let (_, mapping) = name(Some(parent.pid()));
+    assert!(mapping.contains("/libc.so"), "{mapping}");
+    let nobody_knows = (
+        "native code of a process that ended".to_owned(),
+        String::new(),
+    );
+    assert_eq!(name(None), nobody_knows);
+    assert_eq!(name(Some(GONE)), nobody_knows);
+    // Another process of the same interpreter, at other addresses.
+    assert_eq!(name(Some(other.pid())), nobody_knows);
 }
 
 /// The stack of a thread, read from outside: the frames of the walk, and the file, line and name of those that

@@ -26,7 +26,6 @@ pub(super) struct Rest {
     pub(super) generation: Generation,
     /// The stack of the sample, with no further fault and the bytes that are to be added.
     pub(super) resolved: ResolvedSample,
-    seen: Instant,
 }
 
 /// The last fault of a thread.
@@ -77,7 +76,6 @@ impl HugeFaults {
                 values: [0, i64::try_from(more).unwrap_or(i64::MAX)],
                 ..resolved.clone()
             },
-            seen: Instant::now(),
         });
         let last = Last {
             seen: Instant::now(),
@@ -92,10 +90,9 @@ impl HugeFaults {
 
     /// What is to be added since nothing came after it; with `all` also what is young.
     pub(super) fn settled(&mut self, all: bool) -> Vec<Rest> {
-        let is_settled = |rest: &mut Rest| all || rest.seen.elapsed() >= PATIENCE;
-        let rests = self.threads.values_mut();
-        let settled = rests.filter_map(|last| last.rest.take_if(|rest| is_settled(rest)));
-        let settled = settled.collect();
+        let is_settled = |last: &&mut Last| all || last.seen.elapsed() >= PATIENCE;
+        let settled = self.threads.values_mut().filter(is_settled);
+        let settled = settled.filter_map(|last| last.rest.take()).collect();
         // Threads come and go.
         self.threads.retain(|_, last| last.seen.elapsed() < MAX_AGE);
         settled
