@@ -768,35 +768,31 @@ const GONE: Pid = Pid(4_194_305);
 
 #[test]
 fn native_code_of_a_child_that_has_ended_is_named_by_its_parent_and_by_no_other_program() {
-    let python = interpreters::newest();
-    let start = || {
+    let start = |python: &interpreters::Interpreter| {
         let mut target = Target::start(&mut python.command(&workload("own_stack.py")));
         assert!(!target.line().is_empty());
         target
     };
-    let (parent, other) = (start(), start());
+    let newest = interpreters::newest();
+    let is_other = |python: &interpreters::Interpreter| python.executable != newest.executable;
+    let other = interpreters::supported().into_iter().find(is_other);
+    let (parent, other) = (start(&newest), start(&other.expect("two CPythons")));
     let libc = maps::of_process(parent.pid()).unwrap();
     let is_libc = |mapping: &&Mapping| {
         mapping.executable && mapping.path.to_string_lossy().contains("/libc.so")
     };
-    let address = Address(
-        libc.iter()
-            .find(is_libc)
-            .expect("it has a C library")
-            .start
-            .0
-            + 0x1000,
-    );
-    let name = |forked_from: Option<Pid>| {
+    let libc = libc.iter().find(is_libc).expect("it has a C library");
+    let address = Address(libc.start.0 + 0x1000);
+    let name = |found: Option<Pid>| {
         let child = PythonProcess {
             pid: GONE,
             generation: Generation(1),
-            forked_from,
+            forked_from: Some(Generation(2)),
             facts: Facts::read(parent.pid()).unwrap(),
             interpreter: parent.interpreter(),
         };
         let mut frames = Vec::new();
-        NativeSymbolizer::default().leaf_frame(&child, address, &mut frames);
+        NativeSymbolizer::default().leaf_frame(&child, found, address, &mut frames);
         let function = frames.pop().expect("a native frame").function;
         (function.name.to_string(), function.mapping.to_string())
     };
@@ -808,7 +804,7 @@ fn native_code_of_a_child_that_has_ended_is_named_by_its_parent_and_by_no_other_
     );
     assert_eq!(name(None), nobody_knows);
     assert_eq!(name(Some(GONE)), nobody_knows);
-    // Another process of the same interpreter, at other addresses.
+    // Another program that has the number by now.
     assert_eq!(name(Some(other.pid())), nobody_knows);
 }
 

@@ -11,8 +11,8 @@ pub struct PythonProcess {
     pub pid: Pid,
     /// The program that it runs.
     pub generation: Generation,
-    /// The process that it was forked from; `None` when it runs a program of its own.
-    pub forked_from: Option<Pid>,
+    /// The program that forked it; `None` when it runs a program of its own.
+    pub forked_from: Option<Generation>,
     /// Names.
     pub facts: Facts,
     /// Its interpreter.

@@ -171,14 +171,16 @@ impl NativeSymbolizer {
         function
     }
 
-    /// Appends the native leaf, if there is something to show.
+    /// Appends the native leaf, if there is something to show. `parent`: the process that forked this one, as long as
+    /// it runs the program that it ran then.
     pub fn leaf_frame(
         &mut self,
         process: &PythonProcess,
+        parent: Option<Pid>,
         ip: Address,
         frames: &mut Vec<ResolvedFrame>,
     ) {
-        let function = match self.locate(process, ip) {
+        let function = match self.locate(process, parent, ip) {
             Some(place) => self.function(process, &place),
             None => Some(self.nameless(process.generation)),
         };
@@ -219,7 +221,12 @@ impl NativeSymbolizer {
     }
 
     /// What is behind an address of a process.
-    fn locate(&mut self, process: &PythonProcess, ip: Address) -> Option<Place> {
+    fn locate(
+        &mut self,
+        process: &PythonProcess,
+        parent: Option<Pid>,
+        ip: Address,
+    ) -> Option<Place> {
         let generation = process.generation;
         let is_stale = |mapped: &Mapped| {
             let age = mapped.read.elapsed();
@@ -228,7 +235,7 @@ impl NativeSymbolizer {
         match self.programs.get_mut(&generation) {
             None => drop(
                 self.programs
-                    .insert(generation, Mapped::of_process(process)),
+                    .insert(generation, Mapped::of_process(process, parent)),
             ),
             Some(mapped) if is_stale(mapped) => mapped.read_again(ip),
             Some(_) => {}
@@ -296,8 +303,9 @@ impl NativeSymbolizer {
 }
 
 impl Mapped {
-    /// A child that has ended had what its parent has, if that is still the program that it was.
-    fn of_process(process: &PythonProcess) -> Self {
+    /// A child that has ended had what its parent has. The parent may have gone a moment ago, and another process may
+    /// have its number: that one has the interpreter elsewhere, or another one.
+    fn of_process(process: &PythonProcess, parent: Option<Pid>) -> Self {
         let own = Self::read(process.pid);
         let interpreter = &process.interpreter;
         let is_same_program = |parent: &Self| {
@@ -305,7 +313,7 @@ impl Mapped {
                 parent.mappings[idx].file.inode == interpreter.binary_key.file.inode
             })
         };
-        match process.forked_from.filter(|_| own.mappings.is_empty()) {
+        match parent.filter(|_| own.mappings.is_empty()) {
             Some(parent) => Some(Self::read(parent)).filter(is_same_program),
             None => None,
         }

@@ -101,7 +101,7 @@ impl Symbolizer {
         let process = PythonProcess {
             pid,
             generation: child,
-            forked_from: Some(parent.process.pid),
+            forked_from: Some(parent.process.generation),
             ..PythonProcess::clone(&parent.process)
         };
         let codes = parent.codes.fork();
@@ -151,8 +151,7 @@ impl Symbolizer {
 
     /// Names everything in a sample. `None`: its program is not known (yet).
     pub fn resolve(&mut self, sample: &RawSample) -> Option<ResolvedSample> {
-        let program = self.programs.get_mut(&sample.generation)?;
-        let process = program.process.clone();
+        let process = self.process(sample.generation)?.clone();
         let interpreter = &process.interpreter;
         let mut frames = Vec::with_capacity(sample.kernel.len() + sample.python.len() + 2);
         let in_eval = interpreter.eval.contains(sample.user_ip.0)
@@ -161,9 +160,14 @@ impl Symbolizer {
         // Where the loop has no place of its own the symbols tell it from the rest.
         let is_known_eval = in_eval && interpreter.binary.eval_is_exact;
         if !is_known_eval && !sample.user_ip.is_null() {
+            let parent = process
+                .forked_from
+                .and_then(|parent| self.programs.get(&parent));
+            let parent = parent.map(|parent| parent.process.pid);
             self.native
-                .leaf_frame(&process, sample.user_ip, &mut frames);
+                .leaf_frame(&process, parent, sample.user_ip, &mut frames);
         }
+        let program = self.programs.get_mut(&sample.generation)?;
         let unit = interpreter.layout.walk.instruction_unit;
         let n_outside = frames.len();
         let is_misled = program.is_misled(sample);

@@ -315,7 +315,7 @@ impl<K: KernelTable> Tracker<K> {
         let child = PythonProcess {
             pid,
             generation,
-            forked_from: Some(parent),
+            forked_from: Some(parent_generation),
             facts,
             interpreter: process.interpreter.clone(),
         };
