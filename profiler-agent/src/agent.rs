@@ -58,6 +58,8 @@ enum Event {
     Sample(Box<RawSample>),
     /// A process came, changed or went; in the order of the samples.
     Lifecycle(Lifecycle),
+    /// Small pages were put together into a huge one, at this time in nanoseconds since boot.
+    Collapse(u64),
     /// A record could not be decoded.
     Undecodable,
     /// Every sample that was taken until then was delivered.

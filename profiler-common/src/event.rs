@@ -39,15 +39,23 @@ pub enum RecordKind {
     Exec = 3,
     /// A [`LifecycleRecord`]: the last thread of a process ended.
     Exit = 4,
+    /// A [`RecordHead`] alone: the kernel put small pages of some process together into a huge one.
+    Collapse = 5,
 }
 
 impl RecordKind {
     /// The kind with this number, if there is one.
     #[must_use]
     pub fn from_u16(kind: u16) -> Option<Self> {
-        [Self::Sample, Self::Fork, Self::Exec, Self::Exit]
-            .into_iter()
-            .find(|k| *k as u16 == kind)
+        [
+            Self::Sample,
+            Self::Fork,
+            Self::Exec,
+            Self::Exit,
+            Self::Collapse,
+        ]
+        .into_iter()
+        .find(|k| *k as u16 == kind)
     }
 }
 

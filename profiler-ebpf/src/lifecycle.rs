@@ -1,4 +1,5 @@
-//! Processes come, replace their program and go: the process map follows, and the agent is told.
+//! Processes come, replace their program and go: the process map follows, and the agent is told. So it is of pages that
+//! are put together.
 //!
 //! These programs run in process context (raw tracepoints), where updating maps is safe. What is unknown is
 //! reported and learned: an exec makes a pending entry, which the agent turns into a Python or removes.
@@ -99,6 +100,23 @@ pub(crate) fn exit<T: Task>(ctx: &impl EbpfContext) -> Option<()> {
     debug!(ctx, "exit {}", pid);
     tell(RecordKind::Exit, pid, 0, 0, generation);
     Some(())
+}
+
+/// `mm_collapse_huge_page`, in khugepaged or in a program that asks for it: what is a huge page now was none when it was
+/// touched.
+#[inline(always)]
+pub(crate) fn collapse() {
+    const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
+    let head = RecordHead {
+        version: RECORD_VERSION,
+        kind: RecordKind::Collapse as u16,
+        size_bytes: size_of::<RecordHead>() as u32,
+        // SAFETY: a helper without arguments.
+        time_ns: unsafe { bpf_ktime_get_boot_ns() },
+    };
+    if EVENTS.output::<RecordHead>(&head, NO_WAKEUP).is_err() {
+        count(Counter::LifecycleLost);
+    }
 }
 
 /// Sends a record and wakes the agent: it has to look while the process is still there.

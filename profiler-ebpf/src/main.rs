@@ -65,6 +65,13 @@ pub fn sample_faults_probed(ctx: PerfEventContext) -> u32 {
     0
 }
 
+/// Small pages were put together into a huge one.
+#[raw_tracepoint(tracepoint = "mm_collapse_huge_page")]
+pub fn collapse(_ctx: RawTracePointContext) -> i32 {
+    lifecycle::collapse();
+    0
+}
+
 /// A process was forked, or a thread was made.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn process_fork(ctx: BtfTracePointContext) -> i32 {

@@ -168,6 +168,7 @@ fn each_program_loads_and_verifies() {
     assert_eq!(
         loaded_by(&Access::of_running_kernel().unwrap()),
         [
+            "collapse",
             "process_exec",
             "process_exit",
             "process_fork",
@@ -178,6 +179,7 @@ fn each_program_loads_and_verifies() {
     assert_eq!(
         loaded_by(&Access::calibrated().unwrap()),
         [
+            "collapse",
             "process_exec",
             "process_exit_pr",
             "process_fork_pr",

@@ -23,7 +23,6 @@ use crate::config::SamplingConfig;
 use crate::ids::Generation;
 use crate::kernel::cpus::n_cpus_online;
 use crate::process::container::{Container, Runtime};
-use crate::process::huge_pages::HugePages;
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::{Aggregator, ResolvedSample};
 use crate::profile::model::{Profile, ProfileType};
@@ -216,7 +215,6 @@ pub(super) struct Engine {
     /// Ticks that did not come.
     n_missed: Cell<u64>,
     health: Health,
-    huge_pages: HugePages,
     huge_faults: HugeFaults,
 }
 
@@ -247,7 +245,6 @@ impl Engine {
             throttle: Throttle::default(),
             n_missed: Cell::new(0),
             health: Health::default(),
-            huge_pages: HugePages::default(),
             huge_faults: HugeFaults::default(),
         };
         match recording {
@@ -284,7 +281,7 @@ impl Engine {
                 break;
             }
         }
-        let settled = self.huge_faults.settled(true);
+        let settled = self.huge_faults.settled(u64::MAX);
         self.add_rests(settled);
         for pull in std::mem::take(&mut self.pulls) {
             self.finish(pull);
@@ -296,8 +293,9 @@ impl Engine {
             Event::Batch(events) => events.into_iter().for_each(|event| self.on_event(event)),
             Event::Sample(sample) => self.on_sample(*sample),
             Event::Lifecycle(lifecycle) => self.on_lifecycle(lifecycle),
+            Event::Collapse(time_ns) => self.huge_faults.on_collapse(time_ns),
             Event::Undecodable => self.counters.undecodable += 1,
-            Event::Drained(at) => self.finish_pulls(|pull| pull.is_over(at)),
+            Event::Drained(at) => self.on_drained(at),
             Event::Process(update) => self.on_update(update),
             Event::Scanned(listing) => self.on_scanned(listing),
             Event::Counted(counts) => self.on_counted(counts),
@@ -311,6 +309,13 @@ impl Engine {
             }
             Event::RingClosed => {}
         }
+    }
+
+    fn on_drained(&mut self, at: Instant) {
+        let at_ns = boot_ns() - at.elapsed().as_nanos() as u64;
+        let settled = self.huge_faults.settled(at_ns);
+        self.add_rests(settled);
+        self.finish_pulls(|pull| pull.is_over(at));
     }
 
     fn on_scanned(&mut self, listing: Vec<ProcessListing>) {
@@ -363,7 +368,6 @@ impl Engine {
         self.add_rests(rests);
         self.symbolizer.remove(generation);
         self.health.remove(generation);
-        self.huge_pages.remove(generation);
     }
 
     fn on_profiled(&mut self, process: Arc<PythonProcess>) {
@@ -407,12 +411,8 @@ impl Engine {
         };
         resolved.values = profile_type.values(sample.period, page_bytes());
         if profile_type == ProfileType::Faults {
-            let (pid, generation) = (sample.pid, sample.generation);
-            let n_bytes = self.huge_pages.page_bytes(pid, generation, sample.address);
-            let rest = self
-                .huge_faults
-                .on_sample(sample, &resolved, page_bytes(), n_bytes);
-            self.add_rests(rest);
+            let n_bytes = self.huge_faults.look(sample, boot_ns(), &resolved);
+            resolved.values = profile_type.values(sample.period, n_bytes);
         }
         let Some(process) = self.symbolizer.process(sample.generation) else {
             return;
@@ -557,8 +557,6 @@ impl Engine {
     fn on_tick(&mut self) {
         let now = Instant::now();
         self.finish_pulls(Pull::is_abandoned);
-        let settled = self.huge_faults.settled(false);
-        self.add_rests(settled);
         self.counters.waiting_lost += self.waiting.expire() as u64;
         if let Some(mut window) = self.window.take() {
             window.rotate(now, || self.aggregator(self.window_type()));
@@ -631,7 +629,7 @@ impl Engine {
         if !self.pulls.iter().any(&is_done) {
             return;
         }
-        let settled = self.huge_faults.settled(true);
+        let settled = self.huge_faults.settled(u64::MAX);
         self.add_rests(settled);
         let (done, going): (Vec<Pull>, Vec<Pull>) = std::mem::take(&mut self.pulls)
             .into_iter()
@@ -707,6 +705,16 @@ impl Engine {
                     "samples_ended_undiscovered",
                     "Samples of new programs that ended before it was known whether they run Python",
                     own.ended_undiscovered,
+                ),
+                (
+                    "huge_faults_uncounted",
+                    "Sampled faults that count as a small page since the kernel was putting pages together",
+                    self.huge_faults.n_uncounted(),
+                ),
+                (
+                    "fault_pages_gone",
+                    "Sampled faults that count as a small page since the memory was gone when it was looked at",
+                    self.huge_faults.n_gone(),
                 ),
                 ("cpu_attached_late", "CPUs that came online while sampling", own.cpu_gaps),
                 ("frames_code_object_gone", "Frames whose code object had gone", symbolizer.frames_gone),

@@ -1,24 +1,13 @@
 //! Page faults that made a huge page resident. That the page is huge now does not tell that the fault made it so: the
-//! kernel puts small pages together soon after they were touched (khugepaged). But who touches small pages of one
-//! huge page takes several faults in it, one after the other, while a huge fault has the next one elsewhere.
+//! kernel puts small pages together soon after they were touched (khugepaged), some eight of a host in ten seconds. It
+//! says when; a fault just before counts as a small one.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
-
-use crate::ids::{Address, Generation, Tid};
+use crate::ids::{Address, Generation, Pid};
+use crate::process::huge_pages::HugePages;
 use crate::profile::aggregate::ResolvedSample;
 use crate::sample::decode::RawSample;
 
-/// A fault counts as huge when its thread has touched nothing else of the page for so long.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// A thread without a fault for so long is forgotten.
-const MAX_AGE: Duration = Duration::from_secs(10);
-
-/// Most threads that are followed; beyond, no fault of another thread is taken for a huge one.
-const MAX_THREADS: usize = 4096;
-
-/// What was not counted with a sample yet: the rest of a huge page.
+/// What was not counted with a sample: the rest of a huge page.
 #[derive(Debug)]
 pub(super) struct Rest {
     /// When the sample was taken, and of which program; without its parts.
@@ -28,81 +17,124 @@ pub(super) struct Rest {
     pub(super) resolved: ResolvedSample,
 }
 
-/// The last fault of a thread.
+/// A sampled fault that may have made a huge page resident.
 #[derive(Debug)]
-struct Last {
-    seen: Instant,
-    address: u64,
-    /// Of the page that it lay in.
-    page_bytes: u64,
-    rest: Option<Rest>,
+struct Looked {
+    /// Nanoseconds since boot. The kernel may have put the page together since the sample, and said so in a record that
+    /// was not read yet.
+    at_ns: u64,
+    pid: Pid,
+    address: Address,
+    /// Nothing was there: it was not touched yet, or is gone again.
+    is_absent: bool,
+    rest: Rest,
 }
 
-/// Follows the faults of threads.
+/// Looks sampled faults up.
 #[derive(Debug, Default)]
 pub(super) struct HugeFaults {
-    threads: HashMap<(Generation, Tid), Last>,
+    pages: HugePages,
+    looked: Vec<Looked>,
+    /// When the kernel last put small pages together.
+    collapsed_ns: u64,
+    n_uncounted: u64,
+    n_gone: u64,
 }
 
 impl HugeFaults {
-    /// Takes a sample that lies in a page of `page_bytes` now, and was counted as `small_bytes` for each fault. Gives
-    /// what is to be added for the sample before it.
-    pub(super) fn on_sample(
+    /// Bytes that each fault of a sample made resident for certain; `now_ns` is the time, in nanoseconds since boot. Those
+    /// of a huge page are kept back, with the stack that `resolved` says.
+    pub(super) fn look(
         &mut self,
         sample: &RawSample,
+        now_ns: u64,
         resolved: &ResolvedSample,
-        small_bytes: u64,
-        page_bytes: u64,
-    ) -> Option<Rest> {
-        let Address(address) = sample.address;
-        let key = (sample.generation, sample.tid);
-        let is_huge = page_bytes > small_bytes;
-        if !self.threads.contains_key(&key) && self.threads.len() >= MAX_THREADS {
-            return None;
+    ) -> u64 {
+        let (small, huge) = (self.pages.small_bytes(), self.pages.huge_bytes());
+        let page_bytes = self
+            .pages
+            .page_bytes(sample.pid, sample.generation, sample.address);
+        if huge > small && page_bytes.is_none_or(|n_bytes| n_bytes >= huge) {
+            let more = sample.period.saturating_mul(huge - small);
+            let rest = Rest {
+                time_ns: sample.time_ns,
+                generation: sample.generation,
+                resolved: ResolvedSample {
+                    values: [0, i64::try_from(more).unwrap_or(i64::MAX)],
+                    ..resolved.clone()
+                },
+            };
+            self.looked.push(Looked {
+                at_ns: now_ns,
+                pid: sample.pid,
+                address: sample.address,
+                is_absent: page_bytes.is_none(),
+                rest,
+            });
+            return small;
         }
-        let before = self.threads.remove(&key);
-        let is_near = |last: &Last| {
-            let larger = page_bytes.max(last.page_bytes).max(1);
-            address / larger == last.address / larger
-        };
-        let is_first = before.as_ref().is_none_or(|last| !is_near(last));
-        let more = sample
-            .period
-            .saturating_mul(page_bytes - small_bytes.min(page_bytes));
-        let rest = (is_huge && is_first).then(|| Rest {
-            time_ns: sample.time_ns,
-            generation: sample.generation,
-            resolved: ResolvedSample {
-                values: [0, i64::try_from(more).unwrap_or(i64::MAX)],
-                ..resolved.clone()
-            },
-        });
-        let last = Last {
-            seen: Instant::now(),
-            address,
-            page_bytes,
-            rest,
-        };
-        self.threads.insert(key, last);
-        // The page of the one before may have been small ones: then this one lies in it too.
-        before.and_then(|last| last.rest).filter(|_| is_first)
+        // Another number of pages is none that the kernel gives: it is at work there.
+        page_bytes
+            .filter(|n_bytes| self.pages.has_sizes_between() && n_bytes.is_power_of_two())
+            .unwrap_or(small)
     }
 
-    /// What is to be added since nothing came after it; with `all` also what is young.
-    pub(super) fn settled(&mut self, all: bool) -> Vec<Rest> {
-        let is_settled = |last: &&mut Last| all || last.seen.elapsed() >= PATIENCE;
-        let settled = self.threads.values_mut().filter(is_settled);
-        let settled = settled.filter_map(|last| last.rest.take()).collect();
-        // Threads come and go.
-        self.threads.retain(|_, last| last.seen.elapsed() < MAX_AGE);
-        settled
+    /// The kernel put small pages together.
+    pub(super) fn on_collapse(&mut self, time_ns: u64) {
+        self.collapsed_ns = self.collapsed_ns.max(time_ns);
+    }
+
+    /// What is to be added for the faults that were looked up until `until_ns`, before which every record was read.
+    pub(super) fn settled(&mut self, until_ns: u64) -> Vec<Rest> {
+        let settled: Vec<_> = self
+            .looked
+            .extract_if(.., |looked| looked.at_ns <= until_ns)
+            .collect();
+        self.huge(settled)
     }
 
     /// Forgets a program that has ended, and gives what is to be added for it.
     pub(super) fn take(&mut self, generation: Generation) -> Vec<Rest> {
-        let is_of_it = |(program, _): &(Generation, Tid), _: &mut Last| *program == generation;
-        let taken = self.threads.extract_if(is_of_it);
-        taken.filter_map(|(_, last)| last.rest).collect()
+        let taken: Vec<_> = self
+            .looked
+            .extract_if(.., |looked| looked.rest.generation == generation)
+            .collect();
+        let rests = self.huge(taken);
+        self.pages.remove(generation);
+        rests
+    }
+
+    /// Sampled faults in huge pages that count as small ones.
+    pub(super) fn n_uncounted(&self) -> u64 {
+        self.n_uncounted
+    }
+
+    /// Sampled faults that count as small ones because the memory was gone when it was looked at.
+    pub(super) fn n_gone(&self) -> u64 {
+        self.n_gone
+    }
+
+    fn huge(&mut self, looked: Vec<Looked>) -> Vec<Rest> {
+        let mut rests = Vec::new();
+        for looked in looked {
+            let Looked {
+                pid, address, rest, ..
+            } = looked;
+            if looked.is_absent {
+                let found = self.pages.page_bytes(pid, rest.generation, address);
+                self.n_gone += u64::from(found.is_none());
+                if found.is_none_or(|n_bytes| n_bytes < self.pages.huge_bytes()) {
+                    continue;
+                }
+            }
+            // Collapses since the look do not matter, but are too few to tell them apart.
+            if rest.time_ns > self.collapsed_ns {
+                rests.push(rest);
+            } else {
+                self.n_uncounted += 1;
+            }
+        }
+        rests
     }
 }
 
@@ -110,36 +142,11 @@ impl HugeFaults {
 mod tests {
     use std::sync::Arc;
 
-    use profiler_common::event::{KernelStatus, PythonStatus};
-
     use super::*;
-    use crate::ids::Pid;
     use crate::profile::aggregate::ThreadLabels;
 
-    const SMALL: u64 = 4096;
-    const HUGE: u64 = 2 << 20;
-
-    fn sample(address: u64) -> (RawSample, ResolvedSample) {
-        let raw = RawSample {
-            time_ns: address,
-            generation: Generation(1),
-            pid: Pid(7),
-            tid: Tid(7),
-            cpu: 0,
-            source: 1,
-            period: 16,
-            address: Address(address),
-            user_ip: Address(0),
-            thread_state: Address(0),
-            frame: Address(0),
-            flags: 0,
-            python_status: PythonStatus::Complete,
-            kernel_status: KernelStatus::UserMode,
-            comm: [0; 16],
-            registers: None,
-            python: Vec::new(),
-            kernel: Vec::new(),
-        };
+    /// A sample at `time_ns` whose huge page was seen 10 ns later.
+    fn seen(time_ns: u64) -> Looked {
         let labels = ThreadLabels {
             pid: 7,
             tid: 7,
@@ -148,56 +155,68 @@ mod tests {
             python_version: "".into(),
             process: Arc::new([]),
         };
-        let resolved = ResolvedSample {
-            frames: Vec::new(),
-            labels: Arc::new(labels),
-            values: [16, 16 * SMALL as i64],
+        let rest = Rest {
+            time_ns,
+            generation: Generation(1),
+            resolved: ResolvedSample {
+                frames: Vec::new(),
+                labels: Arc::new(labels),
+                values: [0, 7],
+            },
         };
-        (raw, resolved)
-    }
-
-    /// The bytes that are added in all for faults at these places, each with the size of its page at that time.
-    fn added(faults: &[(u64, u64)]) -> i64 {
-        let mut huge = HugeFaults::default();
-        let mut rests = Vec::new();
-        for (address, page_bytes) in faults {
-            let (raw, resolved) = sample(*address);
-            rests.extend(huge.on_sample(&raw, &resolved, SMALL, *page_bytes));
+        Looked {
+            at_ns: time_ns + 10,
+            pid: Pid(7),
+            address: Address(0),
+            is_absent: false,
+            rest,
         }
-        assert!(huge.settled(false).is_empty(), "it is too early");
-        rests.extend(huge.settled(true));
-        assert!(rests.iter().all(|rest| rest.resolved.values[0] == 0));
-        rests.iter().map(|rest| rest.resolved.values[1]).sum()
+    }
+
+    fn times(rests: &[Rest]) -> Vec<u64> {
+        rests.iter().map(|rest| rest.time_ns).collect()
+    }
+
+    fn with(looked: Vec<Looked>) -> HugeFaults {
+        HugeFaults {
+            looked,
+            ..HugeFaults::default()
+        }
     }
 
     #[test]
-    fn huge_pages_far_from_each_other_count_as_huge() {
-        let more = 16 * (HUGE - SMALL) as i64;
-        assert_eq!(added(&[(0, HUGE)]), more);
-        assert_eq!(
-            added(&[(0, HUGE), (16 * HUGE, HUGE), (32 * HUGE, HUGE)]),
-            3 * more
-        );
-        assert_eq!(added(&[(0, SMALL), (16 * HUGE, HUGE), (0, SMALL)]), more);
+    fn what_was_touched_before_pages_were_put_together_counts_as_small() {
+        let mut faults = with(vec![seen(100), seen(200), seen(300)]);
+        faults.on_collapse(200);
+        assert_eq!(times(&faults.settled(1000)), [300]);
+        assert_eq!(faults.n_uncounted(), 2);
+        assert!(faults.settled(1000).is_empty(), "added twice");
     }
 
     #[test]
-    fn small_pages_that_were_put_together_meanwhile_do_not() {
-        let step = 16 * SMALL;
-        let faults: Vec<_> = (0..96).map(|idx| (idx * step, HUGE)).collect();
-        assert_eq!(added(&faults), 0);
-        let mixed: Vec<_> = (0..96)
-            .map(|idx| (idx * step, if idx % 3 == 0 { HUGE } else { SMALL }))
-            .collect();
-        assert_eq!(added(&mixed), 0);
+    fn nothing_is_added_before_every_record_was_read() {
+        let mut faults = with(vec![seen(100), seen(200)]);
+        assert_eq!(times(&faults.settled(205)), [100]);
+        faults.on_collapse(204);
+        assert!(faults.settled(1000).is_empty());
+        assert_eq!(faults.n_uncounted(), 1);
+    }
+
+    #[test]
+    fn what_is_gone_counts_as_small() {
+        let absent = Looked {
+            is_absent: true,
+            ..seen(100)
+        };
+        let mut faults = with(vec![absent]);
+        assert!(faults.settled(1000).is_empty());
+        assert_eq!((faults.n_gone(), faults.n_uncounted()), (1, 0));
     }
 
     #[test]
     fn what_ended_is_added_once() {
-        let mut huge = HugeFaults::default();
-        let (raw, resolved) = sample(0);
-        assert!(huge.on_sample(&raw, &resolved, SMALL, HUGE).is_none());
-        assert_eq!(huge.take(raw.generation).len(), 1);
-        assert!(huge.settled(true).is_empty());
+        let mut faults = with(vec![seen(100)]);
+        assert_eq!(faults.take(Generation(1)).len(), 1);
+        assert!(faults.settled(1000).is_empty());
     }
 }

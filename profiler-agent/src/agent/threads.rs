@@ -89,6 +89,7 @@ pub(super) fn read_ring(
                     let _ = tracker.try_send(TrackMessage::Lifecycle(lifecycle));
                     Event::Lifecycle(lifecycle)
                 }
+                Ok(Record::Collapse(time_ns)) => Event::Collapse(time_ns),
                 Err(_) => Event::Undecodable,
             };
             batch.push(event);

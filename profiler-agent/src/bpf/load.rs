@@ -9,6 +9,7 @@ use super::log;
 use super::ring::EventRing;
 use super::source::{Periods, Source, Sources};
 use super::tables::{CounterTable, LayoutTable, ProcessTable};
+use crate::process::huge_pages::has_huge_pages;
 use crate::profile::model::ProfileType;
 
 /// The programs' object file, linked into the binary.
@@ -127,6 +128,12 @@ impl Programs {
         };
         for profile_type in settings.types {
             load_sampler(&mut ebpf, sampler_of(Source::of(*profile_type)))?;
+        }
+        if settings.types.contains(&ProfileType::Faults) && has_huge_pages() {
+            // Without it some small pages count as huge ones.
+            if let Err(error) = attach(&mut ebpf, "collapse", "mm_collapse_huge_page") {
+                tracing::warn!("{error}");
+            }
         }
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let processes = HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?;

@@ -10,6 +10,9 @@ use std::os::unix::fs::FileExt as _;
 
 use crate::ids::{Address, Generation, Pid};
 
+/// Where the kernel shows how huge pages are given (Documentation/admin-guide/mm/transhuge.rst).
+const SETTINGS: &str = "/sys/kernel/mm/transparent_hugepage";
+
 /// Bytes of an entry of either file.
 const ENTRY_BYTES: u64 = 8;
 
@@ -32,32 +35,46 @@ const KPF_COMPOUND_TAIL: u64 = 1 << 16;
 #[derive(Debug)]
 pub struct HugePages {
     flags: Option<File>,
-    page_bytes: u64,
+    small_bytes: u64,
     huge_bytes: u64,
+    has_sizes_between: bool,
     by_program: HashMap<Generation, Option<File>>,
 }
 
 impl Default for HugePages {
     fn default() -> Self {
-        let page_bytes = rustix::param::page_size() as u64;
-        let huge_bytes = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+        let small_bytes = rustix::param::page_size() as u64;
+        let huge_bytes: Option<u64> = fs::read_to_string(format!("{SETTINGS}/hpage_pmd_size"))
             .ok()
             .and_then(|text| text.trim().parse().ok());
         Self {
             // Without huge pages there is nothing to look up.
-            flags: huge_bytes.and_then(|_: u64| File::open("/proc/kpageflags").ok()),
-            page_bytes,
-            huge_bytes: huge_bytes.unwrap_or(page_bytes),
+            flags: huge_bytes.and_then(|_| File::open("/proc/kpageflags").ok()),
+            small_bytes,
+            huge_bytes: huge_bytes.unwrap_or(small_bytes),
+            has_sizes_between: huge_bytes.is_some_and(has_sizes_below),
             by_program: HashMap::new(),
         }
     }
 }
 
 impl HugePages {
-    /// Bytes of the page that backs an address of a program, in so far as that can be told.
-    pub fn page_bytes(&mut self, pid: Pid, generation: Generation, address: Address) -> u64 {
-        self.folio_bytes(pid, generation, address)
-            .unwrap_or(self.page_bytes)
+    /// Bytes of the smallest page.
+    #[must_use]
+    pub const fn small_bytes(&self) -> u64 {
+        self.small_bytes
+    }
+
+    /// Bytes of a huge page; those of a small one where there are none.
+    #[must_use]
+    pub const fn huge_bytes(&self) -> u64 {
+        self.huge_bytes
+    }
+
+    /// Whether a fault may be given a page of a size between (6.8+, where the administrator allows it).
+    #[must_use]
+    pub const fn has_sizes_between(&self) -> bool {
+        self.has_sizes_between
     }
 
     /// Forgets a program.
@@ -65,7 +82,14 @@ impl HugePages {
         self.by_program.remove(&generation);
     }
 
-    fn folio_bytes(&mut self, pid: Pid, generation: Generation, address: Address) -> Option<u64> {
+    /// Bytes of the page that backs an address of a program; what is a file, or the page of zeros that all share, counts
+    /// as small. `None`: nothing is there now, or it may not be looked at.
+    pub fn page_bytes(
+        &mut self,
+        pid: Pid,
+        generation: Generation,
+        address: Address,
+    ) -> Option<u64> {
         let flags = self.flags.as_ref()?;
         if self.by_program.len() >= MAX_OPEN && !self.by_program.contains_key(&generation) {
             self.by_program.clear();
@@ -77,7 +101,7 @@ impl HugePages {
             .or_insert_with(|| File::open(format!("/proc/{pid}/pagemap")).ok())
             .as_ref()?;
         let (mut entry, mut own) = ([0; ENTRY_BYTES as usize], [0; ENTRY_BYTES as usize]);
-        let place = address.0 / self.page_bytes * ENTRY_BYTES;
+        let place = address.0 / self.small_bytes * ENTRY_BYTES;
         pagemap.read_exact_at(&mut entry, place).ok()?;
         let entry = u64::from_le_bytes(entry);
         let frame = entry & FRAME_MASK;
@@ -87,7 +111,7 @@ impl HugePages {
         // Most pages stand alone: one entry says so, and the kernel puts each entry together when it is read.
         flags.read_exact_at(&mut own, frame * ENTRY_BYTES).ok()?;
         if !is_part_of_anonymous_folio(u64::from_le_bytes(own)) {
-            return None;
+            return Some(self.small_bytes);
         }
         let first = frame / N_ENTRIES * N_ENTRIES;
         let mut bytes = [0; (N_ENTRIES * ENTRY_BYTES) as usize];
@@ -98,10 +122,33 @@ impl HugePages {
             .iter()
             .map(|entry| u64::from_le_bytes(*entry))
             .collect();
-        let n_huge = self.huge_bytes / self.page_bytes;
-        let n_pages = n_pages_of_folio(&entries, (frame - first) as usize, n_huge)?;
-        Some(n_pages * self.page_bytes)
+        let n_huge = self.huge_bytes / self.small_bytes;
+        let n_pages = n_pages_of_folio(&entries, (frame - first) as usize, n_huge).unwrap_or(1);
+        Some(n_pages * self.small_bytes)
     }
+}
+
+/// Whether the kernel knows huge pages (CONFIG_TRANSPARENT_HUGEPAGE).
+#[must_use]
+pub fn has_huge_pages() -> bool {
+    fs::exists(SETTINGS).unwrap_or(false)
+}
+
+/// Whether the kernel is set to give pages of a size below `huge_bytes` (`hugepages-<size>kB/enabled`).
+fn has_sizes_below(huge_bytes: u64) -> bool {
+    let Ok(entries) = fs::read_dir(SETTINGS) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name();
+        let size = name.to_str().and_then(|name| {
+            let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+            kib.parse::<u64>().ok()
+        });
+        let enabled = fs::read_to_string(entry.path().join("enabled"));
+        size.is_some_and(|kib| kib * 1024 < huge_bytes)
+            && enabled.is_ok_and(|enabled| !enabled.contains("[never]"))
+    })
 }
 
 fn is_part_of_anonymous_folio(entry: u64) -> bool {
@@ -160,10 +207,7 @@ mod tests {
         let address = Address(&raw const *value as u64);
         let own = Pid(std::process::id());
         let n_bytes = pages.page_bytes(own, Generation(1), address);
-        assert!(n_bytes.is_power_of_two() && n_bytes >= pages.page_bytes);
-        assert_eq!(
-            pages.page_bytes(own, Generation(1), Address(8)),
-            pages.page_bytes
-        );
+        assert!(n_bytes.is_none_or(|n| n.is_power_of_two() && n >= pages.small_bytes()));
+        assert_eq!(pages.page_bytes(own, Generation(1), Address(8)), None);
     }
 }

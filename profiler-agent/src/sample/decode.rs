@@ -30,6 +30,8 @@ pub enum Record {
     Sample(Box<RawSample>),
     /// A process came, changed its program or went.
     Lifecycle(Lifecycle),
+    /// Small pages of some process were put together into a huge one, at this time in nanoseconds since boot.
+    Collapse(u64),
 }
 
 /// A sample as the kernel took it; nothing has a name yet.
@@ -127,6 +129,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         Some(kind @ (RecordKind::Fork | RecordKind::Exec | RecordKind::Exit)) => {
             lifecycle(&mut reader, kind).map(Record::Lifecycle)
         }
+        Some(RecordKind::Collapse) => Ok(Record::Collapse(time_ns)),
         None => Err(DecodeError::Kind(kind)),
     }
 }
@@ -211,7 +214,7 @@ fn lifecycle(reader: &mut Reader<'_>, kind: RecordKind) -> Result<Lifecycle, Dec
         RecordKind::Exit => Change::Exit {
             generation: previous,
         },
-        RecordKind::Exec | RecordKind::Sample => Change::Exec {
+        RecordKind::Exec | RecordKind::Sample | RecordKind::Collapse => Change::Exec {
             previous,
             generation,
         },
