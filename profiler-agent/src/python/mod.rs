@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod code;
 pub mod discover;
+pub mod gc;
 pub mod layout;
 pub mod line_table;
 pub mod process;

@@ -8,7 +8,7 @@ use profiler_common::layout::{
     ABSENT, EntryMark, FrameRoot, GilKind, IdentityKind, InstructionUnit, PyLayout,
 };
 
-use super::{CodeLayout, Layout, LayoutNotFound, Version};
+use super::{CodeLayout, GcStatsPlace, Layout, LayoutNotFound, Version};
 use crate::python::line_table::LineTableFormat;
 use crate::python::string::StrLayout;
 
@@ -24,6 +24,7 @@ struct Fields {
     interpreters_head: usize,
     interp_next: usize,
     interp_threads_head: usize,
+    interp_gc: usize,
     interp_modules: usize,
     interp_ceval_gil: usize,
     tstate_next: usize,
@@ -49,6 +50,8 @@ struct Fields {
     type_name: usize,
     bytes_size: usize,
     bytes_data: usize,
+    /// `gc.generation_stats` (3.15).
+    gc_stats: Option<usize>,
     /// The last word, where the table ends with `debugger_support.debugger_script_path_size` (3.14+): a constant.
     script_path_bytes: Option<usize>,
 }
@@ -61,6 +64,7 @@ const FIELDS_3_13: Fields = Fields {
     interpreters_head: 5,
     interp_next: 8,
     interp_threads_head: 9,
+    interp_gc: 10,
     interp_modules: 11,
     interp_ceval_gil: 14,
     tstate_next: 21,
@@ -85,6 +89,7 @@ const FIELDS_3_13: Fields = Fields {
     type_name: 47,
     bytes_size: 65,
     bytes_data: 66,
+    gc_stats: None,
     script_path_bytes: None,
 };
 
@@ -93,6 +98,7 @@ const FIELDS_3_14: Fields = Fields {
     interpreters_head: 5,
     interp_next: 8,
     interp_threads_head: 9,
+    interp_gc: 11,
     interp_modules: 12,
     interp_ceval_gil: 15,
     tstate_next: 24,
@@ -117,6 +123,7 @@ const FIELDS_3_14: Fields = Fields {
     type_name: 53,
     bytes_size: 75,
     bytes_data: 76,
+    gc_stats: None,
     script_path_bytes: Some(94),
 };
 
@@ -141,6 +148,7 @@ const FIELDS_3_15: Fields = Fields {
     type_name: 61,
     bytes_size: 87,
     bytes_data: 88,
+    gc_stats: Some(98),
     script_path_bytes: Some(110),
     ..FIELDS_3_14
 };
@@ -211,6 +219,7 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
         walk,
         code,
         interp_modules: Some(table.offset(fields.interp_modules)?),
+        gc_stats: table.gc_stats(fields),
     })
 }
 
@@ -284,6 +293,25 @@ impl Table<'_> {
             line_table_format: LineTableFormat::Locations,
             str: StrLayout::of_version(self.version.0, self.free_threaded),
         })
+    }
+
+    /// The statistics of the garbage collector, which the table names from 3.15 on; before, they follow the lists of the
+    /// generations (`struct _gc_runtime_state`). 3.14.0 to 3.14.4 have other lists.
+    fn gc_stats(&self, fields: &Fields) -> Option<GcStatsPlace> {
+        const BEHIND_LISTS_3_13: u16 = 128;
+        const BEHIND_LISTS_3_14: u16 = 120;
+        let gc = self.offset(fields.interp_gc).ok()?;
+        let is_regular = !self.free_threaded && self.version >= Version::new(3, 14, 5);
+        match (fields.gc_stats, self.version.minor()) {
+            (Some(idx), _) => Some(GcStatsPlace::Rings(gc.checked_add(self.offset(idx).ok()?)?)),
+            (None, (3, 13)) => Some(GcStatsPlace::Interpreter(
+                gc.checked_add(BEHIND_LISTS_3_13)?,
+            )),
+            (None, _) if is_regular => Some(GcStatsPlace::Interpreter(
+                gc.checked_add(BEHIND_LISTS_3_14)?,
+            )),
+            (None, _) => None,
+        }
     }
 
     /// The offset that a word holds.

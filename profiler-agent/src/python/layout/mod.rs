@@ -22,6 +22,19 @@ pub struct Layout {
     pub code: CodeLayout,
     /// `imports.modules` of the interpreter, where the process itself says it: releases of 3.14 differ.
     pub interp_modules: Option<u16>,
+    /// Statistics of the cyclic garbage collector; `None`: not known of this release.
+    pub gc_stats: Option<GcStatsPlace>,
+}
+
+/// Where the statistics of the cyclic garbage collector lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GcStatsPlace {
+    /// Totals of each generation, at this offset in `_PyRuntime` (up to 3.8).
+    Runtime(u16),
+    /// The same, in each interpreter state (3.9 to 3.14).
+    Interpreter(u16),
+    /// A pointer, at this offset in each interpreter state, to the last collections of each generation (3.15).
+    Rings(u16),
 }
 
 /// Offsets in code objects, and how their parts are encoded.
@@ -171,6 +184,7 @@ const fn frame_objects(
     lasti: u16,
     unit: InstructionUnit,
     tstate_current: u16,
+    gc_stats: GcStatsPlace,
 ) -> Layout {
     let format = if minor == 10 {
         LineTableFormat::Linetable310
@@ -216,12 +230,14 @@ const fn frame_objects(
             StrLayout::of_version(Version::new(3, minor, 0).0, false),
         ),
         interp_modules: None,
+        gc_stats: Some(gc_stats),
     }
 }
 
 /// 3.7: code objects have no `co_posonlyargcount` in front yet.
 const LAYOUT_3_7: Layout = {
-    let mut layout = frame_objects(7, 104, InstructionUnit::LastiBytes, 1480);
+    let gc_stats = GcStatsPlace::Runtime(560);
+    let mut layout = frame_objects(7, 104, InstructionUnit::LastiBytes, 1480, gc_stats);
     layout.walk.runtime_interpreters_head = 24;
     layout.walk.code_identity = 96;
     layout.code.filename = 96;
@@ -243,6 +259,7 @@ const LAYOUT_3_6: Layout = {
     layout.walk.frame_bytes = 128;
     layout.walk.gil_kind = GilKind::Unknown;
     layout.walk.gil = ABSENT;
+    layout.gc_stats = None;
     layout
 };
 
@@ -285,6 +302,7 @@ const LAYOUT_3_11: Layout = Layout {
         StrLayout::of_version(Version::new(3, 11, 0).0, false),
     ),
     interp_modules: None,
+    gc_stats: Some(GcStatsPlace::Interpreter(776)),
 };
 
 const LAYOUT_3_12: Layout = Layout {
@@ -326,6 +344,7 @@ const LAYOUT_3_12: Layout = Layout {
         StrLayout::of_version(Version::new(3, 12, 0).0, false),
     ),
     interp_modules: None,
+    gc_stats: Some(GcStatsPlace::Interpreter(240)),
 };
 
 /// Every supported version.
@@ -340,15 +359,33 @@ pub const LAYOUTS: &[LayoutRow] = &[
     },
     LayoutRow {
         minor: (3, 8),
-        offsets: Offsets::Table(frame_objects(8, 104, InstructionUnit::LastiBytes, 1368)),
+        offsets: Offsets::Table(frame_objects(
+            8,
+            104,
+            InstructionUnit::LastiBytes,
+            1368,
+            GcStatsPlace::Runtime(472),
+        )),
     },
     LayoutRow {
         minor: (3, 9),
-        offsets: Offsets::Table(frame_objects(9, 104, InstructionUnit::LastiBytes, 568)),
+        offsets: Offsets::Table(frame_objects(
+            9,
+            104,
+            InstructionUnit::LastiBytes,
+            568,
+            GcStatsPlace::Interpreter(744),
+        )),
     },
     LayoutRow {
         minor: (3, 10),
-        offsets: Offsets::Table(frame_objects(10, 96, InstructionUnit::LastiUnits, 568)),
+        offsets: Offsets::Table(frame_objects(
+            10,
+            96,
+            InstructionUnit::LastiUnits,
+            568,
+            GcStatsPlace::Interpreter(744),
+        )),
     },
     LayoutRow {
         minor: (3, 11),
