@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod exit;
 pub mod launch;
 pub mod log;
+pub mod mem;
 mod named;
 pub mod pull;
 pub mod record;
@@ -44,6 +45,7 @@ use crate::profile::model::ProfileType;
 use crate::profile::query::{Criteria, ProcessFilter, parse_pattern};
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::track::tracker::Selection;
+use crate::view::memory::SortKey;
 
 /// Profiles every CPython process of a host from outside: no code change, no restart, no pause.
 #[derive(Debug, Parser)]
@@ -70,6 +72,8 @@ pub enum Command {
     Record(RecordArgs),
     /// Pull a profile from a running agent into a file
     Pull(PullArgs),
+    /// Show the memory of Python processes over time, and the lines that make it grow
+    Mem(MemArgs),
     /// Say what works here, and why a process has no Python frames
     Doctor(DoctorArgs),
     /// Waits for a byte on a pipe and becomes CMD: how `record -- CMD` has it watched from its first sample
@@ -280,6 +284,42 @@ pub struct PullArgs {
     pub output: OutputArgs,
 }
 
+/// `pyagent mem`.
+#[derive(Debug, Args, Clone)]
+#[command(
+    mut_arg("rate", |arg| arg.hide(true)),
+    after_help = "Examples:\n  sudo pyagent mem                                    every Python process, live\n  sudo pyagent mem --sort slope --top 10              what grows fastest\n  sudo pyagent mem --pid 1234 -d 5m -o app.svg        a picture, with the lines that touched most\n  sudo pyagent mem --pid 1234 --subprocesses -o app.dat && mprof plot app.dat"
+)]
+pub struct MemArgs {
+    /// Which processes; all when none is chosen.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// How to sample.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// How often to look
+    #[arg(long, value_name = "TIME", default_value = "2s", env = "PYAGENT_EVERY", value_parser = parse_duration)]
+    pub every: Duration,
+    /// How long (default: until Ctrl-C or the end of what --pid names)
+    #[arg(long, short, value_name = "TIME", env = "PYAGENT_DURATION", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Look once, after the first interval
+    #[arg(long)]
+    pub once: bool,
+    /// Sort by rss, peak, slope, faults or gc
+    #[arg(long, value_name = "KEY", default_value = "rss", env = "PYAGENT_SORT")]
+    pub sort: SortKey,
+    /// Processes in the table (default: as many as fit)
+    #[arg(long, value_name = "N", env = "PYAGENT_TOP")]
+    pub top: Option<usize>,
+    /// Print a line of JSON for each look
+    #[arg(long)]
+    pub json: bool,
+    /// Write everything at the end: .svg, .json, .dat (for `mprof plot`)
+    #[arg(long, short, value_name = "FILE", env = "PYAGENT_OUTPUT")]
+    pub output: Option<PathBuf>,
+}
+
 /// `pyagent doctor`.
 #[derive(Debug, Args, Clone)]
 pub struct DoctorArgs {
@@ -314,6 +354,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Doctor(args)) => return doctor::run(&args),
         Some(Command::Record(args)) => block_on(record::run(args, &cli.agent.log)),
         Some(Command::Pull(args)) => block_on(pull::run(args)),
+        Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         None => block_on(agent::run(cli.agent)),
     };
     result.unwrap_or_else(|error| {

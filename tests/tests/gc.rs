@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use profiler_agent::process::memory::ProcessMemory;
-use profiler_agent::python::gc::{GcStats, N_GENERATIONS};
+use profiler_agent::profile::memory::N_GENERATIONS;
+use profiler_agent::python::gc;
 use pyagent_tests::interpreters;
 use pyagent_tests::target::Target;
 use serde::Deserialize;
@@ -47,7 +48,7 @@ fn every_interpreter_has_the_statistics_that_it_gives_itself() {
         let said: [Generation; N_GENERATIONS] = serde_json::from_str(&target.line()).unwrap();
         let interpreter = target.interpreter();
         let memory = ProcessMemory::new(target.pid());
-        let read = GcStats::read(&memory, &interpreter).unwrap();
+        let read = gc::read(&memory, &interpreter).unwrap();
         let name = format!("{} ({})", interpreter.version, python.path.display());
         let Some(read) = read else {
             eprintln!("{name}: not known");

@@ -24,9 +24,13 @@ use crate::ids::Generation;
 use crate::kernel::cpus::n_cpus_online;
 use crate::process::container::{Container, Runtime};
 use crate::process::lifecycle::{Change, Lifecycle};
+use crate::process::memory::ProcessMemory;
+use crate::process::resident;
 use crate::profile::aggregate::{Aggregator, ResolvedSample};
+use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::ProcessFilter;
+use crate::python::gc;
 use crate::python::process::PythonProcess;
 use crate::python::refusal::Reason;
 use crate::sample::decode::RawSample;
@@ -851,7 +855,18 @@ fn process_state(state: TrackState) -> ProcessState {
     }
 }
 
+/// Reads what it has resident, and what its garbage collector says.
+fn memory_info(process: &ProcessListing) -> Option<MemoryInfo> {
+    let resident = resident::read(process.facts.pid).ok()?;
+    let gc = process.profiled.as_ref().and_then(|process| {
+        let memory = ProcessMemory::new(process.pid);
+        gc::read(&memory, &process.interpreter).ok().flatten()
+    });
+    Some(MemoryInfo { resident, gc })
+}
+
 fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
+    let memory = memory_info(&process);
     let facts = process.facts;
     let program = facts.arguments.first().unwrap_or(&facts.comm).clone();
     // Of other programs nobody knows which argument is a secret.
@@ -880,6 +895,7 @@ fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
         },
         cgroup: facts.cgroup,
         container: facts.container.map(container_info),
+        memory,
     }
 }
 

@@ -50,7 +50,7 @@ pub struct ListProcessesResponse {
     pub processes: ::prost::alloc::vec::Vec<Process>,
 }
 /// A process that runs, or seems to run, CPython.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Process {
     /// Process id in the host's pid namespace.
     #[prost(uint32, tag = "1")]
@@ -91,6 +91,54 @@ pub struct Process {
     /// The container that it is in; absent when it is in none.
     #[prost(message, optional, tag = "12")]
     pub container: ::core::option::Option<Container>,
+    /// Its memory at the moment of the call; absent when it has ended meanwhile.
+    #[prost(message, optional, tag = "14")]
+    pub memory: ::core::option::Option<ProcessMemory>,
+}
+/// The memory of a process, in bytes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProcessMemory {
+    /// Resident anonymous memory: heaps, stacks, copies of private file pages.
+    #[prost(uint64, tag = "1")]
+    pub anon_bytes: u64,
+    /// Resident pages of files that are mapped.
+    #[prost(uint64, tag = "2")]
+    pub file_bytes: u64,
+    /// Resident shared memory.
+    #[prost(uint64, tag = "3")]
+    pub shmem_bytes: u64,
+    /// Anonymous memory that is swapped out; not resident.
+    #[prost(uint64, tag = "4")]
+    pub swap_bytes: u64,
+    /// The most that was ever resident.
+    #[prost(uint64, tag = "5")]
+    pub peak_bytes: u64,
+    /// The cyclic garbage collector; absent where the interpreter's statistics are not known.
+    #[prost(message, optional, tag = "6")]
+    pub gc: ::core::option::Option<GarbageCollector>,
+}
+/// What the cyclic garbage collectors of a process did since its start (`gc.get_stats()`), summed over its interpreters.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GarbageCollector {
+    /// Each generation, youngest first.
+    #[prost(message, repeated, tag = "1")]
+    pub generations: ::prost::alloc::vec::Vec<GcGeneration>,
+    /// Time that the collections took; absent where the interpreter does not measure it (before 3.15).
+    #[prost(message, optional, tag = "2")]
+    pub duration: ::core::option::Option<::prost_types::Duration>,
+}
+/// A generation of objects.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GcGeneration {
+    /// Collections of this generation.
+    #[prost(uint64, tag = "1")]
+    pub collections: u64,
+    /// Objects that they freed.
+    #[prost(uint64, tag = "2")]
+    pub collected: u64,
+    /// Objects that they could not free.
+    #[prost(uint64, tag = "3")]
+    pub uncollectable: u64,
 }
 /// A container, as far as it is known from outside.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

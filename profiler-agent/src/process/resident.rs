@@ -8,57 +8,35 @@ use std::io;
 
 use super::facts;
 use crate::ids::Pid;
+use crate::profile::memory::Resident;
 
-/// What is resident, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Resident {
-    /// Anonymous memory: heaps, stacks, copies of private file pages.
-    pub anon: u64,
-    /// Pages of files that are mapped.
-    pub file: u64,
-    /// Shared memory: shmem, shared anonymous maps.
-    pub shmem: u64,
-    /// Anonymous memory that is swapped out; not resident.
-    pub swap: u64,
-    /// The most that was ever resident (`VmHWM`).
-    pub peak: u64,
+/// Reads it. An error means that the process has gone, or that /proc hides it; `NotFound` also that it has no memory of its
+/// own, as kernel threads and zombies.
+pub fn read(pid: Pid) -> io::Result<Resident> {
+    let read = |pid: Pid| fs::read_to_string(format!("/proc/{pid}/status"));
+    let parsed = parse(&read(pid)?);
+    // Where the main thread has ended another one shows the memory.
+    let parsed = match (parsed, facts::stand_in(pid)) {
+        (None, Some(other)) => parse(&read(other)?),
+        (parsed, _) => parsed,
+    };
+    parsed.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-impl Resident {
-    /// All that is resident.
-    #[must_use]
-    pub const fn total(&self) -> u64 {
-        self.anon + self.file + self.shmem
-    }
-
-    /// Reads it. An error means that the process has gone, or that /proc hides it; `NotFound` also that it has no memory
-    /// of its own, as kernel threads and zombies.
-    pub fn read(pid: Pid) -> io::Result<Self> {
-        let read = |pid: Pid| fs::read_to_string(format!("/proc/{pid}/status"));
-        let parsed = Self::parse(&read(pid)?);
-        // Where the main thread has ended another one shows the memory.
-        let parsed = match (parsed, facts::stand_in(pid)) {
-            (None, Some(other)) => Self::parse(&read(other)?),
-            (parsed, _) => parsed,
-        };
-        parsed.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// The lines of proc_pid_status(5).
-    fn parse(status: &str) -> Option<Self> {
-        let bytes = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-            kib.checked_mul(1024)
-        };
-        Some(Self {
-            anon: bytes("RssAnon:")?,
-            file: bytes("RssFile:")?,
-            shmem: bytes("RssShmem:")?,
-            swap: bytes("VmSwap:").unwrap_or(0),
-            peak: bytes("VmHWM:")?,
-        })
-    }
+/// The lines of proc_pid_status(5).
+fn parse(status: &str) -> Option<Resident> {
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    Some(Resident {
+        anon: bytes("RssAnon:")?,
+        file: bytes("RssFile:")?,
+        shmem: bytes("RssShmem:")?,
+        swap: bytes("VmSwap:").unwrap_or(0),
+        peak: bytes("VmHWM:")?,
+    })
 }
 
 #[cfg(test)]
@@ -68,24 +46,24 @@ mod tests {
     #[test]
     fn the_lines_of_status_are_bytes() {
         let status = "Name:\tx\nVmHWM:\t    900 kB\nRssAnon:\t     300 kB\nRssFile:\t 200 kB\nRssShmem:\t 4 kB\n";
-        let resident = Resident::parse(status).unwrap();
+        let resident = parse(status).unwrap();
         assert_eq!(resident.total(), 504 << 10);
         assert_eq!((resident.peak, resident.swap), (900 << 10, 0));
-        assert_eq!(Resident::parse("Name:\tkthreadd\n"), None);
+        assert_eq!(parse("Name:\tkthreadd\n"), None);
     }
 
     #[test]
     fn memory_that_is_touched_is_resident() {
         let own = Pid(std::process::id());
-        let before = Resident::read(own).unwrap();
+        let before = read(own).unwrap();
         let touched = std::hint::black_box(vec![1_u8; 64 << 20]);
-        let after = Resident::read(own).unwrap();
+        let after = read(own).unwrap();
         assert!(
             after.anon >= before.anon + (60 << 20),
             "{before:?} {after:?}"
         );
         assert!(after.peak >= after.total());
         drop(touched);
-        assert!(Resident::read(Pid(4_194_305)).is_err());
+        assert!(read(Pid(4_194_305)).is_err());
     }
 }

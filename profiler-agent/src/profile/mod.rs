@@ -3,6 +3,7 @@
 
 pub mod aggregate;
 mod intern;
+pub mod memory;
 pub mod model;
 pub mod query;
 pub mod selector;

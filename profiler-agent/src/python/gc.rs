@@ -6,108 +6,95 @@ use super::discover::Interpreter;
 use super::layout::GcStatsPlace;
 use crate::ids::Address;
 use crate::process::memory::{MemoryError, ReadMemory};
-
-/// Generations; the last one is that of a full collection.
-pub const N_GENERATIONS: usize = 3;
+use crate::profile::memory::{GcStats, N_GENERATIONS};
 
 /// Most interpreters of a process that are looked at.
 const MAX_INTERPRETERS: usize = 256;
 
-/// Totals of all interpreters of a process since it was started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GcStats {
-    /// Collections of each generation.
-    pub collections: [u64; N_GENERATIONS],
-    /// Objects that each generation's collections freed.
-    pub collected: [u64; N_GENERATIONS],
-    /// Objects that they could not free.
-    pub uncollectable: [u64; N_GENERATIONS],
-    /// Time that they took; `None` where the interpreter does not measure it (before 3.15).
-    pub duration: Option<Duration>,
+/// Reads them. `None`: their place is not known in this release.
+pub fn read(
+    memory: &impl ReadMemory,
+    interpreter: &Interpreter,
+) -> Result<Option<GcStats>, MemoryError> {
+    let Some(place) = interpreter.layout.gc_stats else {
+        return Ok(None);
+    };
+    let mut stats = GcStats::default();
+    if let GcStatsPlace::Runtime(offset) = place {
+        add_totals(&mut stats, memory, at(interpreter.runtime, offset))?;
+        return Ok(Some(stats));
+    }
+    let walk = &interpreter.layout.walk;
+    let head = at(interpreter.runtime, walk.runtime_interpreters_head);
+    let mut state = Address(memory.read_u64(head)?);
+    for _ in 0..MAX_INTERPRETERS {
+        if state.is_null() {
+            break;
+        }
+        match place {
+            GcStatsPlace::Rings(offset) => {
+                let rings = Address(memory.read_u64(at(state, offset))?);
+                // One that is being made has none yet.
+                if !rings.is_null() {
+                    add_rings(&mut stats, memory, rings)?;
+                }
+            }
+            GcStatsPlace::Interpreter(offset) | GcStatsPlace::Runtime(offset) => {
+                add_totals(&mut stats, memory, at(state, offset))?;
+            }
+        }
+        state = Address(memory.read_u64(at(state, walk.interp_next))?);
+    }
+    Ok(Some(stats))
 }
 
-impl GcStats {
-    /// Reads them. `None`: their place is not known in this release.
-    pub fn read(
-        memory: &impl ReadMemory,
-        interpreter: &Interpreter,
-    ) -> Result<Option<Self>, MemoryError> {
-        let Some(place) = interpreter.layout.gc_stats else {
-            return Ok(None);
-        };
-        let mut stats = Self::default();
-        if let GcStatsPlace::Runtime(offset) = place {
-            stats.add_totals(memory, at(interpreter.runtime, offset))?;
-            return Ok(Some(stats));
-        }
-        let walk = &interpreter.layout.walk;
-        let head = at(interpreter.runtime, walk.runtime_interpreters_head);
-        let mut state = Address(memory.read_u64(head)?);
-        for _ in 0..MAX_INTERPRETERS {
-            if state.is_null() {
-                break;
-            }
-            match place {
-                GcStatsPlace::Rings(offset) => {
-                    let rings = Address(memory.read_u64(at(state, offset))?);
-                    // One that is being made has none yet.
-                    if !rings.is_null() {
-                        stats.add_rings(memory, rings)?;
-                    }
-                }
-                GcStatsPlace::Interpreter(offset) | GcStatsPlace::Runtime(offset) => {
-                    stats.add_totals(memory, at(state, offset))?;
-                }
-            }
-            state = Address(memory.read_u64(at(state, walk.interp_next))?);
-        }
-        Ok(Some(stats))
+/// `struct gc_generation_stats generation_stats[3]`: collections, collected, uncollectable.
+fn add_totals(
+    stats: &mut GcStats,
+    memory: &impl ReadMemory,
+    start: Address,
+) -> Result<(), MemoryError> {
+    const N_WORDS: u64 = 3;
+    for idx in 0..N_GENERATIONS {
+        let words = words::<3>(memory, start.add(idx as u64 * N_WORDS * 8))?;
+        add(stats, idx, words);
     }
+    Ok(())
+}
 
-    /// `struct gc_generation_stats generation_stats[3]`: collections, collected, uncollectable.
-    fn add_totals(&mut self, memory: &impl ReadMemory, start: Address) -> Result<(), MemoryError> {
-        const N_WORDS: u64 = 3;
-        for idx in 0..N_GENERATIONS {
-            let words = words::<3>(memory, behind(start, idx as u64 * N_WORDS * 8))?;
-            self.add(idx, words);
-        }
-        Ok(())
+/// `struct gc_stats` (3.15): for each generation its last collections, 11 of the youngest and 3 of the others, each
+/// with the totals up to it, and behind them which is the last.
+fn add_rings(
+    stats: &mut GcStats,
+    memory: &impl ReadMemory,
+    start: Address,
+) -> Result<(), MemoryError> {
+    const N_ITEMS: [u64; N_GENERATIONS] = [11, 3, 3];
+    const ITEM_BYTES: u64 = 64;
+    const TOTALS: u64 = 16;
+    const DURATION: u64 = 48;
+    let mut ring = start;
+    for (idx, n_items) in N_ITEMS.into_iter().enumerate() {
+        let last = memory.read_u64(ring.add(n_items * ITEM_BYTES))? & 0xff;
+        let item = ring.add(last.min(n_items - 1) * ITEM_BYTES);
+        add(stats, idx, words::<3>(memory, item.add(TOTALS))?);
+        let seconds = f64::from_bits(memory.read_u64(item.add(DURATION))?);
+        let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        stats.duration = Some(stats.duration.unwrap_or_default().saturating_add(duration));
+        ring = ring.add(n_items * ITEM_BYTES + 8);
     }
+    Ok(())
+}
 
-    /// `struct gc_stats` (3.15): for each generation its last collections, 11 of the youngest and 3 of the others, each
-    /// with the totals up to it, and behind them which is the last.
-    fn add_rings(&mut self, memory: &impl ReadMemory, start: Address) -> Result<(), MemoryError> {
-        const N_ITEMS: [u64; N_GENERATIONS] = [11, 3, 3];
-        const ITEM_BYTES: u64 = 64;
-        const TOTALS: u64 = 16;
-        const DURATION: u64 = 48;
-        let mut ring = start;
-        for (idx, n_items) in N_ITEMS.into_iter().enumerate() {
-            let last = memory.read_u64(behind(ring, n_items * ITEM_BYTES))? & 0xff;
-            let item = behind(ring, last.min(n_items - 1) * ITEM_BYTES);
-            self.add(idx, words::<3>(memory, behind(item, TOTALS))?);
-            let seconds = f64::from_bits(memory.read_u64(behind(item, DURATION))?);
-            let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-            self.duration = Some(self.duration.unwrap_or_default().saturating_add(duration));
-            ring = behind(ring, n_items * ITEM_BYTES + 8);
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, idx: usize, [collections, collected, uncollectable]: [u64; 3]) {
-        let add = |to: &mut u64, more| *to = to.saturating_add(more);
-        add(&mut self.collections[idx], collections);
-        add(&mut self.collected[idx], collected);
-        add(&mut self.uncollectable[idx], uncollectable);
-    }
+fn add(stats: &mut GcStats, idx: usize, [collections, collected, uncollectable]: [u64; 3]) {
+    let more_of = |to: &mut u64, more| *to = to.saturating_add(more);
+    more_of(&mut stats.collections[idx], collections);
+    more_of(&mut stats.collected[idx], collected);
+    more_of(&mut stats.uncollectable[idx], uncollectable);
 }
 
 fn at(start: Address, offset: u16) -> Address {
-    behind(start, u64::from(offset))
-}
-
-fn behind(start: Address, n_bytes: u64) -> Address {
-    Address(start.0.wrapping_add(n_bytes))
+    start.add(u64::from(offset))
 }
 
 fn words<const N: usize>(
@@ -116,7 +103,7 @@ fn words<const N: usize>(
 ) -> Result<[u64; N], MemoryError> {
     let mut words = [0; N];
     for (word, idx) in words.iter_mut().zip(0..) {
-        *word = memory.read_u64(behind(address, idx * 8))?;
+        *word = memory.read_u64(address.add(idx * 8))?;
     }
     Ok(words)
 }

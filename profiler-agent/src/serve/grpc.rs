@@ -11,6 +11,7 @@ use super::query::{Asker, ContainerInfo, ProcessInfo, ProcessState, PullError, P
 use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_server::ProfileService;
+use crate::profile::memory::{GcStats, MemoryInfo, N_GENERATIONS};
 use crate::profile::model::ProfileType;
 
 /// Bytes of a profile in one message.
@@ -156,6 +157,31 @@ fn process(process: ProcessInfo) -> proto::Process {
         cmdline: process.cmdline,
         cgroup: process.cgroup,
         container: process.container.map(container),
+        memory: process.memory.map(memory),
+    }
+}
+
+fn memory(MemoryInfo { resident, gc }: MemoryInfo) -> proto::ProcessMemory {
+    proto::ProcessMemory {
+        anon_bytes: resident.anon,
+        file_bytes: resident.file,
+        shmem_bytes: resident.shmem,
+        swap_bytes: resident.swap,
+        peak_bytes: resident.peak,
+        gc: gc.map(garbage_collector),
+    }
+}
+
+fn garbage_collector(stats: GcStats) -> proto::GarbageCollector {
+    let generations = (0..N_GENERATIONS).map(|idx| proto::GcGeneration {
+        collections: stats.collections[idx],
+        collected: stats.collected[idx],
+        uncollectable: stats.uncollectable[idx],
+    });
+    proto::GarbageCollector {
+        generations: generations.collect(),
+        // Longer than 300 billion years it does not get.
+        duration: stats.duration.and_then(|duration| duration.try_into().ok()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, function_totals};
 
@@ -91,6 +92,8 @@ pub struct ProcessInfo {
     pub cgroup: String,
     /// The container that it is in.
     pub container: Option<ContainerInfo>,
+    /// Its memory; `None` when it has ended meanwhile.
+    pub memory: Option<MemoryInfo>,
 }
 
 /// A container, as far as it is known from outside.

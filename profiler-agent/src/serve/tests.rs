@@ -27,6 +27,7 @@ use crate::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
 use crate::profile::aggregate::{
     Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
+use crate::profile::memory::{GcStats, MemoryInfo, Resident};
 use crate::profile::model::{Profile, ProfileType, ValueType};
 use crate::profile::query::{ProcessFacts, ProcessFilter};
 
@@ -138,6 +139,18 @@ fn processes() -> Vec<ProcessInfo> {
         cmdline: Vec::new(),
         cgroup: "/user.slice".to_owned(),
         container: None,
+        memory: Some(MemoryInfo {
+            resident: Resident {
+                anon: 4096,
+                peak: 8192,
+                ..Resident::default()
+            },
+            gc: Some(GcStats {
+                collections: [9, 2, 1],
+                duration: Some(Duration::from_millis(7)),
+                ..GcStats::default()
+            }),
+        }),
     };
     let contained = ProcessInfo {
         cgroup: format!("/system.slice/docker-{CONTAINER_ID}.scope"),

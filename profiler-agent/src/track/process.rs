@@ -1,7 +1,10 @@
 //! A process as listings show it.
 
+use std::sync::Arc;
+
 use crate::process::facts::Facts;
 use crate::profile::query::ProcessFacts;
+use crate::python::process::PythonProcess;
 use crate::python::refusal::Reason;
 
 /// What a process is with regard to profiling.
@@ -42,6 +45,8 @@ pub struct ProcessListing {
     pub reason: String,
     /// Which of the closed list that is; `None` when it is profiled, or being looked at.
     pub refused: Option<Reason>,
+    /// What is known of a process that is profiled.
+    pub profiled: Option<Arc<PythonProcess>>,
 }
 
 /// What a filter looks at; `cmdline` is as much of the arguments as whoever asks may see.

@@ -680,5 +680,9 @@ fn listing(status: &Status) -> ProcessListing {
         state,
         reason,
         refused,
+        profiled: match status {
+            Status::Profiled(process) => Some(process.clone()),
+            Status::Pending { .. } | Status::Refused { .. } => None,
+        },
     }
 }

@@ -1,3 +1,5 @@
 //! Views: what a terminal shows of a profile. Text out, no I/O.
 
+mod columns;
+pub mod memory;
 pub mod summary;

@@ -3,8 +3,7 @@
 
 use std::fmt::{self, Write as _};
 
-use unicode_width::UnicodeWidthChar as _;
-
+use super::columns::cut;
 use crate::format::{bytes_text, escape, frame_text};
 use crate::profile::model::{Frame, FrameKind, Profile};
 use crate::profile::query::{FunctionTotals, function_totals, n_processes};
@@ -131,35 +130,6 @@ fn thousands(count: i64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// The text in at most `width` columns; what does not fit is cut out of its middle, since names begin with what
-/// tells them apart and end with the line.
-fn cut(text: &str, width: usize) -> String {
-    let columns: usize = text.chars().map(columns_of).sum();
-    if columns <= width {
-        return text.to_owned();
-    }
-    let side = width.saturating_sub(1) / 2;
-    let start = fitting(text.chars(), side);
-    let end: Vec<char> = fitting(text.chars().rev(), side);
-    let end = end.into_iter().rev();
-    start.into_iter().chain(['…']).chain(end).collect()
-}
-
-fn fitting(chars: impl Iterator<Item = char>, width: usize) -> Vec<char> {
-    let mut columns = 0;
-    chars
-        .take_while(|char| {
-            columns += columns_of(*char);
-            columns <= width
-        })
-        .collect()
-}
-
-/// Columns that a terminal gives a character: two for the wide scripts and for emoji.
-fn columns_of(char: char) -> usize {
-    char.width().unwrap_or(0)
 }
 
 #[cfg(test)]

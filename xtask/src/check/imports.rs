@@ -38,7 +38,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("python", &["native", "process", "profile"]),
     ("native", &["process"]),
     ("kernel", &["process"]),
-    ("process", &["ids"]),
+    // What is measured of a process without a sample has its data type there.
+    ("process", &["ids", "profile"]),
     ("profile", &[]),
     ("generated", &[]),
     ("ids", &[]),

@@ -1,0 +1,366 @@
+//! `pyagent mem`: the memory of Python processes over time, live or into a file.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{Instant as TokioInstant, sleep_until};
+
+use super::exit::ExitError;
+use super::log::LogArgs;
+use super::{MemArgs, named};
+use crate::agent::{Agent, AgentAsker};
+use crate::config::DEFAULT_MAX_SAMPLES_PER_SECOND;
+use crate::format::escape;
+use crate::format::file::Target;
+use crate::ids::Pid;
+use crate::kernel::probe::Rights;
+use crate::process::facts;
+use crate::profile::memory::MemoryInfo;
+use crate::profile::model::{Profile, ProfileType};
+use crate::serve::query::{ProcessInfo, ProcessState, PullError, PullRequest, Query};
+use crate::track::process::TrackState;
+use crate::view::memory::{MemoryWatch, Observed, Watched, mprof, svg};
+
+/// Columns of the table where there is no terminal.
+const PLAIN_WIDTH: usize = 200;
+
+/// The agent answers a question about itself within this time.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How the file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileKind {
+    /// For `mprof plot`; of this process and its children.
+    Mprof(u32),
+    Svg,
+    Json,
+}
+
+/// Runs the command until its time is over, what was named has ended, or Ctrl-C.
+pub async fn run(args: MemArgs, log: &LogArgs) -> Result<ExitCode> {
+    let file = args
+        .output
+        .as_deref()
+        .map(|path| file_kind(path, &args))
+        .transpose()?;
+    for problem in named::check(&args.selection.pid)? {
+        tell!("{problem}");
+    }
+    for problem in named::missing(&args.selection.included()) {
+        if problem.is_all {
+            return Err(ExitError::NothingMatched(problem.message).into());
+        }
+        tell!("{}", problem.message);
+    }
+    let target = args.output.clone().map(Target::named);
+    if let Some(target) = &target {
+        target.check()?;
+    }
+    let missing = Rights::of_this_process().missing();
+    if !missing.is_empty() {
+        return Err(ExitError::Rights(missing).into());
+    }
+    named::check_namespace()?;
+    let config = args.sampling.config(
+        &[ProfileType::Faults],
+        args.selection.selection(),
+        Some(DEFAULT_MAX_SAMPLES_PER_SECOND),
+        log,
+    );
+    let mut agent = Agent::start(&config, None, false)?;
+    let listing = agent.scanned().await;
+    if !args.selection.pid.is_empty() {
+        let is_there = listing
+            .iter()
+            .any(|process| process.state != TrackState::Refused);
+        if let Some(refused) = listing.first().filter(|_| !is_there) {
+            let message = format!(
+                "process {} ({}) cannot be profiled: {}; `pyagent doctor {}` says more",
+                refused.facts.pid,
+                escape(&refused.facts.comm),
+                refused.reason,
+                refused.facts.pid
+            );
+            return Err(ExitError::NothingMatched(message).into());
+        }
+    }
+    let watch = watch(&args, &agent.asker(), file).await?;
+    tokio::task::spawn_blocking(|| agent.stop())
+        .await
+        .context("the agent did not stop")?;
+    if let (Some(target), Some(path), Some(kind)) = (target, &args.output, file) {
+        let text = match kind {
+            FileKind::Mprof(pid) => mprof::dat(&watch, pid),
+            FileKind::Svg => svg::svg(&watch),
+            FileKind::Json => format!("{:#}\n", as_json(&watch)),
+        };
+        target.write_with(|out| out.write_all(text.as_bytes()))?;
+        tell!("wrote {}", escape(&path.to_string_lossy()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn file_kind(path: &Path, args: &MemArgs) -> Result<FileKind, ExitError> {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    match (extension, args.selection.pid.as_slice()) {
+        (Some("dat"), [pid]) => Ok(FileKind::Mprof(*pid)),
+        (Some("dat"), _) => {
+            let message = "a .dat file of mprof has one process and its children: choose it by --pid PID (and --subprocesses)";
+            Err(ExitError::Usage(message.to_owned()))
+        }
+        (Some("svg"), _) => Ok(FileKind::Svg),
+        (Some("json"), _) => Ok(FileKind::Json),
+        _ => {
+            let name = path.to_string_lossy();
+            let message = format!(
+                "`{}` does not tell the format: end it with .dat (for mprof plot), .svg or .json",
+                escape(&name)
+            );
+            Err(ExitError::Usage(message))
+        }
+    }
+}
+
+/// Looks again and again, and shows what it sees.
+async fn watch(args: &MemArgs, asker: &AgentAsker, file: Option<FileKind>) -> Result<MemoryWatch> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut watch = MemoryWatch::default();
+    let mut screen = Screen::new(args, file);
+    let begun = Instant::now();
+    watch.add(SystemTime::now(), observe(asker).await, None);
+    let mut next = TokioInstant::now();
+    loop {
+        next = (next + args.every).max(TokioInstant::now());
+        let faults = faults_of(asker, args.every);
+        let faults = tokio::select! {
+            faults = async { let faults = faults.await; sleep_until(next).await; faults } => faults,
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+        };
+        watch.add(SystemTime::now(), observe(asker).await, faults.as_ref());
+        if !screen.show(&watch) {
+            break;
+        }
+        let is_over = args.once
+            || args
+                .duration
+                .is_some_and(|length| begun.elapsed() >= length);
+        if is_over || has_ended(args, &watch) {
+            break;
+        }
+    }
+    screen.close();
+    Ok(watch)
+}
+
+/// Whether everything that was named has ended.
+fn has_ended(args: &MemArgs, watch: &MemoryWatch) -> bool {
+    let pids = &args.selection.pid;
+    !pids.is_empty()
+        && !pids.iter().any(|pid| facts::is_alive(Pid(*pid)))
+        && !watch.all().any(|watched| watched.is_running)
+}
+
+/// The memory of every process that is profiled.
+async fn observe(asker: &AgentAsker) -> Vec<Observed> {
+    let (reply, answer) = oneshot::channel();
+    let query = Query::ListProcesses {
+        filter: crate::profile::query::ProcessFilter::default(),
+        reply,
+    };
+    if !asker.ask(query) {
+        return Vec::new();
+    }
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+    let processes = answer.ok().and_then(Result::ok).unwrap_or_default();
+    let is_profiled = |process: &ProcessInfo| process.state == ProcessState::Profiled;
+    processes
+        .into_iter()
+        .filter(is_profiled)
+        .filter_map(|process| {
+            Some(Observed {
+                pid: process.pid,
+                start_time: process.start_time,
+                program: program(&process),
+                memory: process.memory?,
+            })
+        })
+        .collect()
+}
+
+/// What a process runs: `app.py`, `-m http.server`, or the program itself.
+fn program(process: &ProcessInfo) -> String {
+    let file = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    match process.script.as_str() {
+        "" => file(&process.program),
+        module if module.starts_with('-') => module.to_owned(),
+        script => file(script),
+    }
+}
+
+/// The page faults from now on; `None` when there is no process, or the agent is busy.
+async fn faults_of(asker: &AgentAsker, duration: Duration) -> Option<Profile> {
+    let (reply, answer) = oneshot::channel::<Result<Profile, PullError>>();
+    let request = PullRequest {
+        profile_type: ProfileType::Faults,
+        filter: crate::profile::query::ProcessFilter::default(),
+        duration,
+    };
+    if !asker.ask(Query::Pull { request, reply }) {
+        return None;
+    }
+    answer.await.ok()?.ok()
+}
+
+/// Where the table is shown.
+struct Screen<'a> {
+    args: &'a MemArgs,
+    /// It is drawn over the one before.
+    is_live: bool,
+    is_quiet: bool,
+    begun: Instant,
+}
+
+impl<'a> Screen<'a> {
+    fn new(args: &'a MemArgs, file: Option<FileKind>) -> Self {
+        let is_terminal = std::io::stdout().is_terminal();
+        let screen = Self {
+            args,
+            is_live: is_terminal && !args.json && !args.once,
+            // Into a file, without anybody who looks.
+            is_quiet: file.is_some() && !is_terminal,
+            begun: Instant::now(),
+        };
+        if screen.is_live {
+            // Another screen, so that what was there comes back; no cursor.
+            screen.print("\x1b[?1049h\x1b[?25l");
+        }
+        screen
+    }
+
+    /// False: nobody reads it any more.
+    fn show(&self, watch: &MemoryWatch) -> bool {
+        if self.is_quiet {
+            return true;
+        }
+        if self.args.json {
+            return self.print(&format!("{}\n", last_as_json(watch)));
+        }
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+        let size = size.filter(|_| self.is_live && self.args.top.is_none());
+        let width = rustix::termios::tcgetwinsize(std::io::stdout())
+            .map_or(PLAIN_WIDTH, |size| usize::from(size.ws_col).max(20));
+        let room = size.map_or(30, |size| usize::from(size.ws_row).saturating_sub(4).max(1));
+        let table = watch.table(self.args.sort, self.args.top.unwrap_or(room), width);
+        if !self.is_live {
+            return self.print(&table);
+        }
+        let title = format!(
+            "pyagent mem: {}, {:.0} s; Ctrl-C ends it",
+            match watch.running(self.args.sort).len() {
+                1 => "1 process".to_owned(),
+                n => format!("{n} processes"),
+            },
+            self.begun.elapsed().as_secs_f64()
+        );
+        // Home, each line cleared to its end, then the rest of the screen.
+        let mut text = format!("\x1b[H{title}\x1b[K\n\x1b[K\n");
+        for line in table.lines() {
+            text.push_str(line);
+            text.push_str("\x1b[K\n");
+        }
+        text.push_str("\x1b[J");
+        self.print(&text)
+    }
+
+    fn print(&self, text: &str) -> bool {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .is_ok()
+    }
+
+    fn close(&mut self) {
+        if std::mem::take(&mut self.is_live) {
+            self.print("\x1b[?25h\x1b[?1049l");
+        }
+    }
+}
+
+impl Drop for Screen<'_> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn unix_seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+fn memory_json(MemoryInfo { resident, gc }: MemoryInfo) -> Value {
+    json!({
+        "anon_bytes": resident.anon,
+        "file_bytes": resident.file,
+        "shmem_bytes": resident.shmem,
+        "swap_bytes": resident.swap,
+        "peak_bytes": resident.peak,
+        "gc": gc.map(|gc| json!({
+            "collections": gc.collections,
+            "collected": gc.collected,
+            "uncollectable": gc.uncollectable,
+            "seconds": gc.duration.map(|duration| duration.as_secs_f64()),
+        })),
+    })
+}
+
+/// What is there now, as one line.
+fn last_as_json(watch: &MemoryWatch) -> Value {
+    let process = |watched: &Watched| {
+        json!({
+            "pid": watched.pid,
+            "program": watched.program,
+            "time": watched.points.last().map(|point| unix_seconds(point.at)),
+            "memory": memory_json(watched.last()),
+            "slope_bytes_per_minute": watched.slope(),
+            "faults_per_second": watched.faults_per_second(),
+            "collections_per_second": watched.collections_per_second(),
+            "lines": lines_json(watched),
+        })
+    };
+    let running = watch.running(crate::view::memory::SortKey::default());
+    Value::Array(running.into_iter().map(process).collect())
+}
+
+fn lines_json(watched: &Watched) -> Value {
+    let line = |(line, n_bytes)| json!({"line": line, "touched_bytes": n_bytes});
+    watched.lines().into_iter().map(line).collect()
+}
+
+/// Everything that was seen.
+fn as_json(watch: &MemoryWatch) -> Value {
+    let process = |watched: &Watched| {
+        let points = watched.points.iter().map(|point| {
+            json!({
+                "time": unix_seconds(point.at),
+                "page_faults": point.n_faults,
+                "memory": memory_json(point.memory),
+            })
+        });
+        json!({
+            "pid": watched.pid,
+            "program": watched.program,
+            "points": points.collect::<Vec<_>>(),
+            "lines": lines_json(watched),
+        })
+    };
+    json!({"version": 1, "processes": watch.all().map(process).collect::<Vec<_>>()})
+}

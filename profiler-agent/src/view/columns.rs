@@ -1,0 +1,57 @@
+//! Text in the columns of a terminal.
+
+use unicode_width::UnicodeWidthChar as _;
+
+/// The text in at most `width` columns; what does not fit is cut out of its middle, since names begin with what
+/// tells them apart and end with the line.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    let columns: usize = text.chars().map(columns_of).sum();
+    if columns <= width {
+        return text.to_owned();
+    }
+    let side = width.saturating_sub(1) / 2;
+    let start = fitting(text.chars(), side);
+    let end: Vec<char> = fitting(text.chars().rev(), side);
+    let end = end.into_iter().rev();
+    start.into_iter().chain(['…']).chain(end).collect()
+}
+
+/// The same, cut at its end.
+pub(super) fn cut_end(text: &str, width: usize) -> String {
+    let columns: usize = text.chars().map(columns_of).sum();
+    if columns <= width {
+        return text.to_owned();
+    }
+    let start = fitting(text.chars(), width.saturating_sub(1));
+    start.into_iter().chain(['…']).collect()
+}
+
+fn fitting(chars: impl Iterator<Item = char>, width: usize) -> Vec<char> {
+    let mut columns = 0;
+    chars
+        .take_while(|char| {
+            columns += columns_of(*char);
+            columns <= width
+        })
+        .collect()
+}
+
+/// Columns that a terminal gives a character: two for the wide scripts and for emoji.
+fn columns_of(char: char) -> usize {
+    char.width().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_cut_at_the_place_that_was_asked_for() {
+        assert_eq!(cut("abcdefgh", 5), "ab…gh");
+        assert_eq!(cut_end("abcdefgh", 5), "abcd…");
+        assert_eq!(cut_end("abcde", 5), "abcde");
+        // Two columns each.
+        assert_eq!(cut_end("日本語", 5), "日本…");
+        assert_eq!(cut_end("x", 0), "…");
+    }
+}
