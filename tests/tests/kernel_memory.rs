@@ -183,3 +183,118 @@ fn an_agent_that_samples_one_type_says_so_when_asked_for_the_other() {
     assert!(pulled.status.success(), "{pulled:?}");
     assert!(folded.contains("grow ("), "{folded}");
 }
+
+/// Keeps 512 KiB more ten times a second, and makes garbage for the collector.
+const LEAK: &str = "
+import time
+kept = []
+def leak():
+    kept.append(bytearray(b'1' * (512 << 10)))
+print('ready', flush=True)
+start = time.monotonic()
+while True:
+    leak()
+    for _ in range(1000):
+        cycle = []
+        cycle.append(cycle)
+    time.sleep(max(0, start + len(kept) / 10 - time.monotonic()))
+";
+
+/// What LEAK keeps, in bytes a minute.
+const LEAK_PER_MINUTE: f64 = 10.0 * 60.0 * 524_288.0;
+
+/// Runs `pyagent mem` on a process, for so many seconds.
+fn mem(pid: u32, seconds: u32, arguments: &[&str]) -> std::process::Output {
+    Command::new(binary())
+        .args(["mem", "--pid", &pid.to_string(), "--every", "500ms"])
+        .args(["-d", &format!("{seconds}s")])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_process_that_grows_is_shown_with_its_slope_and_its_line_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let mut target = Target::python(&interpreters::newest(), LEAK, &[]);
+    assert_eq!(target.line(), "ready");
+    let pid = target.pid().0;
+    let output = mem(pid, 8, &["--json", "-o", &file("all.json")]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let process = &last[0];
+    assert_eq!(process["pid"], pid);
+    let slope = process["slope_bytes_per_minute"].as_f64().unwrap();
+    eprintln!("slope {:.3} of the truth", slope / LEAK_PER_MINUTE);
+    assert!((slope / LEAK_PER_MINUTE - 1.0).abs() < 0.1, "{process:#}");
+    let line = process["lines"][0]["line"].as_str().unwrap();
+    assert!(line.starts_with("leak ("), "{process:#}");
+    assert!(
+        process["collections_per_second"].as_f64().unwrap() > 1.0,
+        "{process:#}"
+    );
+    // By line it is what became resident while it was watched.
+    let all: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(file("all.json")).unwrap()).unwrap();
+    let points = all["processes"][0]["points"].as_array().unwrap();
+    let anon = |point: &serde_json::Value| point["memory"]["anon_bytes"].as_f64().unwrap();
+    let grown = anon(&points[points.len() - 1]) - anon(&points[0]);
+    let touched = all["processes"][0]["lines"][0]["touched_bytes"]
+        .as_f64()
+        .unwrap();
+    eprintln!("{touched} bytes by line, {grown} resident");
+    assert!(
+        (touched / grown - 1.0).abs() < 0.1,
+        "{touched} bytes by line, {grown} resident"
+    );
+
+    let plain = mem(pid, 2, &[]);
+    let table = String::from_utf8(plain.stdout).unwrap();
+    assert!(
+        !table.contains('\x1b') && table.contains("leak ("),
+        "{table}"
+    );
+    assert!(mem(pid, 2, &["-o", &file("a.svg")]).status.success());
+    let svg = std::fs::read_to_string(file("a.svg")).unwrap();
+    assert!(svg.contains("<polyline") && svg.contains("leak ("), "{svg}");
+    assert!(mem(pid, 2, &["-o", &file("a.dat")]).status.success());
+    let dat = std::fs::read_to_string(file("a.dat")).unwrap();
+    // As `read_mprofile_file` of mprof.py takes them.
+    let memory: Vec<f64> = dat
+        .lines()
+        .filter_map(|line| line.strip_prefix("MEM ")?.split(' ').next()?.parse().ok())
+        .collect();
+    assert!(dat.starts_with("CMDLINE ") && memory.len() >= 4, "{dat}");
+    assert!(memory.is_sorted() && memory[0] > 5.0, "{dat}");
+}
+
+#[test]
+fn mem_says_what_it_cannot_do_and_ends_with_its_target() {
+    let code = |arguments: &[&str]| {
+        let output = Command::new(binary())
+            .arg("mem")
+            .args(arguments)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        output.status.code()
+    };
+    assert_eq!(code(&["--pid", "4194305"]), Some(4));
+    assert_eq!(code(&["-o", "memory.png"]), Some(2));
+    assert_eq!(code(&["-o", "memory.dat"]), Some(2));
+    let mut sleep = Command::new("sleep").arg("60").spawn().unwrap();
+    assert_eq!(code(&["--pid", &sleep.id().to_string()]), Some(4));
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+    let mut target = Target::python(
+        &interpreters::newest(),
+        "import time; print('ready', flush=True); time.sleep(4)",
+        &[],
+    );
+    assert_eq!(target.line(), "ready");
+    let output = mem(target.pid().0, 600, &[]);
+    assert!(output.status.success(), "{output:?}");
+}

@@ -23,9 +23,10 @@ use crate::kernel::probe::Rights;
 use crate::process::facts;
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
+use crate::profile::query::ProcessFilter;
 use crate::serve::query::{ProcessInfo, ProcessState, PullError, PullRequest, Query};
 use crate::track::process::TrackState;
-use crate::view::memory::{MemoryWatch, Observed, Watched, mprof, svg};
+use crate::view::memory::{MemoryWatch, Observed, SortKey, Watched, mprof, svg};
 
 /// Columns of the table where there is no terminal.
 const PLAIN_WIDTH: usize = 200;
@@ -134,25 +135,25 @@ async fn watch(args: &MemArgs, asker: &AgentAsker, file: Option<FileKind>) -> Re
     let mut watch = MemoryWatch::default();
     let mut screen = Screen::new(args, file);
     let begun = Instant::now();
+    let mut faults = Faults::begin(asker, args.every);
     watch.add(SystemTime::now(), observe(asker).await, None);
     let mut next = TokioInstant::now();
     loop {
         next = (next + args.every).max(TokioInstant::now());
-        let faults = faults_of(asker, args.every);
-        let faults = tokio::select! {
-            faults = async { let faults = faults.await; sleep_until(next).await; faults } => faults,
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+        let is_stopped = tokio::select! {
+            () = sleep_until(next) => false,
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
         };
-        watch.add(SystemTime::now(), observe(asker).await, faults.as_ref());
-        if !screen.show(&watch) {
-            break;
-        }
+        // The next ones begin before these are there: none falls in between.
+        let before = std::mem::replace(&mut faults, Faults::begin(asker, args.every));
+        let profile = if is_stopped { None } else { before.get().await };
+        watch.add(SystemTime::now(), observe(asker).await, profile.as_ref());
         let is_over = args.once
             || args
                 .duration
                 .is_some_and(|length| begun.elapsed() >= length);
-        if is_over || has_ended(args, &watch) {
+        if is_stopped || !screen.show(&watch) || is_over || has_ended(args, &watch) {
             break;
         }
     }
@@ -172,7 +173,7 @@ fn has_ended(args: &MemArgs, watch: &MemoryWatch) -> bool {
 async fn observe(asker: &AgentAsker) -> Vec<Observed> {
     let (reply, answer) = oneshot::channel();
     let query = Query::ListProcesses {
-        filter: crate::profile::query::ProcessFilter::default(),
+        filter: ProcessFilter::default(),
         reply,
     };
     if !asker.ask(query) {
@@ -205,18 +206,26 @@ fn program(process: &ProcessInfo) -> String {
     }
 }
 
-/// The page faults from now on; `None` when there is no process, or the agent is busy.
-async fn faults_of(asker: &AgentAsker, duration: Duration) -> Option<Profile> {
-    let (reply, answer) = oneshot::channel::<Result<Profile, PullError>>();
-    let request = PullRequest {
-        profile_type: ProfileType::Faults,
-        filter: crate::profile::query::ProcessFilter::default(),
-        duration,
-    };
-    if !asker.ask(Query::Pull { request, reply }) {
-        return None;
+/// The page faults of an interval.
+struct Faults(Option<oneshot::Receiver<Result<Profile, PullError>>>);
+
+impl Faults {
+    /// Those from now on.
+    fn begin(asker: &AgentAsker, duration: Duration) -> Self {
+        let (reply, answer) = oneshot::channel();
+        let request = PullRequest {
+            profile_type: ProfileType::Faults,
+            filter: ProcessFilter::default(),
+            duration,
+        };
+        Self(asker.ask(Query::Pull { request, reply }).then_some(answer))
     }
-    answer.await.ok()?.ok()
+
+    /// Waits for them; `None` when there was no process, or the agent is busy.
+    async fn get(self) -> Option<Profile> {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.0?).await;
+        answer.ok()?.ok()?.ok()
+    }
 }
 
 /// Where the table is shown.
@@ -235,7 +244,7 @@ impl<'a> Screen<'a> {
             args,
             is_live: is_terminal && !args.json && !args.once,
             // Into a file, without anybody who looks.
-            is_quiet: file.is_some() && !is_terminal,
+            is_quiet: file.is_some() && !is_terminal && !args.json,
             begun: Instant::now(),
         };
         if screen.is_live {
@@ -336,7 +345,7 @@ fn last_as_json(watch: &MemoryWatch) -> Value {
             "lines": lines_json(watched),
         })
     };
-    let running = watch.running(crate::view::memory::SortKey::default());
+    let running = watch.running(SortKey::default());
     Value::Array(running.into_iter().map(process).collect())
 }
 

@@ -37,7 +37,7 @@ fn fitting(chars: impl Iterator<Item = char>, width: usize) -> Vec<char> {
 }
 
 /// Columns that a terminal gives a character: two for the wide scripts and for emoji.
-fn columns_of(char: char) -> usize {
+pub(super) fn columns_of(char: char) -> usize {
     char.width().unwrap_or(0)
 }
 

@@ -139,6 +139,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::columns::columns_of;
     use super::*;
     use crate::profile::aggregate::{
         Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
