@@ -1,7 +1,7 @@
 //! Resident memory of a process, by what backs it.
 //!
 //! Read from `/proc/PID/status` when it is asked for. The tracepoint `kmem:rss_stat` would tell each change as it happens,
-//! but runs for every page that any process of the host touches; one read costs 20 to 30 microseconds.
+//! but runs for every page that any process of the host touches; one read costs some 40 microseconds.
 
 use std::fs;
 use std::io;
