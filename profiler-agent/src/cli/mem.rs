@@ -249,7 +249,7 @@ impl<'a> Screen<'a> {
         };
         if screen.is_live {
             // Another screen, so that what was there comes back; no cursor.
-            screen.print("\x1b[?1049h\x1b[?25l");
+            print("\x1b[?1049h\x1b[?25l");
         }
         screen
     }
@@ -260,7 +260,7 @@ impl<'a> Screen<'a> {
             return true;
         }
         if self.args.json {
-            return self.print(&format!("{}\n", last_as_json(watch)));
+            return print(&format!("{}\n", last_as_json(watch)));
         }
         let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
         let size = size.filter(|_| self.is_live && self.args.top.is_none());
@@ -269,7 +269,7 @@ impl<'a> Screen<'a> {
         let room = size.map_or(30, |size| usize::from(size.ws_row).saturating_sub(4).max(1));
         let table = watch.table(self.args.sort, self.args.top.unwrap_or(room), width);
         if !self.is_live {
-            return self.print(&table);
+            return print(&table);
         }
         let title = format!(
             "pyagent mem: {}, {:.0} s; Ctrl-C ends it",
@@ -286,19 +286,12 @@ impl<'a> Screen<'a> {
             text.push_str("\x1b[K\n");
         }
         text.push_str("\x1b[J");
-        self.print(&text)
-    }
-
-    fn print(&self, text: &str) -> bool {
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .is_ok()
+        print(&text)
     }
 
     fn close(&mut self) {
         if std::mem::take(&mut self.is_live) {
-            self.print("\x1b[?25h\x1b[?1049l");
+            print("\x1b[?25h\x1b[?1049l");
         }
     }
 }
@@ -307,6 +300,14 @@ impl Drop for Screen<'_> {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// False: nobody reads it any more.
+fn print(text: &str) -> bool {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_ok()
 }
 
 fn unix_seconds(at: SystemTime) -> f64 {

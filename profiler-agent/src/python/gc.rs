@@ -26,24 +26,24 @@ pub fn read(
     }
     let walk = &interpreter.layout.walk;
     let head = at(interpreter.runtime, walk.runtime_interpreters_head);
-    let mut state = Address(memory.read_u64(head)?);
+    let mut interp = Address(memory.read_u64(head)?);
     for _ in 0..MAX_INTERPRETERS {
-        if state.is_null() {
+        if interp.is_null() {
             break;
         }
         match place {
             GcStatsPlace::Rings(offset) => {
-                let rings = Address(memory.read_u64(at(state, offset))?);
+                let rings = Address(memory.read_u64(at(interp, offset))?);
                 // One that is being made has none yet.
                 if !rings.is_null() {
                     add_rings(&mut stats, memory, rings)?;
                 }
             }
             GcStatsPlace::Interpreter(offset) | GcStatsPlace::Runtime(offset) => {
-                add_totals(&mut stats, memory, at(state, offset))?;
+                add_totals(&mut stats, memory, at(interp, offset))?;
             }
         }
-        state = Address(memory.read_u64(at(state, walk.interp_next))?);
+        interp = Address(memory.read_u64(at(interp, walk.interp_next))?);
     }
     Ok(Some(stats))
 }
