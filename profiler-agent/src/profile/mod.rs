@@ -2,6 +2,7 @@
 //! it only about profiles. No I/O, no serde, no proto here.
 
 pub mod aggregate;
+pub mod growth;
 mod intern;
 pub mod memory;
 pub mod model;

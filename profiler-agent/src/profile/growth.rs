@@ -1,0 +1,120 @@
+//! Whether something only grows: a sign test on the steps of a series, which takes nothing for granted of its noise.
+
+/// A series that only grows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Growth {
+    /// How fast, by the median of the slopes between any two points (Theil and Sen).
+    pub per_second: f64,
+    /// How probable so many steps up are by chance, where each is up or down alike (0 to 1).
+    pub p: f64,
+}
+
+/// Fewer points say nothing.
+pub const MIN_POINTS: usize = 8;
+
+/// Of a series that only grows so large a share of the steps goes up.
+const MIN_UP: f64 = 0.8;
+
+/// What has grown must still grow at the end: its last third has so large a share of what an even growth would have.
+const MIN_LATE: f64 = 0.5;
+
+impl Growth {
+    /// Of points (seconds, value) in the order of their times; `None`: it does not only grow, or there are too few points.
+    #[must_use]
+    pub fn of(points: &[(f64, f64)]) -> Option<Self> {
+        let ([(begin, first), .., (end, last)], true) = (points, points.len() >= MIN_POINTS) else {
+            return None;
+        };
+        let n_steps = points.len() - 1;
+        let n_up = points
+            .windows(2)
+            .filter(|step| step[1].1 > step[0].1)
+            .count();
+        let late = points
+            .iter()
+            .find(|(at, _)| *at >= begin + (end - begin) * 2.0 / 3.0)?;
+        let even = (last - first) * (end - late.0) / (end - begin);
+        let is_growing = last > first
+            && n_up as f64 >= MIN_UP * n_steps as f64
+            && last - late.1 >= MIN_LATE * even;
+        is_growing.then(|| Self {
+            per_second: median_slope(points),
+            p: tail(n_steps, n_up),
+        })
+    }
+}
+
+fn median_slope(points: &[(f64, f64)]) -> f64 {
+    let mut slopes: Vec<f64> = Vec::new();
+    for (idx, (at, value)) in points.iter().enumerate() {
+        let later = points[idx + 1..].iter().filter(|(later, _)| later > at);
+        slopes.extend(later.map(|(later, then)| (then - value) / (later - at)));
+    }
+    slopes.sort_by(f64::total_cmp);
+    slopes.get(slopes.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// How probable it is that at least `n_up` of `n_steps` fair coins show heads.
+fn tail(n_steps: usize, n_up: usize) -> f64 {
+    let mut term = 0.5_f64.powi(i32::try_from(n_steps).unwrap_or(i32::MAX));
+    let mut sum = 0.0;
+    for k in 0..=n_steps {
+        if k >= n_up {
+            sum += term;
+        }
+        term *= (n_steps - k) as f64 / (k + 1) as f64;
+    }
+    sum.min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn series(values: impl IntoIterator<Item = f64>) -> Vec<(f64, f64)> {
+        (0..).map(f64::from).zip(values).collect()
+    }
+
+    #[test]
+    fn what_only_grows_is_found_with_its_slope() {
+        let growth = Growth::of(&series((0..21).map(|n| 7.0 + 3.0 * f64::from(n)))).unwrap();
+        assert!((growth.per_second - 3.0).abs() < 1e-9);
+        assert!((growth.p - 0.5_f64.powi(20)).abs() < 1e-12);
+        // Some steps down, as when a collector runs.
+        let sawtooth = (0..21).map(|n| f64::from(n) - if n % 10 == 9 { 2.0 } else { 0.0 });
+        assert!(Growth::of(&series(sawtooth)).is_some_and(|growth| growth.p < 1e-3));
+    }
+
+    #[test]
+    fn what_fills_and_stops_or_comes_and_goes_does_not() {
+        let fills = (0..21).map(|n| f64::from(n.min(12)));
+        assert_eq!(Growth::of(&series(fills)), None);
+        let fills_late = (0..21).map(|n: i32| f64::from(n).min(16.0) + f64::from(n) * 1e-6);
+        assert_eq!(Growth::of(&series(fills_late)), None);
+        let churn = (0..21).map(|n| f64::from(n % 2));
+        assert_eq!(Growth::of(&series(churn)), None);
+        assert_eq!(Growth::of(&series((0..5).map(f64::from))), None);
+        assert_eq!(Growth::of(&[]), None);
+    }
+
+    #[test]
+    fn the_tail_is_that_of_the_binomial_distribution() {
+        assert!((tail(4, 0) - 1.0).abs() < 1e-12);
+        assert!((tail(4, 3) - 5.0 / 16.0).abs() < 1e-12);
+        assert!((tail(20, 20) - 0.5_f64.powi(20)).abs() < 1e-15);
+    }
+
+    proptest! {
+        #[test]
+        fn any_series_gives_finite_numbers_or_nothing(
+            values in proptest::collection::vec(-1e12_f64..1e12, 0..40),
+        ) {
+            if let Some(growth) = Growth::of(&series(values)) {
+                prop_assert!(growth.per_second.is_finite());
+                prop_assert!((0.0..=1.0).contains(&growth.p));
+            }
+        }
+    }
+}
