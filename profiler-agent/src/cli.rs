@@ -19,6 +19,7 @@ macro_rules! tell_part {
 pub mod agent;
 pub mod doctor;
 pub mod exit;
+pub mod heap;
 pub mod launch;
 pub mod log;
 mod named;
@@ -70,6 +71,8 @@ pub enum Command {
     Record(RecordArgs),
     /// Pull a profile from a running agent into a file
     Pull(PullArgs),
+    /// Count a process's objects by type, and what became more
+    Heap(heap::HeapArgs),
     /// Say what works here, and why a process has no Python frames
     Doctor(DoctorArgs),
     /// Waits for a byte on a pipe and becomes CMD: how `record -- CMD` has it watched from its first sample
@@ -314,6 +317,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Doctor(args)) => return doctor::run(&args),
         Some(Command::Record(args)) => block_on(record::run(args, &cli.agent.log)),
         Some(Command::Pull(args)) => block_on(pull::run(args)),
+        Some(Command::Heap(args)) => heap::run(&args),
         None => block_on(agent::run(cli.agent)),
     };
     result.unwrap_or_else(|error| {

@@ -11,5 +11,6 @@ pub mod memory;
 #[cfg(test)]
 pub(crate) mod memory_image;
 pub mod pages;
+pub mod regions;
 pub mod thread_ids;
 mod vdso;
