@@ -108,6 +108,11 @@ def build(scale):
 
 def referents(obj):
     found = gc.get_referents(obj)
+    if isinstance(obj, dict):
+        # A dict whose keys are all str does not show them to the collector.
+        found += dict.keys(obj)
+    if isinstance(obj, type):
+        found += [obj.__mro__, obj.__bases__]
     if isinstance(obj, type(build.__code__)):
         for name in ("co_consts", "co_names", "co_filename", "co_name", "co_lnotab", "co_code"):
             if sys.version_info < (3, 11) or name not in ("co_lnotab", "co_code"):

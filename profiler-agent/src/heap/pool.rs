@@ -29,15 +29,16 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Reads a pool that begins at `address`; `None`: it is none, or it changed while it was read.
-    pub(super) fn parse(address: u64, bytes: &[u8]) -> Option<Self> {
+    /// Reads a pool of `pool_bytes` that begins at `address`; `None`: it is none, or it changed while it was read. `bytes`
+    /// are those that are there: what was never used is not.
+    pub(super) fn parse(address: u64, pool_bytes: usize, bytes: &[u8]) -> Option<Self> {
         let n_used = half(bytes, 0)? as usize;
         let size_class = half(bytes, 36)? as usize;
         let next_offset = half(bytes, 40)? as usize;
         let max_next_offset = half(bytes, 44)? as usize;
         let block_bytes = size_class.checked_add(1)?.checked_mul(ALIGNMENT)?;
         if block_bytes > MAX_BLOCK_BYTES
-            || max_next_offset != bytes.len().checked_sub(block_bytes)?
+            || max_next_offset != pool_bytes.checked_sub(block_bytes)?
             || next_offset <= HEADER_BYTES
             || next_offset > bytes.len()
             || !(next_offset - HEADER_BYTES).is_multiple_of(block_bytes)
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn blocks_in_the_list_of_free_ones_are_not_used() {
-        let found = Pool::parse(AT, &pool()).unwrap();
+        let found = Pool::parse(AT, 4096, &pool()).unwrap();
         assert_eq!(found.block_bytes, 64);
         assert_eq!(found.used().collect::<Vec<_>>(), [48, 176, 304]);
     }
@@ -115,14 +116,14 @@ mod tests {
     fn a_count_that_does_not_agree_and_a_list_that_leads_out_or_round_are_no_pool() {
         let mut wrong_count = pool();
         wrong_count[0] = 4;
-        assert_eq!(Pool::parse(AT, &wrong_count), None);
+        assert_eq!(Pool::parse(AT, 4096, &wrong_count), None);
         let mut round = pool();
         round[48 + 64..48 + 72].copy_from_slice(&(AT + 48 + 192).to_le_bytes());
-        assert_eq!(Pool::parse(AT, &round), None);
+        assert_eq!(Pool::parse(AT, 4096, &round), None);
         let mut out = pool();
         out[48 + 64..48 + 72].copy_from_slice(&(AT + 4096).to_le_bytes());
-        assert_eq!(Pool::parse(AT, &out), None);
-        assert_eq!(Pool::parse(AT, &[0; 4096]), None);
+        assert_eq!(Pool::parse(AT, 4096, &out), None);
+        assert_eq!(Pool::parse(AT, 4096, &[0; 4096]), None);
     }
 
     proptest! {
@@ -134,10 +135,10 @@ mod tests {
         ) {
             let mut whole = pool();
             whole[..bytes.len()].copy_from_slice(&bytes);
-            let _ = Pool::parse(AT, &whole);
+            let _ = Pool::parse(AT, 4096, &whole);
             whole[36..40].copy_from_slice(&size_class.to_le_bytes());
             whole[8..16].copy_from_slice(&(AT + link).to_le_bytes());
-            if let Some(pool) = Pool::parse(AT, &whole) {
+            if let Some(pool) = Pool::parse(AT, 4096, &whole) {
                 prop_assert!(pool.used().all(|offset| offset + pool.block_bytes <= 4096));
             }
         }

@@ -6,7 +6,7 @@
 //!
 //! The process runs on meanwhile. What is freed or made during the scan is seen or not.
 
-use super::bytes::word;
+use super::bytes::{HOOK_BYTES, is_debug_hook, start_of_block, word};
 use super::layout::{HeapLayout, GC_HEAD_BYTES, type_object};
 use super::memory::QuietMemory;
 use super::pool::Pool;
@@ -30,6 +30,9 @@ const PIECE_BYTES: u64 = 4096;
 
 /// Objects begin at multiples of this, among the variables of programs at multiples of half of it.
 const ALIGNMENT: usize = 16;
+
+/// Largest object among the variables of programs that is believed.
+const MAX_STATIC_BYTES: u64 = 1 << 16;
 
 /// `IS_MMAPPED`, `PREV_INUSE` and all flags of glibc's size of a chunk.
 const CHUNK_MMAPPED: u64 = 2;
@@ -128,10 +131,11 @@ pub fn scan(
     visitor: &mut dyn Visitor,
     progress: Progress<'_>,
 ) -> Result<ScanCounts, MemoryError> {
-    let scanner = Scanner {
+    let mut scanner = Scanner {
         memory,
         layout,
         types,
+        end_of_object: 0,
     };
     for_windows(memory, progress, &mut |window| {
         visitor.words(
@@ -147,10 +151,12 @@ struct Scanner<'a> {
     memory: &'a QuietMemory,
     layout: &'a HeapLayout,
     types: &'a TypeTable,
+    /// Address of the end of the last object outside of pools: what lies in it is no object.
+    end_of_object: u64,
 }
 
-impl Scanner<'_> {
-    fn window(&self, window: &Window<'_>, visitor: &mut dyn Visitor) {
+impl<'a> Scanner<'a> {
+    fn window(&mut self, window: &Window<'_>, visitor: &mut dyn Visitor) {
         let mut at = window.from;
         while at < window.to {
             if let Some(pool) = window.pool(self.layout, at) {
@@ -175,7 +181,11 @@ impl Scanner<'_> {
         visitor: &mut dyn Visitor,
     ) {
         // The allocator's own debug hooks put a size and a mark in front.
-        let hooks = if is_debug_mark(window.bytes, start) { 16 } else { 0 };
+        let hooks = if is_debug_hook(window.bytes, start) {
+            HOOK_BYTES
+        } else {
+            0
+        };
         for before in [0, 16, 32] {
             let at = start + hooks + before;
             let Some((type_idx, info)) = self.typed(window, at) else {
@@ -184,7 +194,7 @@ impl Scanner<'_> {
             if info.bytes_before != before as u64 {
                 continue;
             }
-            let Some(object) = self.object(window, at, type_idx, info) else {
+            let Some(object) = self.object(window, at, (type_idx, info), true) else {
                 continue;
             };
             if hooks + before + object.size.own_bytes as usize <= block_bytes {
@@ -195,19 +205,42 @@ impl Scanner<'_> {
     }
 
     /// Memory of which nothing is known.
-    fn stretch(&self, window: &Window<'_>, from: usize, to: usize, visitor: &mut dyn Visitor) {
+    fn stretch(&mut self, window: &Window<'_>, from: usize, to: usize, visitor: &mut dyn Visitor) {
+        if self.end_of_object >= window.base + to as u64 {
+            return;
+        }
         for at in (from..to).step_by(window.step()) {
+            if window.base + (at as u64) < self.end_of_object {
+                continue;
+            }
             let Some((type_idx, info)) = self.typed(window, at) else {
                 continue;
             };
-            let Some(object) = self.object(window, at, type_idx, info) else {
+            let may_be_variable = info.may_be_static || info.is_metatype();
+            if window.kind == RegionKind::Data && !may_be_variable {
+                continue;
+            }
+            let Some(object) = self.object(window, at, (type_idx, info), false) else {
                 continue;
             };
-            if window.kind == RegionKind::Anonymous
-                && self.types.allocator == Allocator::Glibc
-                && !self.is_chunk(window, at, &object)
+            let is_believed = match (window.kind, self.types.allocator) {
+                (RegionKind::Data, _) => object.size.own_bytes <= MAX_STATIC_BYTES,
+                (RegionKind::Anonymous, Allocator::Glibc) => self.is_chunk(window, at, &object),
+                (RegionKind::DataAndMore, Allocator::Glibc) => {
+                    may_be_variable && object.size.own_bytes <= MAX_STATIC_BYTES
+                        || self.is_chunk(window, at, &object)
+                }
+                (RegionKind::Anonymous | RegionKind::DataAndMore, Allocator::Other) => true,
+            };
+            let own_bytes = object.size.own_bytes;
+            if !is_believed
+                || own_bytes > TAIL_BYTES && !self.memory.resident.is_mapped(object.address, own_bytes)
             {
                 continue;
+            }
+            // What may be a mistake must not hide much.
+            if own_bytes <= MAX_STATIC_BYTES || self.types.allocator == Allocator::Glibc {
+                self.end_of_object = object.address.0.saturating_add(own_bytes);
             }
             visitor.object(info, &object);
         }
@@ -215,7 +248,7 @@ impl Scanner<'_> {
 
     /// What has a live count and a known type.
     #[inline]
-    fn typed(&self, window: &Window<'_>, at: usize) -> Option<(u32, &TypeInfo)> {
+    fn typed(&self, window: &Window<'_>, at: usize) -> Option<(u32, &'a TypeInfo)> {
         let pair: &[u8; 16] = window.bytes.get(at..)?.first_chunk()?;
         let [count, type_address] = [0, 8].map(|at| {
             let mut bytes = [0; 8];
@@ -234,14 +267,21 @@ impl Scanner<'_> {
         &self,
         window: &Window<'w>,
         at: usize,
-        type_idx: u32,
-        info: &TypeInfo,
+        (type_idx, info): (u32, &TypeInfo),
+        in_pool: bool,
     ) -> Option<Object<'w>> {
         let bytes = &window.bytes[at..window.bytes.len().min(at + OBJECT_BYTES)];
-        let mut size = size::size(self.layout, self.types.class_bytes, info, bytes)?;
+        let address = Address(window.base + at as u64);
+        let mut size = size::size(self.layout, self.types, info, address, bytes)?;
         let has_front = size::has_front(info, bytes);
         let bytes_before = if has_front { info.bytes_before } else { 0 };
-        let is_tracked = has_front && info.has_gc() && {
+        let is_variable = match window.kind {
+            RegionKind::Anonymous => false,
+            RegionKind::Data => true,
+            // In blocks of pools and in chunks there are objects of types that are never variables, and tuples.
+            RegionKind::DataAndMore => info.may_be_static && !in_pool,
+        };
+        let is_tracked = has_front && info.has_gc() && !is_variable && {
             let head = at.checked_sub(GC_HEAD_BYTES as usize)?;
             let next = word(window.bytes, head)?;
             // The lowest bits are flags.
@@ -252,7 +292,7 @@ impl Scanner<'_> {
         };
         size.n_bytes += bytes_before;
         Some(Object {
-            address: Address(window.base + at as u64),
+            address,
             type_idx,
             size,
             bytes_before,
@@ -268,11 +308,7 @@ impl Scanner<'_> {
         let Some(start) = at.checked_sub(object.bytes_before as usize) else {
             return false;
         };
-        // Debug hooks put 16 bytes in front of it.
-        let hooks = start
-            .checked_sub(16)
-            .is_some_and(|start| is_debug_mark(window.bytes, start));
-        let start = if hooks { start - 16 } else { start };
+        let start = start_of_block(window.bytes, start);
         let Some(size_word) = start.checked_sub(8).and_then(|at| word(window.bytes, at)) else {
             return false;
         };
@@ -294,30 +330,24 @@ impl Scanner<'_> {
     }
 }
 
-/// Whether the allocator's debug hooks (`PYTHONMALLOC=debug`) stand here: a size, the letter of an allocator, and seven
-/// times `PYMEM_FORBIDDENBYTE`.
-fn is_debug_mark(bytes: &[u8], at: usize) -> bool {
-    word(bytes, at + 8).is_some_and(|mark| mark >> 8 == 0x00fd_fdfd_fdfd_fdfd)
-}
-
 impl Window<'_> {
     fn step(&self) -> usize {
         match self.kind {
             RegionKind::Anonymous => ALIGNMENT,
-            RegionKind::Data => ALIGNMENT / 2,
+            RegionKind::Data | RegionKind::DataAndMore => ALIGNMENT / 2,
         }
     }
 
     /// The pool that begins at an offset.
     fn pool(&self, layout: &HeapLayout, at: usize) -> Option<Pool> {
         let address = self.base + at as u64;
-        let is_possible = self.kind == RegionKind::Anonymous
-            && address.is_multiple_of(layout.pool_bytes as u64)
-            && at + layout.pool_bytes <= self.to;
-        if !is_possible {
+        if self.kind == RegionKind::Data
+            || !address.is_multiple_of(layout.pool_bytes as u64)
+        {
             return None;
         }
-        Pool::parse(address, self.bytes.get(at..at + layout.pool_bytes)?)
+        let end = self.to.min(at + layout.pool_bytes);
+        Pool::parse(address, layout.pool_bytes, self.bytes.get(at..end)?)
     }
 
     /// Where the next pool can begin.

@@ -5,10 +5,14 @@
 
 use super::bytes::{half, word};
 use super::layout::{DigitCount, HeapLayout, flags, type_object};
-use super::types::{SizeRule, TypeInfo};
+use super::types::{SizeRule, TypeInfo, TypeTable, is_pointer};
+use crate::ids::Address;
 
 /// Most bytes of an object's start that its size is told by.
 pub const OBJECT_BYTES: usize = type_object::BYTES;
+
+/// Bytes of an int without its digits.
+const INT_BYTES: u64 = 24;
 
 /// Largest number of items that is believed.
 const MAX_ITEMS: u64 = 1 << 40;
@@ -22,41 +26,78 @@ pub struct Size {
     pub own_bytes: u64,
     /// Length, as `len` gives it, where that is written in the object.
     pub length: Option<u64>,
-    /// The key table of a dict, and whether its values are apart.
-    pub keys: Option<(u64, bool)>,
+    /// What says how much memory it has elsewhere.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// Memory of an object whose size is written somewhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// The key table of a dict.
+    Keys {
+        /// Where it is.
+        table: Address,
+        /// The values are apart from it.
+        has_values: bool,
+    },
+    /// The items of an `array.array`.
+    Items {
+        /// Where their kind is described (`struct arraydescr`).
+        kind: Address,
+        /// How many there is room for.
+        n_items: u64,
+    },
 }
 
 /// The size of an object of a type whose memory begins with `object`; `None`: its fields make no sense, so that it is
 /// none.
 #[must_use]
-pub fn size(layout: &HeapLayout, class_bytes: u64, info: &TypeInfo, object: &[u8]) -> Option<Size> {
+pub fn size(
+    layout: &HeapLayout,
+    types: &TypeTable,
+    info: &TypeInfo,
+    address: Address,
+    object: &[u8],
+) -> Option<Size> {
     let field = |at: usize| word(object, at);
     let in_block = |own_bytes: u64| Size {
         n_bytes: own_bytes,
         own_bytes,
         length: None,
-        keys: None,
+        elsewhere: None,
     };
-    let basic = in_block(info.basicsize + info.inline_bytes);
+    // `object.__sizeof__` leaves the attributes' values out.
+    let basic = Size {
+        n_bytes: info.basicsize,
+        ..in_block(info.basicsize + info.inline_bytes)
+    };
     let size = match info.size_rule {
         SizeRule::Items if info.itemsize == 0 => basic,
         SizeRule::Items => {
             let n_items = bounded(field(16)?.cast_signed().unsigned_abs())?;
-            let mut size = in_block(basic.own_bytes + n_items * info.itemsize);
-            size.length = Some(n_items);
-            size
+            let item_bytes = n_items * info.itemsize;
+            Size {
+                n_bytes: basic.n_bytes + item_bytes,
+                length: Some(n_items),
+                ..in_block(basic.own_bytes + item_bytes)
+            }
         }
         SizeRule::Int => {
             let n_digits = match layout.digits {
                 DigitCount::Size => field(16)?.cast_signed().unsigned_abs(),
                 DigitCount::Tag => (field(16)? >> 3).max(1),
             };
-            in_block(basic.own_bytes + bounded(n_digits)? * 4)
+            let digit_bytes = bounded(n_digits)? * 4;
+            Size {
+                // `int.__sizeof__` leaves out what a subclass adds.
+                n_bytes: INT_BYTES + digit_bytes,
+                ..in_block(basic.own_bytes + digit_bytes)
+            }
         }
         SizeRule::Str => text_size(layout, info, object)?,
         SizeRule::List => {
             let (n_items, items, n_allocated) = (field(16)?, field(24)?, bounded(field(32)?)?);
-            if n_items > n_allocated || (items == 0) != (n_allocated == 0) {
+            if n_items > n_allocated || !is_pointer_or_null(items) {
                 return None;
             }
             Size {
@@ -67,18 +108,21 @@ pub fn size(layout: &HeapLayout, class_bytes: u64, info: &TypeInfo, object: &[u8
         }
         SizeRule::Dict => {
             let (n_used, keys, values) = (bounded(field(16)?)?, field(32)?, field(40)?);
-            if keys == 0 {
+            if !is_pointer(keys) {
                 return None;
             }
             Size {
                 length: Some(n_used),
-                keys: Some((keys, values != 0)),
+                elsewhere: Some(Elsewhere::Keys {
+                    table: Address(keys),
+                    has_values: values != 0,
+                }),
                 ..basic
             }
         }
         SizeRule::Set => {
             let n_slots = bounded(field(32)?)? + 1;
-            if !n_slots.is_power_of_two() || field(24)? > n_slots {
+            if !n_slots.is_power_of_two() || field(24)? > n_slots || !is_pointer(field(40)?) {
                 return None;
             }
             // Eight slots lie in the object.
@@ -89,11 +133,31 @@ pub fn size(layout: &HeapLayout, class_bytes: u64, info: &TypeInfo, object: &[u8
                 ..basic
             }
         }
-        SizeRule::ByteArray => Size {
-            n_bytes: basic.n_bytes + bounded(field(24)?)?,
-            length: field(16),
-            ..basic
-        },
+        SizeRule::ByteArray => {
+            let (n_used, n_allocated) = (field(16)?, bounded(field(24)?)?);
+            if n_used > n_allocated {
+                return None;
+            }
+            Size {
+                n_bytes: basic.n_bytes + n_allocated,
+                length: Some(n_used),
+                ..basic
+            }
+        }
+        SizeRule::Array => {
+            let (n_items, n_allocated) = (field(16)?, bounded(field(32)?)?);
+            if n_items > n_allocated || !is_pointer_or_null(field(24)?) {
+                return None;
+            }
+            Size {
+                length: Some(n_items),
+                elsewhere: Some(Elsewhere::Items {
+                    kind: Address(field(40)?),
+                    n_items: n_allocated,
+                }),
+                ..basic
+            }
+        }
         SizeRule::Deque => {
             // `BLOCKLEN`, and a block with its two links.
             const ITEMS: u64 = 64;
@@ -106,11 +170,12 @@ pub fn size(layout: &HeapLayout, class_bytes: u64, info: &TypeInfo, object: &[u8
                 ..basic
             }
         }
+        // What is no type that is known is none.
         SizeRule::Type => {
-            if field(type_object::FLAGS)? & flags::HEAPTYPE == 0 {
-                in_block(layout.static_type_bytes)
-            } else {
-                in_block(class_bytes)
+            let n_bytes = types.bytes_of_type(address)?;
+            Size {
+                n_bytes,
+                ..in_block(n_bytes.min(layout.static_type_bytes))
             }
         }
     };
@@ -122,6 +187,10 @@ pub fn size(layout: &HeapLayout, class_bytes: u64, info: &TypeInfo, object: &[u8
 pub fn has_front(info: &TypeInfo, object: &[u8]) -> bool {
     info.size_rule != SizeRule::Type
         || word(object, type_object::FLAGS).is_some_and(|flags| flags & flags::HEAPTYPE != 0)
+}
+
+fn is_pointer_or_null(word: u64) -> bool {
+    word == 0 || is_pointer(word)
 }
 
 fn bounded(n_items: u64) -> Option<u64> {
@@ -144,7 +213,7 @@ fn text_size(layout: &HeapLayout, info: &TypeInfo, object: &[u8]) -> Option<Size
         n_bytes,
         own_bytes,
         length: Some(length),
-        keys: None,
+        elsewhere: None,
     };
     let size = match (is_compact, is_ascii) {
         (true, true) => size(ascii_data + n_char_bytes, ascii_data + n_char_bytes),

@@ -1,17 +1,19 @@
 //! Counts objects by type, and keeps the largest ones.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 use super::layout::{HeapLayout, KeysLayout};
 use super::memory::QuietMemory;
 use super::scan::{Object, Visitor};
-use super::types::{TypeInfo, keys_bytes};
+use super::size::Elsewhere;
+use super::types::{KEYS_HEAD_BYTES, TypeInfo, keys_bytes};
 use crate::ids::Address;
-use crate::process::memory::MemoryError;
+use crate::process::memory::{MemoryError, ReadMemory as _};
 
-/// Bytes of a key table that say how large it is.
-const KEYS_HEAD_BYTES: usize = 40;
+/// Largest item of an `array.array` that is believed, and how many kinds are remembered; there are 14 of 8 bytes at most.
+const MAX_ITEM_BYTES: u32 = 16;
+const MAX_KINDS: usize = 64;
 
 /// How many objects of a type there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,6 +56,9 @@ pub struct Tally {
     n_largest: usize,
     waiting: Vec<Waiting>,
     waiting_keys: Vec<Address>,
+    arrays: Vec<(LargeObject, Address, u64)>,
+    /// Bytes of an item of an `array.array`, by where its kind is described.
+    item_bytes: HashMap<Address, u64>,
 }
 
 impl Tally {
@@ -67,6 +72,8 @@ impl Tally {
             n_largest,
             waiting: Vec::new(),
             waiting_keys: Vec::new(),
+            arrays: Vec::new(),
+            item_bytes: HashMap::new(),
         }
     }
 
@@ -76,6 +83,23 @@ impl Tally {
         let mut largest: Vec<_> = self.largest.iter().map(|large| large.0).collect();
         largest.sort_unstable_by(|a, b| b.cmp(a));
         largest
+    }
+
+    /// `arraydescr.itemsize`; 0 where it cannot be read.
+    fn bytes_of_item(&mut self, memory: &QuietMemory, kind: Address) -> u64 {
+        if let Some(n_bytes) = self.item_bytes.get(&kind) {
+            return *n_bytes;
+        }
+        let n_bytes = memory.read_u32(kind.add(4)).unwrap_or(0);
+        let n_bytes = if n_bytes <= MAX_ITEM_BYTES {
+            u64::from(n_bytes)
+        } else {
+            0
+        };
+        if self.item_bytes.len() < MAX_KINDS {
+            self.item_bytes.insert(kind, n_bytes);
+        }
+        n_bytes
     }
 
     fn add_bytes(&mut self, object: LargeObject) {
@@ -107,15 +131,16 @@ impl Visitor for Tally {
             type_idx: object.type_idx,
             length: object.size.length,
         };
-        match object.size.keys {
+        match object.size.elsewhere {
             None => self.add_bytes(found),
-            Some((keys, has_values)) => {
+            Some(Elsewhere::Keys { table, has_values }) => {
                 self.waiting.push(Waiting {
                     object: found,
                     has_values,
                 });
-                self.waiting_keys.push(Address(keys));
+                self.waiting_keys.push(table);
             }
+            Some(Elsewhere::Items { kind, n_items }) => self.arrays.push((found, kind, n_items)),
         }
     }
 
@@ -135,6 +160,10 @@ impl Visitor for Tally {
         self.waiting = waiting;
         self.waiting_keys = addresses;
         self.waiting_keys.clear();
+        for (mut object, kind, n_items) in std::mem::take(&mut self.arrays) {
+            object.n_bytes += n_items * self.bytes_of_item(memory, kind);
+            self.add_bytes(object);
+        }
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
-use super::bytes::{half, word};
+use super::bytes::{half, start_of_block, word};
 use super::layout::{GC_HEAD_BYTES, HeapLayout, KeysLayout, flags, type_object};
 use super::names;
 use crate::ids::Address;
@@ -30,6 +30,28 @@ const MAX_ADDRESS: u64 = 1 << 47;
 /// Most values that lie behind an instance (`SHARED_KEYS_MAX_SIZE` is 30).
 const MAX_INLINE_VALUES: u64 = 64;
 
+/// Bytes at the start of a key table that say how large it is.
+pub(super) const KEYS_HEAD_BYTES: usize = 40;
+
+/// Types of which the interpreter and its libraries have objects as variables. A pair of a number and a pointer to any
+/// other type is no object there, but a row of a table of types.
+const STATIC: [&str; 14] = [
+    "NoneType",
+    "NotImplementedType",
+    "bool",
+    "bytes",
+    "code",
+    "ellipsis",
+    "hamt",
+    "hamt_bitmap_node",
+    "int",
+    "moduledef",
+    "str",
+    "tuple",
+    "type",
+    "typing.NoDefaultType",
+];
+
 /// How the size of an instance is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizeRule {
@@ -49,6 +71,8 @@ pub enum SizeRule {
     ByteArray,
     /// The blocks of a `collections.deque`.
     Deque,
+    /// The allocated items of an `array.array`.
+    Array,
     /// A type object: one size for classes, another for variables of programs.
     Type,
 }
@@ -76,6 +100,10 @@ pub struct TypeInfo {
     pub inline_bytes: u64,
     /// Size of its instances.
     pub size_rule: SizeRule,
+    /// Bytes of the keys that its instances share.
+    pub shared_keys_bytes: u64,
+    /// Programs have variables of it.
+    pub may_be_static: bool,
 }
 
 impl TypeInfo {
@@ -91,7 +119,9 @@ impl TypeInfo {
         self.flags & flags::HAVE_GC != 0
     }
 
-    fn is_metatype(&self) -> bool {
+    /// Whether its instances are types.
+    #[must_use]
+    pub const fn is_metatype(&self) -> bool {
         self.flags & flags::TYPE != 0
     }
 }
@@ -157,6 +187,8 @@ impl TypeFinder {
             bytes_before: self.layout.bytes_before(tp_flags),
             inline_bytes: 0,
             size_rule: SizeRule::Items,
+            shared_keys_bytes: 0,
+            may_be_static: false,
         };
         let is_type = self.layout.refcount.is_live(word(object, 0)?)
             && is_pointer(metatype)
@@ -165,11 +197,10 @@ impl TypeFinder {
             && (info.base.is_null() || is_pointer(info.base.0))
             && info.name.0 > 0xfff
             && info.name.0 < MAX_ADDRESS;
-        let chunk_at = at.checked_sub(GC_HEAD_BYTES as usize + 8);
         is_type.then_some(Candidate {
             info,
             metatype,
-            chunk_word: chunk_at.and_then(|at| word(bytes, at)).unwrap_or(0),
+            chunk_word: chunk_word(bytes, at).unwrap_or(0),
         })
     }
 
@@ -212,6 +243,7 @@ impl TypeFinder {
             infos,
             by_address,
             class_bytes: root_bytes,
+            static_type_bytes: self.layout.static_type_bytes,
             // Classes are too large for pymalloc: if they lie in chunks of glibc's, so does all that is.
             allocator: if n_heap_types >= 8 && n_in_chunks * 10 >= n_heap_types * 9 {
                 Allocator::Glibc
@@ -259,13 +291,19 @@ pub enum Allocator {
     Other,
 }
 
+/// What glibc's size of a chunk would be of a class.
+fn chunk_word(bytes: &[u8], at: usize) -> Option<u64> {
+    let start = start_of_block(bytes, at.checked_sub(GC_HEAD_BYTES as usize)?);
+    word(bytes, start.checked_sub(8)?)
+}
+
 /// Whether a word is glibc's size of a chunk for a class: it has nothing else in it but its slots.
 fn is_chunk(word: u64, class_bytes: u64) -> bool {
     let n_bytes = word & !7;
     n_bytes >= class_bytes && n_bytes <= class_bytes + (1 << 16)
 }
 
-fn is_pointer(word: u64) -> bool {
+pub(super) fn is_pointer(word: u64) -> bool {
     word > 0xfff && word < MAX_ADDRESS && word & 7 == 0
 }
 
@@ -277,7 +315,8 @@ pub struct TypeTable {
     first: u64,
     last: u64,
     /// `tp_basicsize` of `type`: the size of a class.
-    pub class_bytes: u64,
+    class_bytes: u64,
+    static_type_bytes: u64,
     /// Who gives the memory of large objects.
     pub allocator: Allocator,
 }
@@ -293,6 +332,17 @@ impl TypeTable {
         self.by_address.get(&address).copied()
     }
 
+    /// The size of a type object, as `type.__sizeof__` has it.
+    #[must_use]
+    pub fn bytes_of_type(&self, address: Address) -> Option<u64> {
+        let info = &self.infos[self.find(address.0)? as usize];
+        Some(if info.is_heap_type() {
+            self.class_bytes + info.shared_keys_bytes
+        } else {
+            self.static_type_bytes
+        })
+    }
+
     /// All of them; an index says which.
     #[must_use]
     pub fn all(&self) -> &[TypeInfo] {
@@ -301,15 +351,23 @@ impl TypeTable {
 
     fn find_sizes(&mut self, memory: &impl ReadMemory, layout: &HeapLayout) {
         let mut by_address = HashMap::new();
-        for info in self.infos.iter().filter(|info| !info.is_heap_type()) {
-            by_address.insert(info.address, own_rule(memory, info));
+        for info in &mut self.infos {
+            let name = names::c_text(memory, info.name).unwrap_or_default();
+            by_address.insert(info.address, own_rule(info, &name));
+            info.may_be_static = !info.is_heap_type() && STATIC.contains(&name.as_str());
         }
         for idx in 0..self.infos.len() {
             let info = self.infos[idx];
             self.infos[idx].size_rule = self.rule(&info, &by_address);
+            if !info.is_heap_type() {
+                continue;
+            }
+            let Some(keys) = shared_keys(memory, layout, &info) else {
+                continue;
+            };
+            self.infos[idx].shared_keys_bytes = keys.n_bytes;
             if layout.version >= (3, 13) && info.flags & flags::INLINE_VALUES != 0 {
-                self.infos[idx].inline_bytes =
-                    inline_bytes(memory, info.address.add(layout.cached_keys)).unwrap_or(0);
+                self.infos[idx].inline_bytes = keys.inline_bytes();
             }
         }
     }
@@ -333,39 +391,44 @@ impl TypeTable {
     }
 }
 
-/// The rule of a type that is a variable of the interpreter's.
-fn own_rule(memory: &impl ReadMemory, info: &TypeInfo) -> Option<SizeRule> {
-    if info.flags & flags::INT != 0 {
-        return Some(SizeRule::Int);
+/// The rule of a type of the interpreter's or its libraries'; `None`: that of its base.
+fn own_rule(info: &TypeInfo, name: &str) -> Option<SizeRule> {
+    match name {
+        // Of a library, and so a class in some versions.
+        "collections.deque" => return Some(SizeRule::Deque),
+        "array.array" => return Some(SizeRule::Array),
+        _ if info.is_heap_type() => return None,
+        "set" | "frozenset" => return Some(SizeRule::Set),
+        "bytearray" => return Some(SizeRule::ByteArray),
+        _ => {}
     }
-    if info.flags & flags::STR != 0 {
-        return Some(SizeRule::Str);
-    }
-    if info.flags & flags::LIST != 0 {
-        return Some(SizeRule::List);
-    }
-    if info.flags & flags::DICT != 0 {
-        return Some(SizeRule::Dict);
-    }
-    match names::c_text(memory, info.name)?.as_str() {
-        "set" | "frozenset" => Some(SizeRule::Set),
-        "bytearray" => Some(SizeRule::ByteArray),
-        "collections.deque" => Some(SizeRule::Deque),
-        _ => None,
-    }
+    let by_flag = [
+        (flags::INT, SizeRule::Int),
+        (flags::STR, SizeRule::Str),
+        (flags::LIST, SizeRule::List),
+        (flags::DICT, SizeRule::Dict),
+    ];
+    let found = by_flag.iter().find(|(flag, _)| info.flags & flag != 0)?;
+    Some(found.1)
 }
 
-/// `_PyInlineValuesSize` of 3.13: a byte of order for each value, whole words, and a word for each value and one more.
-fn inline_bytes(memory: &impl ReadMemory, cached_keys: Address) -> Option<u64> {
-    let keys = memory.read_u64(cached_keys).ok()?;
-    let mut head = [0; 32];
+/// The keys that the instances of a class share.
+fn shared_keys(
+    memory: &impl ReadMemory,
+    layout: &HeapLayout,
+    info: &TypeInfo,
+) -> Option<KeysSize> {
+    let keys = memory
+        .read_u64(info.address.add(layout.cached_keys))
+        .ok()
+        .filter(|keys| *keys != 0)?;
+    let mut head = [0; KEYS_HEAD_BYTES];
     memory.read(Address(keys), &mut head).ok()?;
-    // dk_usable and dk_nentries: together they stay the same.
-    let n_values = word(&head, 16)?.checked_add(word(&head, 24)?)?;
-    (n_values <= MAX_INLINE_VALUES).then(|| n_values.next_multiple_of(8) + (n_values + 1) * 8)
+    keys_bytes(layout.keys, &head)
 }
 
-/// Bytes of a key table; `None`: it makes no sense. `head` are its first 40 bytes.
+/// Bytes of a key table; `None`: it makes no sense. `head` are its first
+/// [`KEYS_HEAD_BYTES`].
 #[must_use]
 pub(super) fn keys_bytes(layout: KeysLayout, head: &[u8]) -> Option<KeysSize> {
     const GENERAL: u8 = 0;
@@ -419,6 +482,12 @@ pub(super) struct KeysSize {
 }
 
 impl KeysSize {
+    /// `_PyInlineValuesSize` of 3.13: a byte of order for each value, whole words, and a word for each value and one more.
+    fn inline_bytes(&self) -> u64 {
+        let n_values = self.n_shared.min(MAX_INLINE_VALUES);
+        n_values.next_multiple_of(8) + (n_values + 1) * 8
+    }
+
     /// What a dict owns of its key table: all of one that it has alone, and its values where they are apart.
     pub(super) fn bytes_of_dict(&self, layout: KeysLayout, has_values: bool) -> u64 {
         let keys = if self.is_shared { 0 } else { self.n_bytes };

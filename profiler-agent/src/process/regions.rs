@@ -32,8 +32,10 @@ const SWAPPED: u64 = 1 << 62;
 pub enum RegionKind {
     /// Backed by nothing: heaps, arenas, stacks of threads.
     Anonymous,
-    /// Variables of a program or library: its `.data` and `.bss`.
+    /// Variables of a program or library that begin with a value: its `.data`.
     Data,
+    /// Variables that begin as zero, its `.bss`, and anonymous memory that happens to follow: they are one to the kernel.
+    DataAndMore,
 }
 
 /// A stretch of memory that the process alone can write.
@@ -76,6 +78,8 @@ pub struct NotRead {
 pub struct Resident {
     /// In the order of their addresses; no two touch unless their kinds differ.
     pub runs: Vec<Run>,
+    /// All of what the pages are part of, there or not, in the order of their addresses.
+    regions: Vec<Region>,
     /// What is left out.
     pub not_read: NotRead,
 }
@@ -100,10 +104,12 @@ impl Resident {
         let mut resident = Self {
             runs: Vec::new(),
             not_read,
+            regions: Vec::new(),
         };
-        for region in regions {
-            resident.add(&pagemap, region, page_bytes)?;
+        for region in &regions {
+            resident.add(&pagemap, *region, page_bytes)?;
         }
+        resident.regions = regions;
         Ok(resident)
     }
 
@@ -129,6 +135,17 @@ impl Resident {
             idx += 1;
         }
         false
+    }
+
+    /// Whether a range lies in one region, whether its pages are there or not.
+    #[must_use]
+    pub fn is_mapped(&self, address: Address, n_bytes: u64) -> bool {
+        let idx = self
+            .regions
+            .partition_point(|region| region.end <= address.0);
+        self.regions.get(idx).is_some_and(|region| {
+            region.start <= address.0 && n_bytes <= region.end - address.0
+        })
     }
 
     fn add(&mut self, pagemap: &File, region: Region, page_bytes: u64) -> std::io::Result<()> {
@@ -236,7 +253,7 @@ fn regions(mut maps: impl std::io::BufRead, not_read: &mut NotRead) -> std::io::
                 continue;
             }
             (Some(_), true) => RegionKind::Data,
-            (None, true) if follows_data && line.name.is_empty() => RegionKind::Data,
+            (None, true) if follows_data && line.name.is_empty() => RegionKind::DataAndMore,
             (None, true) => RegionKind::Anonymous,
         };
         regions.push(Region {
@@ -283,7 +300,7 @@ f000-11000 rw-p 00000000 00:00 0   [stack]
             shown,
             [
                 (0x3000, RegionKind::Data),
-                (0x4000, RegionKind::Data),
+                (0x4000, RegionKind::DataAndMore),
                 (0x9000, RegionKind::Anonymous),
                 (0xd000, RegionKind::Anonymous),
             ]
@@ -304,7 +321,7 @@ f000-11000 rw-p 00000000 00:00 0   [stack]
                 run(0x2000, 0x3000, RegionKind::Anonymous),
                 run(0x5000, 0x6000, RegionKind::Anonymous),
             ],
-            not_read: NotRead::default(),
+            ..Resident::default()
         };
         assert!(made.contains(Address(0x1ff8), 16));
         assert!(!made.contains(Address(0x2ff8), 16) && !made.contains(Address(u64::MAX), 16));
