@@ -19,6 +19,7 @@ macro_rules! tell_part {
 pub mod agent;
 pub mod doctor;
 pub mod exit;
+pub mod heap;
 pub mod launch;
 pub mod log;
 pub mod mem;
@@ -74,6 +75,8 @@ pub enum Command {
     Pull(PullArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
     Mem(MemArgs),
+    /// Count a process's objects by type, and what became more
+    Heap(heap::HeapArgs),
     /// Say what works here, and why a process has no Python frames
     Doctor(DoctorArgs),
     /// Waits for a byte on a pipe and becomes CMD: how `record -- CMD` has it watched from its first sample
@@ -355,6 +358,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Record(args)) => block_on(record::run(args, &cli.agent.log)),
         Some(Command::Pull(args)) => block_on(pull::run(args)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
+        Some(Command::Heap(args)) => heap::run(&args),
         None => block_on(agent::run(cli.agent)),
     };
     result.unwrap_or_else(|error| {

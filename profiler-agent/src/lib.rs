@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod format;
 pub mod generated;
+pub mod heap;
 pub mod ids;
 pub mod kernel;
 pub mod native;

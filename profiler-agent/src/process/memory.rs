@@ -96,6 +96,39 @@ impl ProcessMemory {
     }
 }
 
+/// Most ranges that one call of `process_vm_readv` takes (`UIO_MAXIOV`).
+pub const MAX_RANGES: usize = 1024;
+
+impl ProcessMemory {
+    /// Fills `buffer` with pieces of `piece_bytes` from as many addresses ([`MAX_RANGES`] at most), in their order.
+    /// Returns how many came: one that cannot be read ends it.
+    pub fn read_pieces(
+        self,
+        addresses: &[Address],
+        piece_bytes: usize,
+        buffer: &mut [u8],
+    ) -> Result<usize, MemoryError> {
+        let pid = facts::stand_in(self.pid).unwrap_or(self.pid);
+        let remote: Vec<RemoteIoVec> = addresses
+            .iter()
+            .take(MAX_RANGES)
+            .map(|address| RemoteIoVec {
+                base: address.0 as usize,
+                len: piece_bytes,
+            })
+            .collect();
+        let len = buffer.len().min(remote.len() * piece_bytes);
+        let pid = nix::unistd::Pid::from_raw(pid.0.cast_signed());
+        let local = &mut [IoSliceMut::new(&mut buffer[..len])];
+        match process_vm_readv(pid, local, &remote) {
+            Ok(n_read) => Ok(n_read / piece_bytes.max(1)),
+            Err(Errno::ESRCH) => Err(MemoryError::Gone),
+            Err(Errno::EPERM) => Err(MemoryError::Denied),
+            Err(_) => Ok(0),
+        }
+    }
+}
+
 /// [`ReadUser`] over any memory: the kernel's unwinding steps, run from outside.
 #[derive(Debug)]
 pub struct RemoteReader<'a, M>(pub &'a M);

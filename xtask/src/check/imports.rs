@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
     // One file a subcommand: next to `main`, it may start an agent and ask any stage.
-    ("cli", &["agent"]),
+    ("cli", &["agent", "heap"]),
     (
         "agent",
         &[
@@ -34,6 +34,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sample", &["python", "native", "kernel", "profile"]),
     // A row of SOURCES names its sample types.
     ("bpf", &["kernel", "profile", "ids"]),
+    // Objects by type: one look at the memory of one process.
+    ("heap", &["python"]),
     // An interpreter is found in an ELF file; `native` knows nothing of Python.
     ("python", &["native", "process", "profile"]),
     ("native", &["process"]),

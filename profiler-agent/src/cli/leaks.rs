@@ -1,0 +1,291 @@
+//! `pyagent leaks`: types whose objects only grow, and the lines that touched memory meanwhile.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::exit::ExitError;
+use super::log::LogArgs;
+use super::{LeaksArgs, heap};
+use crate::agent::{Agent, Recording};
+use crate::format::{bytes_text, escape, frame_text};
+use crate::heap::names::TypeName;
+use crate::heap::snapshot::{HeapError, Snapshot};
+use crate::ids::Pid;
+use crate::kernel::probe::Rights;
+use crate::process::memory::MemoryError;
+use crate::process::resident;
+use crate::profile::growth::{Growth, MIN_POINTS};
+use crate::profile::model::{FrameKind, Profile, ProfileType};
+use crate::python::discover::Interpreter;
+use crate::track::tracker::Selection;
+
+/// Looks at the heap in all; with fewer than ten or so chance could not be told from growth.
+const N_LOOKS: u32 = 20;
+
+/// Looks do not follow each other faster, ...
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// ... and take no more than this share of a core.
+const MAX_SHARE: u32 = 10;
+
+/// Growth that may be chance is not reported: the probability that anything of the report is, at most.
+const MAX_CHANCE: f64 = 0.001;
+
+/// Less is not worth a line, in bytes over the whole time.
+const MIN_GROWN_BYTES: f64 = 65_536.0;
+
+/// Types and lines that are shown.
+const MAX_SHOWN: usize = 10;
+
+/// What was seen of a type.
+#[derive(Debug, Default)]
+struct Series {
+    /// Seconds since the begin, objects.
+    counts: Vec<(f64, f64)>,
+    bytes: Vec<(f64, f64)>,
+}
+
+/// A type whose objects only grow.
+#[derive(Debug)]
+struct Leak {
+    name: TypeName,
+    count_per_second: f64,
+    bytes_per_second: f64,
+    /// How probable it is by chance, all types that were looked at considered.
+    p: f64,
+}
+
+/// Runs the command.
+pub async fn run(args: LeaksArgs, log: &LogArgs) -> Result<ExitCode> {
+    let pid = Pid(args.pid);
+    let interpreter = heap::interpreter(pid)?;
+    let missing = Rights::of_this_process().missing();
+    if !missing.is_empty() {
+        return Err(ExitError::Rights(missing).into());
+    }
+    super::named::check_namespace()?;
+    let selection = Selection {
+        only_pids: Some(vec![pid]),
+        ..Selection::default()
+    };
+    let config = args
+        .sampling
+        .config(&[ProfileType::Faults], selection, None, log);
+    let (reply, profile) = oneshot::channel();
+    let recording = Recording {
+        profile_type: ProfileType::Faults,
+        duration: None,
+        reply,
+    };
+    let mut agent = Agent::start(&config, Some(recording), false)?;
+    agent.scanned().await;
+    let interval = (args.duration / (N_LOOKS - 1)).max(MIN_INTERVAL);
+    tell!(
+        "looking at the heap of {pid} every {:.1} s for {:.0} s",
+        interval.as_secs_f64(),
+        args.duration.as_secs_f64()
+    );
+    let watched = watch(pid, &interpreter, interval, args.duration).await;
+    tokio::task::spawn_blocking(|| agent.stop())
+        .await
+        .context("the agent did not stop")?;
+    let watched = watched?;
+    let profile = profile.await.ok();
+    let text = if args.json {
+        watched.as_json(profile.as_ref())
+    } else {
+        watched.as_text(profile.as_ref())
+    };
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that was seen.
+#[derive(Debug, Default)]
+struct Watched {
+    types: HashMap<TypeName, Series>,
+    /// Seconds since the begin, bytes.
+    resident: Vec<(f64, f64)>,
+    n_looks: usize,
+    seconds: f64,
+}
+
+/// Looks at the heap again and again, until the time is over, the process ends, or Ctrl-C.
+async fn watch(
+    pid: Pid,
+    interpreter: &Interpreter,
+    interval: Duration,
+    duration: Duration,
+) -> Result<Watched> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let begun = Instant::now();
+    let mut watched = Watched::default();
+    loop {
+        let looked = Instant::now();
+        let at = begun.elapsed().as_secs_f64();
+        let interpreter = interpreter.clone();
+        let look = move || Snapshot::take(pid, &interpreter, 0, &mut |_, _| {});
+        let snapshot = tokio::task::spawn_blocking(look)
+            .await
+            .context("cannot look at the heap")?;
+        match snapshot {
+            Ok(snapshot) => watched.add(at, snapshot),
+            Err(HeapError::Memory(MemoryError::Gone)) if watched.n_looks > 0 => {
+                tell!("process {pid} has ended");
+                return Ok(watched);
+            }
+            Err(error) => return Err(heap::explained(pid, error)),
+        }
+        if let Ok(resident) = resident::read(pid) {
+            watched.resident.push((at, resident.total() as f64));
+        }
+        if begun.elapsed() >= duration {
+            return Ok(watched);
+        }
+        // A large heap is looked at less often.
+        let took = looked.elapsed();
+        let pause = interval.saturating_sub(took).max(took * (MAX_SHARE - 1));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = interrupt.recv() => return Ok(watched),
+            _ = terminate.recv() => return Ok(watched),
+        }
+    }
+}
+
+impl Watched {
+    fn add(&mut self, at: f64, snapshot: Snapshot) {
+        self.n_looks += 1;
+        self.seconds = at;
+        for row in snapshot.types {
+            let series = self.types.entry(row.name).or_default();
+            series.counts.push((at, row.count.n_objects as f64));
+            series.bytes.push((at, row.count.n_bytes as f64));
+        }
+    }
+
+    /// Types whose objects only grow, those that take most first.
+    fn leaks(&self) -> Vec<Leak> {
+        let mut leaks: Vec<Leak> = self
+            .types
+            .iter()
+            .filter_map(|(name, series)| {
+                // A type that was not there at first came in with code that was.
+                let (first, last) = (series.bytes.first()?, series.bytes.last()?);
+                let is_worth_it = last.1 - first.1 >= MIN_GROWN_BYTES;
+                let (counts, bytes) = (Growth::of(&series.counts), Growth::of(&series.bytes));
+                let bytes = bytes.filter(|_| is_worth_it)?;
+                Some(Leak {
+                    name: name.clone(),
+                    count_per_second: counts.map_or(0.0, |counts| counts.per_second),
+                    bytes_per_second: bytes.per_second,
+                    p: (bytes.p * self.types.len() as f64).min(1.0),
+                })
+            })
+            .filter(|leak| leak.p <= MAX_CHANCE)
+            .collect();
+        leaks.sort_by(|a, b| b.bytes_per_second.total_cmp(&a.bytes_per_second));
+        leaks
+    }
+
+    fn as_text(&self, profile: Option<&Profile>) -> String {
+        let leaks = self.leaks();
+        let mut text = String::new();
+        let mut say = |line: &str| {
+            text.push_str(line);
+            text.push('\n');
+        };
+        let looks = format!("{} looks in {:.0} s", self.n_looks, self.seconds);
+        if self.n_looks < MIN_POINTS {
+            say(&format!("{looks}: too few to tell growth from chance; look longer (--duration)"));
+            return text;
+        }
+        if leaks.is_empty() {
+            say(&format!("nothing only grows: {} types, {looks}", self.types.len()));
+        } else {
+            say(&format!("types that only grow ({looks}):\n"));
+            say("     bytes/min  objects/min  by chance  type");
+            for leak in leaks.iter().take(MAX_SHOWN) {
+                say(&format!(
+                    "{:>14} {:>12.0} {:>10.0e}  {}",
+                    format!("+{}", bytes_text((leak.bytes_per_second * 60.0) as i64)),
+                    leak.count_per_second * 60.0,
+                    leak.p,
+                    escape(&leak.name.to_string())
+                ));
+            }
+            if leaks.len() > MAX_SHOWN {
+                say(&format!("{:>14} more (--json)", leaks.len() - MAX_SHOWN));
+            }
+            let lines = profile.map(touched_by_line).unwrap_or_default();
+            if !lines.is_empty() {
+                say("\nlines that touched most memory meanwhile, whether or not it was freed again:\n");
+            }
+            for (line, n_bytes) in lines.iter().take(MAX_SHOWN) {
+                say(&format!("{:>14}  {line}", bytes_text(*n_bytes)));
+            }
+        }
+        if let Some(growth) = Growth::of(&self.resident) {
+            let per_minute = bytes_text((growth.per_second * 60.0) as i64);
+            say(&format!("\nresident memory grows by {per_minute} a minute"));
+        }
+        text
+    }
+
+    fn as_json(&self, profile: Option<&Profile>) -> String {
+        let leaks: Vec<_> = self
+            .leaks()
+            .iter()
+            .map(|leak| {
+                json!({
+                    "module": leak.name.module,
+                    "type": leak.name.qualname,
+                    "bytes_per_second": leak.bytes_per_second,
+                    "objects_per_second": leak.count_per_second,
+                    "p": leak.p,
+                })
+            })
+            .collect();
+        let lines = profile.map(touched_by_line).unwrap_or_default();
+        let lines: Vec<_> = lines
+            .into_iter()
+            .map(|(line, n_bytes)| json!({"line": line, "touched_bytes": n_bytes}))
+            .collect();
+        let document = json!({
+            "format": 1,
+            "looks": self.n_looks,
+            "seconds": self.seconds,
+            "types": leaks,
+            "lines": lines,
+            "resident_bytes_per_second": Growth::of(&self.resident).map(|growth| growth.per_second),
+        });
+        format!("{document:#}\n")
+    }
+}
+
+/// Bytes that were touched first, by Python line, most first.
+fn touched_by_line(profile: &Profile) -> Vec<(String, i64)> {
+    let mut lines: HashMap<String, i64> = HashMap::new();
+    for sample in &profile.samples {
+        let mut frames = profile.frames(sample.stack);
+        if let Some(frame) = frames.find(|frame| frame.kind == FrameKind::Python) {
+            let [_, n_bytes] = sample.values;
+            *lines.entry(frame_text(&frame)).or_insert(0) += n_bytes;
+        }
+    }
+    let mut lines: Vec<_> = lines.into_iter().filter(|(_, n_bytes)| *n_bytes > 0).collect();
+    lines.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+    lines
+}

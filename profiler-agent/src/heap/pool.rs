@@ -1,0 +1,146 @@
+//! Pools of pymalloc: which of their blocks are in use.
+//!
+//! A pool begins with a `struct pool_header` (`Include/internal/pycore_obmalloc.h`; before 3.12 `Objects/obmalloc.c`):
+//! count of used blocks, list of free blocks, two links, index of the arena, size class, offset of the first block that
+//! was never used, and the largest offset of a block. A stretch of memory counts as a pool only if all of it agrees:
+//! blocks in use are those that were ever used, less those in the list, and that is the count.
+
+use super::bytes::{half, word};
+
+/// `POOL_OVERHEAD`: bytes of the header.
+const HEADER_BYTES: usize = 48;
+
+/// `ALIGNMENT`: sizes of blocks are its multiples (3.7+).
+const ALIGNMENT: usize = 16;
+
+/// `SMALL_REQUEST_THRESHOLD`: the largest block.
+const MAX_BLOCK_BYTES: usize = 512;
+
+/// Blocks of the largest pool, at most.
+const MAX_BLOCKS: usize = 16384 / ALIGNMENT;
+
+/// A pool that is what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pool {
+    /// Bytes of each block.
+    pub(super) block_bytes: usize,
+    n_carved: usize,
+    free: [u64; MAX_BLOCKS / 64],
+}
+
+impl Pool {
+    /// Reads a pool of `pool_bytes` that begins at `address`; `None`: it is none, or it changed while it was read. `bytes`
+    /// are those that are there: what was never used is not.
+    pub(super) fn parse(address: u64, pool_bytes: usize, bytes: &[u8]) -> Option<Self> {
+        let n_used = half(bytes, 0)? as usize;
+        let size_class = half(bytes, 36)? as usize;
+        let next_offset = half(bytes, 40)? as usize;
+        let max_next_offset = half(bytes, 44)? as usize;
+        let block_bytes = size_class.checked_add(1)?.checked_mul(ALIGNMENT)?;
+        if block_bytes > MAX_BLOCK_BYTES
+            || max_next_offset != pool_bytes.checked_sub(block_bytes)?
+            || next_offset <= HEADER_BYTES
+            || next_offset > bytes.len()
+            || !(next_offset - HEADER_BYTES).is_multiple_of(block_bytes)
+        {
+            return None;
+        }
+        let n_carved = (next_offset - HEADER_BYTES) / block_bytes;
+        let mut pool = Self {
+            block_bytes,
+            n_carved,
+            free: [0; MAX_BLOCKS / 64],
+        };
+        let mut n_free = 0;
+        let mut next = word(bytes, 8)?;
+        while next != 0 {
+            let offset = usize::try_from(next.checked_sub(address)?).ok()?;
+            let from_first = offset.checked_sub(HEADER_BYTES)?;
+            let idx = from_first / block_bytes;
+            if !from_first.is_multiple_of(block_bytes) || idx >= n_carved || pool.is_free(idx) {
+                return None;
+            }
+            *pool.free.get_mut(idx / 64)? |= 1 << (idx % 64);
+            n_free += 1;
+            next = word(bytes, offset)?;
+        }
+        (n_carved - n_free == n_used).then_some(pool)
+    }
+
+    /// Offsets in the pool of the blocks in use.
+    pub(super) fn used(&self) -> impl Iterator<Item = usize> {
+        (0..self.n_carved)
+            .filter(|idx| !self.is_free(*idx))
+            .map(|idx| HEADER_BYTES + idx * self.block_bytes)
+    }
+
+    fn is_free(&self, idx: usize) -> bool {
+        self.free
+            .get(idx / 64)
+            .is_some_and(|bits| bits >> (idx % 64) & 1 == 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const AT: u64 = 0x7f00_0000_4000;
+
+    /// A pool of 4 KiB with blocks of 64 bytes: five ever used, the second and the fourth free.
+    fn pool() -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        let mut put = |at: usize, value: u64, n: usize| {
+            bytes[at..at + n].copy_from_slice(&value.to_le_bytes()[..n]);
+        };
+        let block = |idx: u64| 48 + 64 * idx;
+        put(0, 3, 4);
+        put(8, AT + block(3), 8);
+        put(36, 3, 4);
+        put(40, block(5), 4);
+        put(44, 4096 - 64, 4);
+        put(block(3) as usize, AT + block(1), 8);
+        bytes
+    }
+
+    #[test]
+    fn blocks_in_the_list_of_free_ones_are_not_used() {
+        let found = Pool::parse(AT, 4096, &pool()).unwrap();
+        assert_eq!(found.block_bytes, 64);
+        assert_eq!(found.used().collect::<Vec<_>>(), [48, 176, 304]);
+    }
+
+    #[test]
+    fn a_count_that_does_not_agree_and_a_list_that_leads_out_or_round_are_no_pool() {
+        let mut wrong_count = pool();
+        wrong_count[0] = 4;
+        assert_eq!(Pool::parse(AT, 4096, &wrong_count), None);
+        let mut round = pool();
+        round[48 + 64..48 + 72].copy_from_slice(&(AT + 48 + 192).to_le_bytes());
+        assert_eq!(Pool::parse(AT, 4096, &round), None);
+        let mut out = pool();
+        out[48 + 64..48 + 72].copy_from_slice(&(AT + 4096).to_le_bytes());
+        assert_eq!(Pool::parse(AT, 4096, &out), None);
+        assert_eq!(Pool::parse(AT, 4096, &[0; 4096]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_pool_or_none(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            size_class in 0_u32..40,
+            link in 0_u64..5000,
+        ) {
+            let mut whole = pool();
+            whole[..bytes.len()].copy_from_slice(&bytes);
+            let _ = Pool::parse(AT, 4096, &whole);
+            whole[36..40].copy_from_slice(&size_class.to_le_bytes());
+            whole[8..16].copy_from_slice(&(AT + link).to_le_bytes());
+            if let Some(pool) = Pool::parse(AT, 4096, &whole) {
+                prop_assert!(pool.used().all(|offset| offset + pool.block_bytes <= 4096));
+            }
+        }
+    }
+}
