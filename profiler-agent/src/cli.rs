@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod exit;
 pub mod heap;
 pub mod launch;
+pub mod leaks;
 pub mod log;
 pub mod mem;
 mod named;
@@ -75,6 +76,8 @@ pub enum Command {
     Pull(PullArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
     Mem(MemArgs),
+    /// Find what only grows in a process: types, and the lines that touch memory meanwhile
+    Leaks(LeaksArgs),
     /// Count a process's objects by type, and what became more
     Heap(heap::HeapArgs),
     /// Say what works here, and why a process has no Python frames
@@ -323,6 +326,27 @@ pub struct MemArgs {
     pub output: Option<PathBuf>,
 }
 
+/// `pyagent leaks`.
+#[derive(Debug, Args, Clone)]
+#[command(
+    mut_arg("rate", |arg| arg.hide(true)),
+    after_help = "Example:\n  sudo pyagent leaks --pid 1234 --duration 5m\n\nThe heap is looked at 20 times, without a pause. A type is reported when its bytes went up in most of the steps, go\nup at the end still, and so many steps up are no chance (below 1 in 1,000 for the whole report). What fills and\nstops, and what comes and goes, is not. A leak slower than 64 KiB in the whole time is not seen: look longer."
+)]
+pub struct LeaksArgs {
+    /// The process
+    #[arg(long, value_name = "PID", env = "PYAGENT_PID")]
+    pub pid: u32,
+    /// How long to look
+    #[arg(long, short, value_name = "TIME", default_value = "1m", env = "PYAGENT_DURATION", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How to sample.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
 /// `pyagent doctor`.
 #[derive(Debug, Args, Clone)]
 pub struct DoctorArgs {
@@ -358,6 +382,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Record(args)) => block_on(record::run(args, &cli.agent.log)),
         Some(Command::Pull(args)) => block_on(pull::run(args)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
+        Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => heap::run(&args),
         None => block_on(agent::run(cli.agent)),
     };

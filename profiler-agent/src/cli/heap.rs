@@ -53,7 +53,8 @@ pub fn run(args: &HeapArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn interpreter(pid: Pid) -> Result<Interpreter> {
+/// The interpreter of a process, or why there is none.
+pub(super) fn interpreter(pid: Pid) -> Result<Interpreter> {
     named::check(&[pid.0])?;
     match Discoverer::default().discover(pid, &mut |_| {}) {
         Discovery::Python(interpreter) => Ok(*interpreter),
@@ -75,13 +76,18 @@ fn take(pid: Pid, interpreter: &Interpreter) -> Result<Snapshot> {
         progress.advance(n_done, n_all);
     });
     progress.finish();
-    snapshot.map_err(|error| match error {
+    snapshot.map_err(|error| explained(pid, error))
+}
+
+/// What to do about it.
+pub(super) fn explained(pid: Pid, error: HeapError) -> anyhow::Error {
+    match error {
         HeapError::Memory(MemoryError::Gone) => gone(pid).into(),
         HeapError::Memory(MemoryError::Denied) => {
             anyhow::Error::from(error).context(format!("process {pid}: run pyagent with sudo"))
         }
         error => error.into(),
-    })
+    }
 }
 
 /// A line on a terminal that says how far it is.

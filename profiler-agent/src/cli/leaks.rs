@@ -174,6 +174,13 @@ impl Watched {
             series.counts.push((at, row.count.n_objects as f64));
             series.bytes.push((at, row.count.n_bytes as f64));
         }
+        // Of others there is none any more.
+        for series in self.types.values_mut() {
+            if series.counts.last().is_some_and(|(seen, _)| *seen < at) {
+                series.counts.push((at, 0.0));
+                series.bytes.push((at, 0.0));
+            }
+        }
     }
 
     /// Types whose objects only grow, those that take most first.
@@ -182,7 +189,6 @@ impl Watched {
             .types
             .iter()
             .filter_map(|(name, series)| {
-                // A type that was not there at first came in with code that was.
                 let (first, last) = (series.bytes.first()?, series.bytes.last()?);
                 let is_worth_it = last.1 - first.1 >= MIN_GROWN_BYTES;
                 let (counts, bytes) = (Growth::of(&series.counts), Growth::of(&series.bytes));
@@ -209,11 +215,16 @@ impl Watched {
         };
         let looks = format!("{} looks in {:.0} s", self.n_looks, self.seconds);
         if self.n_looks < MIN_POINTS {
-            say(&format!("{looks}: too few to tell growth from chance; look longer (--duration)"));
+            say(&format!(
+                "{looks}: too few to tell growth from chance; look longer (--duration)"
+            ));
             return text;
         }
         if leaks.is_empty() {
-            say(&format!("nothing only grows: {} types, {looks}", self.types.len()));
+            say(&format!(
+                "nothing only grows: {} types, {looks}",
+                self.types.len()
+            ));
         } else {
             say(&format!("types that only grow ({looks}):\n"));
             say("     bytes/min  objects/min  by chance  type");
@@ -231,7 +242,9 @@ impl Watched {
             }
             let lines = profile.map(touched_by_line).unwrap_or_default();
             if !lines.is_empty() {
-                say("\nlines that touched most memory meanwhile, whether or not it was freed again:\n");
+                say(
+                    "\nlines that touched most memory meanwhile, whether or not it was freed again:\n",
+                );
             }
             for (line, n_bytes) in lines.iter().take(MAX_SHOWN) {
                 say(&format!("{:>14}  {line}", bytes_text(*n_bytes)));
@@ -285,7 +298,10 @@ fn touched_by_line(profile: &Profile) -> Vec<(String, i64)> {
             *lines.entry(frame_text(&frame)).or_insert(0) += n_bytes;
         }
     }
-    let mut lines: Vec<_> = lines.into_iter().filter(|(_, n_bytes)| *n_bytes > 0).collect();
+    let mut lines: Vec<_> = lines
+        .into_iter()
+        .filter(|(_, n_bytes)| *n_bytes > 0)
+        .collect();
     lines.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
     lines
 }
