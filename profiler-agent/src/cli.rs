@@ -330,7 +330,7 @@ pub struct MemArgs {
 #[derive(Debug, Args, Clone)]
 #[command(
     mut_arg("rate", |arg| arg.hide(true)),
-    after_help = "Example:\n  sudo pyagent leaks --pid 1234 --duration 5m\n\nThe heap is looked at 20 times, without a pause. A type is reported when its bytes went up in most of the steps, go\nup at the end still, and so many steps up are no chance (below 1 in 1,000 for the whole report). What fills and\nstops, and what comes and goes, is not. A leak slower than 64 KiB in the whole time is not seen: look longer."
+    after_help = "Example:\n  sudo pyagent leaks --pid 1234 --duration 5m\n\nThe heap is looked at 30 times, without a pause. A type is reported when its bytes went up in most of the steps, go\nup at the end still, and so many steps up are no chance (below 1 in 1,000 for the whole report). What fills and\nstops, and what comes and goes, is not. A leak slower than 64 KiB in the whole time is not seen: look longer."
 )]
 pub struct LeaksArgs {
     /// The process

@@ -298,3 +298,90 @@ fn mem_says_what_it_cannot_do_and_ends_with_its_target() {
     let output = mem(target.pid().0, 600, &[]);
     assert!(output.status.success(), "{output:?}");
 }
+
+/// Keeps 1,000 more objects of a class a second.
+const KEEPS: &str = "
+import time
+class Row:
+    def __init__(self, n):
+        self.name = 'row %d' % n
+kept = []
+def remember(n):
+    kept.append(Row(n))
+print('ready', flush=True)
+start = time.monotonic()
+n = 0
+while True:
+    for _ in range(100):
+        remember(n)
+        n += 1
+    time.sleep(max(0, start + n / 1000 - time.monotonic()))
+";
+
+/// Fills within five seconds and stays full.
+const FILLS: &str = "
+import random, time
+cache = {}
+print('ready', flush=True)
+while True:
+    for _ in range(2000):
+        key = random.randrange(20000)
+        if key not in cache:
+            cache[key] = bytes(2000)
+    time.sleep(0.1)
+";
+
+/// Allocates and frees, more and less, small and large, in cycles.
+const CHURNS: &str = "
+import random, time
+class Node:
+    pass
+def work():
+    rows = [{'id': n, 'values': [n] * random.randrange(50)} for n in range(random.randrange(20000))]
+    large = bytearray(random.randrange(20 << 20))
+    return len(rows) + len(large)
+print('ready', flush=True)
+while True:
+    work()
+    node = Node()
+    node.itself = node
+    time.sleep(random.random() * 0.2)
+";
+
+#[test]
+fn leaks_finds_what_only_grows_and_nothing_else() {
+    let python = interpreters::newest();
+    let look = |code: &str| {
+        let mut target = Target::python(&python, code, &[]);
+        assert_eq!(target.line(), "ready");
+        let output = Command::new(binary())
+            .args(["leaks", "--json", "-d", "30s", "--pid"])
+            .arg(target.pid().to_string())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    std::thread::scope(|scope| {
+        let others = [FILLS, CHURNS].map(|code| scope.spawn(move || look(code)));
+        let found = look(KEEPS);
+        let types = found["types"].as_array().unwrap();
+        let row = types
+            .iter()
+            .find(|of| of["type"] == "Row")
+            .expect("Row only grows");
+        assert_eq!(row["module"], "__main__");
+        let per_second = row["objects_per_second"].as_f64().unwrap();
+        eprintln!("{per_second:.0} objects a second, p {}", row["p"]);
+        assert!((per_second / 1000.0 - 1.0).abs() < 0.05, "{found:#}");
+        let line = found["lines"][0]["line"].as_str().unwrap();
+        assert!(
+            line.starts_with("Row.__init__ (") || line.starts_with("remember ("),
+            "{found:#}"
+        );
+        for other in others {
+            let found = other.join().unwrap();
+            assert!(found["types"].as_array().unwrap().is_empty(), "{found:#}");
+        }
+    });
+}

@@ -26,14 +26,14 @@ use crate::profile::model::{FrameKind, Profile, ProfileType};
 use crate::python::discover::Interpreter;
 use crate::track::tracker::Selection;
 
-/// Looks at the heap in all; with fewer than ten or so chance could not be told from growth.
-const N_LOOKS: u32 = 20;
+/// Looks at the heap in all: so many that growth can be told from chance with thousands of types.
+const N_LOOKS: u32 = 30;
 
 /// Looks do not follow each other faster, ...
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// ... and take no more than this share of a core.
-const MAX_SHARE: u32 = 10;
+/// ... and take no more than one of so many parts of a core.
+const MAX_SHARE: u32 = 4;
 
 /// Growth that may be chance is not reported: the probability that anything of the report is, at most.
 const MAX_CHANCE: f64 = 0.001;
