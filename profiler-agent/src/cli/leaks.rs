@@ -14,7 +14,7 @@ use super::exit::ExitError;
 use super::log::LogArgs;
 use super::{LeaksArgs, heap};
 use crate::agent::{Agent, Recording};
-use crate::format::{bytes_text, escape, frame_text};
+use crate::format::{bytes_text, escape};
 use crate::heap::names::TypeName;
 use crate::heap::snapshot::{HeapError, Snapshot};
 use crate::ids::Pid;
@@ -22,9 +22,10 @@ use crate::kernel::probe::Rights;
 use crate::process::memory::MemoryError;
 use crate::process::resident;
 use crate::profile::growth::{Growth, MIN_POINTS};
-use crate::profile::model::{FrameKind, Profile, ProfileType};
+use crate::profile::model::{Profile, ProfileType};
 use crate::python::discover::Interpreter;
 use crate::track::tracker::Selection;
+use crate::view::memory::touched_by_line;
 
 /// Looks at the heap in all: so many that growth can be told from chance with thousands of types.
 const N_LOOKS: u32 = 30;
@@ -213,7 +214,8 @@ impl Watched {
             text.push_str(line);
             text.push('\n');
         };
-        let looks = format!("{} looks in {:.0} s", self.n_looks, self.seconds);
+        let noun = if self.n_looks == 1 { "look" } else { "looks" };
+        let looks = format!("{} {noun} in {:.0} s", self.n_looks, self.seconds);
         if self.n_looks < MIN_POINTS {
             say(&format!(
                 "{looks}: too few to tell growth from chance; look longer (--duration)"
@@ -286,22 +288,4 @@ impl Watched {
         });
         format!("{document:#}\n")
     }
-}
-
-/// Bytes that were touched first, by Python line, most first.
-fn touched_by_line(profile: &Profile) -> Vec<(String, i64)> {
-    let mut lines: HashMap<String, i64> = HashMap::new();
-    for sample in &profile.samples {
-        let mut frames = profile.frames(sample.stack);
-        if let Some(frame) = frames.find(|frame| frame.kind == FrameKind::Python) {
-            let [_, n_bytes] = sample.values;
-            *lines.entry(frame_text(&frame)).or_insert(0) += n_bytes;
-        }
-    }
-    let mut lines: Vec<_> = lines
-        .into_iter()
-        .filter(|(_, n_bytes)| *n_bytes > 0)
-        .collect();
-    lines.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
-    lines
 }

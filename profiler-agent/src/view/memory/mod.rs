@@ -145,6 +145,22 @@ fn seconds(before: &Point, last: &Point) -> Option<f64> {
     (seconds > 0.0).then_some(seconds)
 }
 
+/// Lines of all processes of a profile of page faults by the memory that they touched, most first.
+#[must_use]
+pub fn touched_by_line(profile: &Profile) -> Vec<(String, i64)> {
+    let mut lines: HashMap<String, i64> = HashMap::new();
+    for growth in grown_by_process(profile).into_values() {
+        for (line, n_bytes) in growth.lines {
+            *lines.entry(line).or_insert(0) += n_bytes;
+        }
+    }
+    let sorted = by_bytes(lines.iter().map(|(line, n_bytes)| (&**line, *n_bytes)));
+    sorted
+        .into_iter()
+        .map(|(line, n_bytes)| (line.to_owned(), n_bytes))
+        .collect()
+}
+
 fn by_bytes<'a>(lines: impl Iterator<Item = (&'a str, i64)>) -> Vec<(&'a str, i64)> {
     let mut lines: Vec<_> = lines.filter(|(_, n_bytes)| *n_bytes > 0).collect();
     lines.sort_unstable_by_key(|(line, n_bytes)| (std::cmp::Reverse(*n_bytes), *line));
