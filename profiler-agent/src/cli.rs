@@ -56,7 +56,7 @@ use crate::view::memory::SortKey;
     version,
     args_conflicts_with_subcommands = true,
     mut_args(|arg| arg.hide_env(true)),
-    after_help = "Examples:\n  sudo pyagent --all-python                          profile every Python process, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\nwith `record -- CMD`: CMD's own, 128+n for a signal, 125 pyagent failed, 126 not executable, 127 not found."
+    after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\nwith `record -- CMD`: CMD's own, 128+n for a signal, 125 pyagent failed, 126 not executable, 127 not found."
 )]
 pub struct Cli {
     /// A subcommand; without one pyagent is the agent.
@@ -189,7 +189,7 @@ pub struct AgentArgs {
     /// How to sample.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// What is sampled: cpu (time on the CPU), faults (memory touched)
+    /// What is sampled: cpu, faults (memory touched)
     #[arg(
         long = "type",
         value_name = "TYPE",
@@ -198,7 +198,7 @@ pub struct AgentArgs {
         value_delimiter = ','
     )]
     pub types: Vec<ProfileType>,
-    /// Above this many samples a second of a type on the whole host fewer are taken
+    /// Take fewer samples of a type above this many a second
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_SAMPLES_PER_SECOND,
           env = "PYAGENT_MAX_SAMPLES_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_samples_per_second: u32,
