@@ -189,7 +189,7 @@ pub struct AgentArgs {
     /// How to sample.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// What is sampled: cpu, faults (memory touched)
+    /// What is sampled: cpu, faults (memory)
     #[arg(
         long = "type",
         value_name = "TYPE",
@@ -198,7 +198,7 @@ pub struct AgentArgs {
         value_delimiter = ','
     )]
     pub types: Vec<ProfileType>,
-    /// Take fewer samples of a type above this many a second
+    /// Take fewer of a type above so many a second
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_SAMPLES_PER_SECOND,
           env = "PYAGENT_MAX_SAMPLES_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_samples_per_second: u32,
@@ -208,7 +208,7 @@ pub struct AgentArgs {
     /// Serve on an address that others can reach, to anybody
     #[arg(long, env = "PYAGENT_INSECURE", value_parser = clap::builder::BoolishValueParser::new())]
     pub insecure: bool,
-    /// Show the arguments of processes to clients (they can hold secrets)
+    /// Show arguments of processes to clients (can hold secrets)
     #[arg(long, env = "PYAGENT_SHOW_CMDLINE", value_parser = clap::builder::BoolishValueParser::new())]
     pub show_cmdline: bool,
     /// Logging.
