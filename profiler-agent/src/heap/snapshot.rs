@@ -154,7 +154,7 @@ impl TypeCount {
     }
 }
 
-fn layout_of(interpreter: &Interpreter) -> Result<HeapLayout, HeapError> {
+pub(super) fn layout_of(interpreter: &Interpreter) -> Result<HeapLayout, HeapError> {
     if interpreter.binary.free_threaded {
         return Err(HeapError::FreeThreaded(interpreter.version));
     }
@@ -162,7 +162,7 @@ fn layout_of(interpreter: &Interpreter) -> Result<HeapLayout, HeapError> {
         .ok_or(HeapError::Unsupported(interpreter.version))
 }
 
-fn proc_error(pid: Pid, source: std::io::Error) -> HeapError {
+pub(super) fn proc_error(pid: Pid, source: std::io::Error) -> HeapError {
     match source.kind() {
         std::io::ErrorKind::NotFound => HeapError::Memory(MemoryError::Gone),
         std::io::ErrorKind::PermissionDenied => HeapError::Memory(MemoryError::Denied),
