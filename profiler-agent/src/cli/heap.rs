@@ -109,12 +109,7 @@ fn print(text: &str) -> Result<()> {
         .context("cannot write to standard output")
 }
 
-fn show_type(
-    pid: Pid,
-    interpreter: &Interpreter,
-    name: &str,
-    args: &HeapArgs,
-) -> Result<ExitCode> {
+fn show_type(pid: Pid, interpreter: &Interpreter, name: &str, args: &HeapArgs) -> Result<ExitCode> {
     let mut progress = Progress::new();
     let shown = show::show(pid, interpreter, name, args.top, &mut |n_done, n_all| {
         progress.advance(n_done, n_all);
@@ -152,7 +147,10 @@ fn watch(
         match take(pid, interpreter) {
             Ok(snapshot) => chart.add(SystemTime::now(), &snapshot),
             Err(_) if Stat::read(&format!("/proc/{pid}/stat")).is_err() && !chart.is_empty() => {
-                tell!("process {pid} has ended: {} is complete", escape(&path.to_string_lossy()));
+                tell!(
+                    "process {pid} has ended: {} is complete",
+                    escape(&path.to_string_lossy())
+                );
                 return Ok(ExitCode::SUCCESS);
             }
             Err(error) => return Err(error),
@@ -167,7 +165,10 @@ fn watch(
         std::thread::sleep(interval.saturating_sub(started.elapsed()));
         // Another process can have the number by now.
         if self::start_ticks(pid).ok() != Some(start_ticks) {
-            tell!("process {pid} has ended: {} is complete", escape(&path.to_string_lossy()));
+            tell!(
+                "process {pid} has ended: {} is complete",
+                escape(&path.to_string_lossy())
+            );
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -187,9 +188,9 @@ fn interpreter(pid: Pid) -> Result<Interpreter> {
     match Discoverer::default().discover(pid, &mut |_| {}) {
         Discovery::Python(interpreter) => Ok(*interpreter),
         Discovery::Gone => Err(gone(pid).into()),
-        Discovery::NotYet | Discovery::NotPython { .. } => bail!(
-            "process {pid} does not run Python yet: try again, or ask `pyagent doctor {pid}`"
-        ),
+        Discovery::NotYet | Discovery::NotPython { .. } => {
+            bail!("process {pid} does not run Python yet: try again, or ask `pyagent doctor {pid}`")
+        }
         Discovery::Refused { refusal, .. } => bail!("process {pid}: {refusal}"),
     }
 }

@@ -150,13 +150,20 @@ impl Chart {
     }
 
     fn picture(&self, counts: &[TypeCount]) -> String {
-        let largest = counts.iter().map(|count| count.n_objects).max().unwrap_or(0).max(1);
+        let largest = counts
+            .iter()
+            .map(|count| count.n_objects)
+            .max()
+            .unwrap_or(0)
+            .max(1);
         let (first, last) = match (self.times.first(), self.times.last()) {
             (Some(first), Some(last)) => (*first, *last),
             _ => return String::new(),
         };
         let span = (last - first).max(1e-3);
-        let mut out = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\"><polyline points=\"");
+        let mut out = format!(
+            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\"><polyline points=\""
+        );
         for (time, count) in self.times.iter().zip(counts) {
             let x = (time - first) / span * WIDTH;
             let share = count.n_objects as f64 / largest as f64;
@@ -223,9 +230,15 @@ mod tests {
     #[test]
     fn names_cannot_leave_their_place_in_the_page() {
         let mut chart = Chart::new(Pid(7), Version::new(3, 12, 0));
-        chart.add(UNIX_EPOCH, &snapshot(&[("</td><script>alert(1)</script>", 1)]));
+        chart.add(
+            UNIX_EPOCH,
+            &snapshot(&[("</td><script>alert(1)</script>", 1)]),
+        );
         let html = chart.html(10);
-        assert!(!html.contains("<script") && html.contains("&lt;script&gt;"), "{html}");
+        assert!(
+            !html.contains("<script") && html.contains("&lt;script&gt;"),
+            "{html}"
+        );
         assert!(!html.contains("http"), "it loads nothing");
     }
 
@@ -237,8 +250,16 @@ mod tests {
             chart.add(SystemTime::now(), &snapshot(&[(name, look as u64)]));
         }
         assert!(chart.n_looks() <= MAX_LOOKS);
-        assert!(chart.series.values().all(|series| series.len() == chart.n_looks()));
+        assert!(
+            chart
+                .series
+                .values()
+                .all(|series| series.len() == chart.n_looks())
+        );
         let html = chart.html(10);
-        assert!(html.find("app.Late") < html.find("app.Early"), "what grew comes first");
+        assert!(
+            html.find("app.Late") < html.find("app.Early"),
+            "what grew comes first"
+        );
     }
 }

@@ -76,7 +76,9 @@ impl Refcount {
         match self {
             Self::Word => word != 0 && word >> 32 == 0,
             // Flags stand in few of the highest bits, and nothing counts so far that the lower half overflows.
-            Self::LowerHalf => word & 0xffff_ffff != 0 && word >> 32 & 0xffff == 0 && word >> 56 == 0,
+            Self::LowerHalf => {
+                word & 0xffff_ffff != 0 && word >> 32 & 0xffff == 0 && word >> 56 == 0
+            }
         }
     }
 }
@@ -199,7 +201,10 @@ mod tests {
             assert!(HeapLayout::of_version(Version::of_minor(3, minor)).is_some());
         }
         for (major, minor) in [(3, 7), (3, 16), (2, 7), (4, 8)] {
-            assert_eq!(HeapLayout::of_version(Version::of_minor(major, minor)), None);
+            assert_eq!(
+                HeapLayout::of_version(Version::of_minor(major, minor)),
+                None
+            );
         }
     }
 

@@ -96,7 +96,8 @@ impl MarkPlace {
 
 /// `$XDG_STATE_HOME/pyagent`; without it `/var/lib/pyagent` for root, and `~/.local/state/pyagent` for others.
 fn folder() -> Option<PathBuf> {
-    let absolute = |path: std::ffi::OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
+    let absolute =
+        |path: std::ffi::OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
     if let Some(state) = std::env::var_os("XDG_STATE_HOME").and_then(absolute) {
         return Some(state.join("pyagent"));
     }

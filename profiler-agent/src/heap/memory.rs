@@ -92,7 +92,9 @@ impl QuietMemory {
             .or_insert_with(|| Some(file::open_mapped(self.pid, mapping).ok()?.0))
             .as_ref()
             .ok_or(unmapped)?;
-        let offset = mapping.file_offset.saturating_add(address.0 - mapping.start.0);
+        let offset = mapping
+            .file_offset
+            .saturating_add(address.0 - mapping.start.0);
         file.read_exact_at(buffer, offset).map_err(|_| unmapped)
     }
 }

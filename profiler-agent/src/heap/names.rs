@@ -108,8 +108,17 @@ fn module_of_class(
         }
         KeysLayout::Log2 => {
             let index_bytes = 1_u64.checked_shl((*head.get(9)?).into())?;
-            let (entry_bytes, key_at) = if *head.get(10)? == 0 { (24, 8) } else { (16, 0) };
-            (32_u64.checked_add(index_bytes)?, entry_bytes, key_at, word(&head, 24)?)
+            let (entry_bytes, key_at) = if *head.get(10)? == 0 {
+                (24, 8)
+            } else {
+                (16, 0)
+            };
+            (
+                32_u64.checked_add(index_bytes)?,
+                entry_bytes,
+                key_at,
+                word(&head, 24)?,
+            )
         }
     };
     for idx in 0..n_entries.min(MAX_ENTRIES) {

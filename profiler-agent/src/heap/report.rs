@@ -201,7 +201,12 @@ pub fn diff(earlier: &Document, later: &Document) -> Diff {
         .map(|entry| {
             let old = before.remove(&(&*entry.module, &*entry.qualname));
             let old = old.map_or((0, 0), |old| (old.count, old.bytes));
-            change(&entry.module, &entry.qualname, old, (entry.count, entry.bytes))
+            change(
+                &entry.module,
+                &entry.qualname,
+                old,
+                (entry.count, entry.bytes),
+            )
         })
         .collect();
     types.extend(
@@ -260,7 +265,10 @@ pub fn table(document: &Document, n_types: usize) -> String {
             bytes_text(document.bytes.cast_signed())
         ),
     );
-    line(&mut out, format_args!("{:>13} {:>12}  type", "count", "size"));
+    line(
+        &mut out,
+        format_args!("{:>13} {:>12}  type", "count", "size"),
+    );
     for entry in document.types.iter().take(n_types) {
         line(
             &mut out,
@@ -453,7 +461,10 @@ mod tests {
     #[test]
     fn names_are_made_harmless_and_what_is_missing_is_said() {
         let text = table(&document(&[("a\x1b[2J", 1_234_567, 8)]), 10);
-        assert!(text.contains("1,234,567") && text.contains("app.a\\u{1b}[2J"), "{text}");
+        assert!(
+            text.contains("1,234,567") && text.contains("app.a\\u{1b}[2J"),
+            "{text}"
+        );
         assert!(text.contains("12.0 MiB swapped out, not read"), "{text}");
     }
 

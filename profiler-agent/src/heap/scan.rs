@@ -7,7 +7,7 @@
 //! The process runs on meanwhile. What is freed or made during the scan is seen or not.
 
 use super::bytes::{HOOK_BYTES, is_debug_hook, start_of_block, word};
-use super::layout::{HeapLayout, GC_HEAD_BYTES, type_object};
+use super::layout::{GC_HEAD_BYTES, HeapLayout, type_object};
 use super::memory::QuietMemory;
 use super::pool::Pool;
 use super::size::{self, OBJECT_BYTES, Size};
@@ -236,7 +236,8 @@ impl<'a> Scanner<'a> {
             };
             let own_bytes = object.size.own_bytes;
             if !is_believed
-                || own_bytes > TAIL_BYTES && !self.memory.resident.is_mapped(object.address, own_bytes)
+                || own_bytes > TAIL_BYTES
+                    && !self.memory.resident.is_mapped(object.address, own_bytes)
             {
                 continue;
             }
@@ -329,7 +330,10 @@ impl<'a> Scanner<'a> {
         }
         // The size of the chunk behind it says whether this one is in use.
         let next = start as u64 - 8 + n_bytes;
-        let next_word = match usize::try_from(next).ok().and_then(|at| word(window.bytes, at)) {
+        let next_word = match usize::try_from(next)
+            .ok()
+            .and_then(|at| word(window.bytes, at))
+        {
             Some(next_word) => Some(next_word),
             None => self.memory.read_u64(Address(window.base).add(next)).ok(),
         };
@@ -348,9 +352,7 @@ impl Window<'_> {
     /// The pool that begins at an offset.
     fn pool(&self, layout: &HeapLayout, at: usize) -> Option<Pool> {
         let address = self.base + at as u64;
-        if self.kind == RegionKind::Data
-            || !address.is_multiple_of(layout.pool_bytes as u64)
-        {
+        if self.kind == RegionKind::Data || !address.is_multiple_of(layout.pool_bytes as u64) {
             return None;
         }
         let end = self.to.min(at + layout.pool_bytes);

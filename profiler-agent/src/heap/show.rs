@@ -34,8 +34,8 @@ const MAX_PLACES: usize = 1 << 20;
 /// Largest table of a dict.
 const MAX_TABLE_BYTES: u64 = 1 << 40;
 
-/// Bytes of the values of attributes that lie apart, at most.
-const MAX_VALUES_BYTES: u64 = 512;
+/// Most values of a dict that lie apart from its keys.
+const MAX_VALUES: u64 = 1 << 16;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -124,7 +124,15 @@ pub fn show(
         tables: Vec::new(),
     };
     scan::scan(&memory, &layout, &types, &mut owners, advance)?;
-    Ok(shown(&memory, &layout, &types, name, instances, &owners, places.n_more))
+    Ok(shown(
+        &memory,
+        &layout,
+        &types,
+        name,
+        instances,
+        &owners,
+        places.n_more,
+    ))
 }
 
 fn shown(
@@ -168,7 +176,11 @@ fn shown(
         .map(|(name, count)| Referrer { name, count })
         .collect();
     referrers.sort_by(|a, b| (b.count, &a.name).cmp(&(a.count, &b.name)));
-    let mut largest: Vec<_> = instances.largest.into_iter().map(|object| object.0).collect();
+    let mut largest: Vec<_> = instances
+        .largest
+        .into_iter()
+        .map(|object| object.0)
+        .collect();
     largest.sort_unstable_by_key(|(bytes, address, _)| (Reverse(*bytes), *address));
     Shown {
         name: name.to_owned(),
@@ -219,7 +231,10 @@ pub fn table(shown: &Shown) -> String {
             ),
         );
     }
-    line(&mut out, format_args!("\n{:>13}  referred to by", "references"));
+    line(
+        &mut out,
+        format_args!("\n{:>13}  referred to by", "references"),
+    );
     for referrer in &shown.referrers {
         let count = thousands(referrer.count.cast_signed());
         line(&mut out, format_args!("{count:>13}  {}", referrer.name));
@@ -293,6 +308,8 @@ impl Visitor for Places {
 /// A dict whose table may hold a place.
 struct Table {
     keys: Address,
+    /// Its values, where they are apart.
+    values: u64,
     owner: (Address, u32),
 }
 
@@ -331,11 +348,14 @@ impl Visitor for Owners {
             }
             SizeRule::Dict => {
                 if let Some(Elsewhere::Keys { table, has_values }) = object.size.elsewhere {
-                    if self.has_any(table.0, MAX_TABLE_BYTES) {
-                        self.tables.push(Table { keys: table, owner });
-                    }
-                    if has_values {
-                        self.own(field(40), MAX_VALUES_BYTES, owner);
+                    let values = if has_values { field(40) } else { 0 };
+                    let is_near = |start| self.has_any(start, MAX_TABLE_BYTES);
+                    if is_near(table.0) || is_near(values) {
+                        self.tables.push(Table {
+                            keys: table,
+                            values,
+                            owner,
+                        });
                     }
                 }
             }
@@ -353,11 +373,13 @@ impl Visitor for Owners {
         // The values of an instance's attributes: a pointer in front (3.11), the same tagged (3.12).
         let values = match self.layout.version {
             (3, 11) => word(object.front, 0),
-            (3, 12) => word(object.front, 8).filter(|word| word & 1 == 1).map(|word| word + 1),
+            (3, 12) => word(object.front, 8)
+                .filter(|word| word & 1 == 1)
+                .map(|word| word + 1),
             _ => None,
         };
         if let Some(values) = values.filter(|values| *values != 0) {
-            self.own(values, MAX_VALUES_BYTES, owner);
+            self.own(values, info.n_values * 8, owner);
         }
     }
 
@@ -368,6 +390,8 @@ impl Visitor for Owners {
         memory.read_pieces(&addresses, KEYS_HEAD_BYTES, &mut |idx, head| {
             if let (Some(table), Some(keys)) = (tables.get(idx), keys_bytes(layout, head)) {
                 self.own(table.keys.0, keys.n_bytes, table.owner);
+                let n_values = keys.n_usable.max(keys.n_shared).min(MAX_VALUES);
+                self.own(table.values, n_values * 8, table.owner);
             }
         })
     }

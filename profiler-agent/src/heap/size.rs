@@ -14,6 +14,9 @@ pub const OBJECT_BYTES: usize = type_object::BYTES;
 /// Bytes of an int without its digits.
 const INT_BYTES: u64 = 24;
 
+/// Bytes of an empty bytes object.
+const BYTES_BYTES: u64 = 33;
+
 /// Largest number of items that is believed.
 const MAX_ITEMS: u64 = 1 << 40;
 
@@ -69,7 +72,7 @@ pub fn size(
     // `object.__sizeof__` leaves the attributes' values out.
     let basic = Size {
         n_bytes: info.basicsize,
-        ..in_block(info.basicsize + info.inline_bytes)
+        ..in_block(info.basicsize + inline_bytes(info, object))
     };
     let size = match info.size_rule {
         SizeRule::Items if info.itemsize == 0 => basic,
@@ -138,8 +141,14 @@ pub fn size(
             if n_used > n_allocated {
                 return None;
             }
+            // From 3.15 on they are a bytes object, which is counted as one too.
+            let header = if layout.version >= (3, 15) && n_allocated > 0 {
+                BYTES_BYTES
+            } else {
+                0
+            };
             Size {
-                n_bytes: basic.n_bytes + n_allocated,
+                n_bytes: basic.n_bytes + n_allocated + header,
                 length: Some(n_used),
                 ..basic
             }
@@ -182,6 +191,19 @@ pub fn size(
     Some(size)
 }
 
+/// `_PyInlineValuesSize` of an object: its `PyDictValues` begin with how many there are, which differs from instance to
+/// instance; a word each, one for that, and a byte of order each, in whole words.
+fn inline_bytes(info: &TypeInfo, object: &[u8]) -> u64 {
+    if !info.has_inline_values {
+        return 0;
+    }
+    let capacity = usize::try_from(info.basicsize)
+        .ok()
+        .and_then(|at| object.get(at))
+        .map_or(info.n_values, |capacity| u64::from(*capacity));
+    capacity.next_multiple_of(8) + (capacity + 1) * 8
+}
+
 /// Whether an object has what stands in front of the instances of its type: a type that is no class has not.
 #[must_use]
 pub fn has_front(info: &TypeInfo, object: &[u8]) -> bool {
@@ -202,7 +224,11 @@ fn text_size(layout: &HeapLayout, info: &TypeInfo, object: &[u8]) -> Option<Size
     let str = &layout.str;
     let length = bounded(word(object, str.length.into())?)?;
     let state = half(object, str.state.into())?.checked_shr(str.kind_shift.into())?;
-    let (kind, is_compact, is_ascii) = (u64::from(state & 7), state >> 3 & 1 == 1, state >> 4 & 1 == 1);
+    let (kind, is_compact, is_ascii) = (
+        u64::from(state & 7),
+        state >> 3 & 1 == 1,
+        state >> 4 & 1 == 1,
+    );
     // Kind 0 is a string of the old API that nobody looked at yet (<= 3.11).
     if !matches!(kind, 0 | 1 | 2 | 4) || (is_ascii && kind != 1) || (kind == 0 && is_compact) {
         return None;

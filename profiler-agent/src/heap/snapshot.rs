@@ -114,9 +114,7 @@ impl Snapshot {
             .into_iter()
             .map(|(name, count)| TypeRow { name, count })
             .collect();
-        rows.sort_by(|a, b| {
-            (b.count.n_bytes, &a.name).cmp(&(a.count.n_bytes, &b.name))
-        });
+        rows.sort_by(|a, b| (b.count.n_bytes, &a.name).cmp(&(a.count.n_bytes, &b.name)));
         let largest = tally
             .largest()
             .into_iter()
@@ -158,8 +156,7 @@ pub(super) fn layout_of(interpreter: &Interpreter) -> Result<HeapLayout, HeapErr
     if interpreter.binary.free_threaded {
         return Err(HeapError::FreeThreaded(interpreter.version));
     }
-    HeapLayout::of_version(interpreter.version)
-        .ok_or(HeapError::Unsupported(interpreter.version))
+    HeapLayout::of_version(interpreter.version).ok_or(HeapError::Unsupported(interpreter.version))
 }
 
 pub(super) fn proc_error(pid: Pid, source: std::io::Error) -> HeapError {

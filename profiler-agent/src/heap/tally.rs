@@ -108,11 +108,7 @@ impl Tally {
         }
         if self.largest.len() < self.n_largest {
             self.largest.push(Reverse(object));
-        } else if self
-            .largest
-            .peek()
-            .is_some_and(|least| least.0 < object)
-        {
+        } else if self.largest.peek().is_some_and(|least| least.0 < object) {
             self.largest.pop();
             self.largest.push(Reverse(object));
         }

@@ -143,9 +143,9 @@ impl Resident {
         let idx = self
             .regions
             .partition_point(|region| region.end <= address.0);
-        self.regions.get(idx).is_some_and(|region| {
-            region.start <= address.0 && n_bytes <= region.end - address.0
-        })
+        self.regions
+            .get(idx)
+            .is_some_and(|region| region.start <= address.0 && n_bytes <= region.end - address.0)
     }
 
     fn add(&mut self, pagemap: &File, region: Region, page_bytes: u64) -> std::io::Result<()> {
@@ -217,7 +217,10 @@ impl<'a> Line<'a> {
 }
 
 /// The regions of a maps file, in its order.
-fn regions(mut maps: impl std::io::BufRead, not_read: &mut NotRead) -> std::io::Result<Vec<Region>> {
+fn regions(
+    mut maps: impl std::io::BufRead,
+    not_read: &mut NotRead,
+) -> std::io::Result<Vec<Region>> {
     let mut text = Vec::new();
     maps.read_to_end(&mut text)?;
     let lines: Vec<Line<'_>> = text
@@ -236,7 +239,10 @@ fn regions(mut maps: impl std::io::BufRead, not_read: &mut NotRead) -> std::io::
     for line in &lines {
         let n_bytes = line.end - line.start;
         let follows_data = end_of_data == Some(line.start);
-        let is_of_program = line.file.as_ref().is_some_and(|file| programs.contains(file));
+        let is_of_program = line
+            .file
+            .as_ref()
+            .is_some_and(|file| programs.contains(file));
         if is_of_program {
             end_of_data = Some(line.end);
         }
@@ -295,7 +301,10 @@ f000-11000 rw-p 00000000 00:00 0   [stack]
     fn heaps_and_variables_are_read_and_files_and_shared_memory_are_not() {
         let mut not_read = NotRead::default();
         let found = regions(MAPS, &mut not_read).unwrap();
-        let shown: Vec<_> = found.iter().map(|region| (region.start, region.kind)).collect();
+        let shown: Vec<_> = found
+            .iter()
+            .map(|region| (region.start, region.kind))
+            .collect();
         assert_eq!(
             shown,
             [
