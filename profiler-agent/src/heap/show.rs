@@ -165,9 +165,9 @@ fn shown(
             continue;
         };
         let owner_name = name_of(*type_idx);
-        let named = by_target.entry(*target).or_default();
-        if named.len() < MAX_NAMED {
-            named.push(format!("{owner_name} at {owner}"));
+        let shown = by_target.entry(*target).or_default();
+        if shown.len() < MAX_NAMED {
+            shown.push(format!("{owner_name} at {owner}"));
         }
         *by_type.entry(owner_name).or_default() += 1;
     }

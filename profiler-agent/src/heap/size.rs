@@ -98,6 +98,33 @@ pub fn size(
             }
         }
         SizeRule::Str => text_size(layout, info, object)?,
+        SizeRule::List
+        | SizeRule::Dict
+        | SizeRule::Set
+        | SizeRule::ByteArray
+        | SizeRule::Array
+        | SizeRule::Deque => container_size(layout, info, basic, object)?,
+        // What is no type that is known is none.
+        SizeRule::Type => {
+            let n_bytes = types.bytes_of_type(address)?;
+            Size {
+                n_bytes,
+                ..in_block(n_bytes.min(layout.static_type_bytes))
+            }
+        }
+    };
+    Some(size)
+}
+
+/// The size of what has memory elsewhere.
+fn container_size(
+    layout: &HeapLayout,
+    info: &TypeInfo,
+    basic: Size,
+    object: &[u8],
+) -> Option<Size> {
+    let field = |at: usize| word(object, at);
+    let size = match info.size_rule {
         SizeRule::List => {
             let (n_items, items, n_allocated) = (field(16)?, field(24)?, bounded(field(32)?)?);
             if n_items > n_allocated || !is_pointer_or_null(items) {
@@ -179,14 +206,7 @@ pub fn size(
                 ..basic
             }
         }
-        // What is no type that is known is none.
-        SizeRule::Type => {
-            let n_bytes = types.bytes_of_type(address)?;
-            Size {
-                n_bytes,
-                ..in_block(n_bytes.min(layout.static_type_bytes))
-            }
-        }
+        SizeRule::Items | SizeRule::Int | SizeRule::Str | SizeRule::Type => return None,
     };
     Some(size)
 }

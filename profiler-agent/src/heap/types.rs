@@ -437,9 +437,9 @@ pub(super) fn keys_bytes(layout: KeysLayout, head: &[u8]) -> Option<KeysSize> {
                 return None;
             }
             let width = match n_slots {
-                ..=0xff => 1,
-                ..=0xffff => 2,
-                ..=0xffff_ffff => 4,
+                0..=0xff => 1,
+                0x100..=0xffff => 2,
+                0x1_0000..=0xffff_ffff => 4,
                 _ => 8,
             };
             (n_slots.trailing_zeros(), 40, n_slots * width, 24)
