@@ -28,11 +28,16 @@ pub(super) fn is_debug_hook(bytes: &[u8], at: usize) -> bool {
     word(bytes, at + 8).is_some_and(|mark| mark >> 8 == 0x00fd_fdfd_fdfd_fdfd)
 }
 
-/// Where the block begins whose user was given `at`: there, or before the debug hooks.
+/// Where the block begins whose user was given `at`: there, or before the debug hooks. Large objects have those of two
+/// allocators.
 #[must_use]
 pub(super) fn start_of_block(bytes: &[u8], at: usize) -> usize {
-    match at.checked_sub(HOOK_BYTES) {
-        Some(start) if is_debug_hook(bytes, start) => start,
-        _ => at,
+    let mut start = at;
+    for _ in 0..2 {
+        match start.checked_sub(HOOK_BYTES) {
+            Some(before) if is_debug_hook(bytes, before) => start = before,
+            _ => break,
+        }
     }
+    start
 }

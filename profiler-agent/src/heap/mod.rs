@@ -4,12 +4,15 @@
 //! object is what `sys.getsizeof` says ([`size`]). Nothing of the heap is kept but counts.
 
 mod bytes;
+pub mod chart;
 pub mod layout;
+pub mod mark;
 pub mod memory;
 pub mod names;
 mod pool;
 pub mod report;
 pub mod scan;
+pub mod show;
 pub mod size;
 pub mod snapshot;
 pub mod tally;

@@ -30,7 +30,8 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Reads a pool of `pool_bytes` that begins at `address`; `None`: it is none, or it changed while it was read. `bytes`
-    /// are those that are there: what was never used is not.
+    /// are those that are there: pages on which nothing was ever written are not, though blocks that are free may reach
+    /// into them.
     pub(super) fn parse(address: u64, pool_bytes: usize, bytes: &[u8]) -> Option<Self> {
         let n_used = half(bytes, 0)? as usize;
         let size_class = half(bytes, 36)? as usize;
@@ -40,7 +41,7 @@ impl Pool {
         if block_bytes > MAX_BLOCK_BYTES
             || max_next_offset != pool_bytes.checked_sub(block_bytes)?
             || next_offset <= HEADER_BYTES
-            || next_offset > bytes.len()
+            || next_offset > pool_bytes
             || !(next_offset - HEADER_BYTES).is_multiple_of(block_bytes)
         {
             return None;
@@ -124,6 +125,17 @@ mod tests {
         out[48 + 64..48 + 72].copy_from_slice(&(AT + 4096).to_le_bytes());
         assert_eq!(Pool::parse(AT, 4096, &out), None);
         assert_eq!(Pool::parse(AT, 4096, &[0; 4096]), None);
+    }
+
+    #[test]
+    fn a_free_block_may_reach_into_a_page_that_is_not_there() {
+        let mut bytes = pool();
+        bytes[40..44].copy_from_slice(&(48 + 64 * 6_u32).to_le_bytes());
+        let last = 48 + 64 * 5;
+        bytes[48 + 64..48 + 72].copy_from_slice(&(AT + last).to_le_bytes());
+        let there = &bytes[..last as usize + 16];
+        let found = Pool::parse(AT, 4096, there).unwrap();
+        assert_eq!(found.used().collect::<Vec<_>>(), [48, 176, 304]);
     }
 
     proptest! {

@@ -64,6 +64,8 @@ pub struct Object<'a> {
     pub bytes_before: u64,
     /// Whether the collector follows it now.
     pub is_tracked: bool,
+    /// Those bytes.
+    pub front: &'a [u8],
     /// The first bytes of it, [`OBJECT_BYTES`] where that many can be read.
     pub bytes: &'a [u8],
 }
@@ -260,6 +262,10 @@ impl<'a> Scanner<'a> {
             return None;
         }
         let type_idx = self.types.find(type_address)?;
+        // A program that is loaded at low addresses: two pointers to types side by side.
+        if self.types.find(count).is_some() {
+            return None;
+        }
         let info = self.types.all().get(type_idx as usize)?;
         Some((type_idx, info))
     }
@@ -298,6 +304,7 @@ impl<'a> Scanner<'a> {
             size,
             bytes_before,
             is_tracked,
+            front: &window.bytes[at.saturating_sub(bytes_before as usize)..at],
             bytes,
         })
     }

@@ -14,6 +14,9 @@ pub const OBJECT_BYTES: usize = type_object::BYTES;
 /// Bytes of an int without its digits.
 const INT_BYTES: u64 = 24;
 
+/// Bytes of an empty bytes object.
+const BYTES_BYTES: u64 = 33;
+
 /// Largest number of items that is believed.
 const MAX_ITEMS: u64 = 1 << 40;
 
@@ -69,7 +72,7 @@ pub fn size(
     // `object.__sizeof__` leaves the attributes' values out.
     let basic = Size {
         n_bytes: info.basicsize,
-        ..in_block(info.basicsize + info.inline_bytes)
+        ..in_block(info.basicsize + inline_bytes(info, object))
     };
     let size = match info.size_rule {
         SizeRule::Items if info.itemsize == 0 => basic,
@@ -95,6 +98,33 @@ pub fn size(
             }
         }
         SizeRule::Str => text_size(layout, info, object)?,
+        SizeRule::List
+        | SizeRule::Dict
+        | SizeRule::Set
+        | SizeRule::ByteArray
+        | SizeRule::Array
+        | SizeRule::Deque => container_size(layout, info, basic, object)?,
+        // What is no type that is known is none.
+        SizeRule::Type => {
+            let n_bytes = types.bytes_of_type(address)?;
+            Size {
+                n_bytes,
+                ..in_block(n_bytes.min(layout.static_type_bytes))
+            }
+        }
+    };
+    Some(size)
+}
+
+/// The size of what has memory elsewhere.
+fn container_size(
+    layout: &HeapLayout,
+    info: &TypeInfo,
+    basic: Size,
+    object: &[u8],
+) -> Option<Size> {
+    let field = |at: usize| word(object, at);
+    let size = match info.size_rule {
         SizeRule::List => {
             let (n_items, items, n_allocated) = (field(16)?, field(24)?, bounded(field(32)?)?);
             if n_items > n_allocated || !is_pointer_or_null(items) {
@@ -138,8 +168,14 @@ pub fn size(
             if n_used > n_allocated {
                 return None;
             }
+            // From 3.15 on they are a bytes object, which is counted as one too.
+            let header = if layout.version >= (3, 15) && n_allocated > 0 {
+                BYTES_BYTES
+            } else {
+                0
+            };
             Size {
-                n_bytes: basic.n_bytes + n_allocated,
+                n_bytes: basic.n_bytes + n_allocated + header,
                 length: Some(n_used),
                 ..basic
             }
@@ -170,16 +206,22 @@ pub fn size(
                 ..basic
             }
         }
-        // What is no type that is known is none.
-        SizeRule::Type => {
-            let n_bytes = types.bytes_of_type(address)?;
-            Size {
-                n_bytes,
-                ..in_block(n_bytes.min(layout.static_type_bytes))
-            }
-        }
+        SizeRule::Items | SizeRule::Int | SizeRule::Str | SizeRule::Type => return None,
     };
     Some(size)
+}
+
+/// `_PyInlineValuesSize` of an object: its `PyDictValues` begin with how many there are, which differs from instance to
+/// instance; a word each, one for that, and a byte of order each, in whole words.
+fn inline_bytes(info: &TypeInfo, object: &[u8]) -> u64 {
+    if !info.has_inline_values {
+        return 0;
+    }
+    let capacity = usize::try_from(info.basicsize)
+        .ok()
+        .and_then(|at| object.get(at))
+        .map_or(info.n_values, |capacity| u64::from(*capacity));
+    capacity.next_multiple_of(8) + (capacity + 1) * 8
 }
 
 /// Whether an object has what stands in front of the instances of its type: a type that is no class has not.

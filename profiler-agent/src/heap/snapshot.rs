@@ -152,14 +152,14 @@ impl TypeCount {
     }
 }
 
-fn layout_of(interpreter: &Interpreter) -> Result<HeapLayout, HeapError> {
+pub(super) fn layout_of(interpreter: &Interpreter) -> Result<HeapLayout, HeapError> {
     if interpreter.binary.free_threaded {
         return Err(HeapError::FreeThreaded(interpreter.version));
     }
     HeapLayout::of_version(interpreter.version).ok_or(HeapError::Unsupported(interpreter.version))
 }
 
-fn proc_error(pid: Pid, source: std::io::Error) -> HeapError {
+pub(super) fn proc_error(pid: Pid, source: std::io::Error) -> HeapError {
     match source.kind() {
         std::io::ErrorKind::NotFound => HeapError::Memory(MemoryError::Gone),
         std::io::ErrorKind::PermissionDenied => HeapError::Memory(MemoryError::Denied),

@@ -96,12 +96,14 @@ pub struct TypeInfo {
     pub dict: Address,
     /// Bytes in front of its instances.
     pub bytes_before: u64,
-    /// Bytes of the attributes' values behind its instances.
-    pub inline_bytes: u64,
+    /// The attributes' values lie behind its instances (3.13+).
+    pub has_inline_values: bool,
     /// Size of its instances.
     pub size_rule: SizeRule,
     /// Bytes of the keys that its instances share.
     pub shared_keys_bytes: u64,
+    /// Attributes whose values an instance keeps, at most.
+    pub n_values: u64,
     /// Programs have variables of it.
     pub may_be_static: bool,
 }
@@ -185,9 +187,11 @@ impl TypeFinder {
             name: Address(word(object, type_object::NAME)?),
             dict: Address(word(object, type_object::DICT)?),
             bytes_before: self.layout.bytes_before(tp_flags),
-            inline_bytes: 0,
+            has_inline_values: self.layout.version >= (3, 13)
+                && tp_flags & flags::INLINE_VALUES != 0,
             size_rule: SizeRule::Items,
             shared_keys_bytes: 0,
+            n_values: 0,
             may_be_static: false,
         };
         let is_type = self.layout.refcount.is_live(word(object, 0)?)
@@ -366,9 +370,7 @@ impl TypeTable {
                 continue;
             };
             self.infos[idx].shared_keys_bytes = keys.n_bytes;
-            if layout.version >= (3, 13) && info.flags & flags::INLINE_VALUES != 0 {
-                self.infos[idx].inline_bytes = keys.inline_bytes();
-            }
+            self.infos[idx].n_values = keys.n_shared.min(MAX_INLINE_VALUES);
         }
     }
 
@@ -435,9 +437,9 @@ pub(super) fn keys_bytes(layout: KeysLayout, head: &[u8]) -> Option<KeysSize> {
                 return None;
             }
             let width = match n_slots {
-                ..=0xff => 1,
-                ..=0xffff => 2,
-                ..=0xffff_ffff => 4,
+                0..=0xff => 1,
+                0x100..=0xffff => 2,
+                0x1_0000..=0xffff_ffff => 4,
                 _ => 8,
             };
             (n_slots.trailing_zeros(), 40, n_slots * width, 24)
@@ -478,12 +480,6 @@ pub(super) struct KeysSize {
 }
 
 impl KeysSize {
-    /// `_PyInlineValuesSize` of 3.13: a byte of order for each value, whole words, and a word for each value and one more.
-    fn inline_bytes(&self) -> u64 {
-        let n_values = self.n_shared.min(MAX_INLINE_VALUES);
-        n_values.next_multiple_of(8) + (n_values + 1) * 8
-    }
-
     /// What a dict owns of its key table: all of one that it has alone, and its values where they are apart.
     pub(super) fn bytes_of_dict(&self, layout: KeysLayout, has_values: bool) -> u64 {
         let keys = if self.is_shared { 0 } else { self.n_bytes };

@@ -271,9 +271,10 @@ fn regions(
     Ok(regions)
 }
 
-/// The kernel's own mappings, and the stack of the main thread, where no object is.
+/// The kernel's own mappings, those of devices, and the stack of the main thread, where no object is.
 fn is_of_kernel(name: &[u8]) -> bool {
-    name.starts_with(b"[v") || name.starts_with(b"[stack") || name.starts_with(b"/dev/")
+    let is_device = name.starts_with(b"/dev/") && !name.starts_with(b"/dev/shm/");
+    name.starts_with(b"[v") || name.starts_with(b"[stack") || is_device
 }
 
 fn hex(digits: &[u8]) -> Option<u64> {

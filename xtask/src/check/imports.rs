@@ -35,7 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // A row of SOURCES names its sample types.
     ("bpf", &["kernel", "profile", "ids"]),
     // Objects by type: one look at the memory of one process.
-    ("heap", &["python"]),
+    ("heap", &["python", "format"]),
     // An interpreter is found in an ELF file; `native` knows nothing of Python.
     ("python", &["native", "process", "profile"]),
     ("native", &["process"]),
