@@ -91,10 +91,13 @@ pub async fn run(args: MemArgs, log: &LogArgs) -> Result<ExitCode> {
             return Err(ExitError::NothingMatched(message).into());
         }
     }
-    let watch = watch(&args, &agent.asker(), file).await?;
+    let (mut watch, rest) = watch(&args, &agent.asker(), file).await?;
     tokio::task::spawn_blocking(|| agent.stop())
         .await
         .context("the agent did not stop")?;
+    if let Some(faults) = rest.get().await {
+        watch.add_touched(&faults);
+    }
     if let (Some(target), Some(path), Some(kind)) = (target, &args.output, file) {
         let text = match kind {
             FileKind::Mprof(pid) => mprof::dat(&watch, pid),
@@ -128,8 +131,13 @@ fn file_kind(path: &Path, args: &MemArgs) -> Result<FileKind, ExitError> {
     }
 }
 
-/// Looks again and again, and shows what it sees.
-async fn watch(args: &MemArgs, asker: &AgentAsker, file: Option<FileKind>) -> Result<MemoryWatch> {
+/// Looks again and again, and shows what it sees. With it come the page faults since the last look, to be had when the
+/// agent has ended.
+async fn watch(
+    args: &MemArgs,
+    asker: &AgentAsker,
+    file: Option<FileKind>,
+) -> Result<(MemoryWatch, Faults)> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut watch = MemoryWatch::default();
@@ -145,20 +153,24 @@ async fn watch(args: &MemArgs, asker: &AgentAsker, file: Option<FileKind>) -> Re
             _ = interrupt.recv() => true,
             _ = terminate.recv() => true,
         };
+        if is_stopped {
+            watch.add(SystemTime::now(), observe(asker).await, None);
+            break;
+        }
         // The next ones begin before these are there: none falls in between.
         let before = std::mem::replace(&mut faults, Faults::begin(asker, args.every));
-        let profile = if is_stopped { None } else { before.get().await };
+        let profile = before.get().await;
         watch.add(SystemTime::now(), observe(asker).await, profile.as_ref());
         let is_over = args.once
             || args
                 .duration
                 .is_some_and(|length| begun.elapsed() >= length);
-        if is_stopped || !screen.show(&watch) || is_over || has_ended(args, &watch) {
+        if !screen.show(&watch) || is_over || has_ended(args, &watch) {
             break;
         }
     }
     screen.close();
-    Ok(watch)
+    Ok((watch, faults))
 }
 
 /// Whether everything that was named has ended.

@@ -138,6 +138,19 @@ impl Watched {
     pub fn lines(&self) -> Vec<(&str, i64)> {
         by_bytes(self.grown.iter().map(|(line, n_bytes)| (&**line, *n_bytes)))
     }
+
+    /// Adds to what its lines touched. Beyond a bound lines are not told apart.
+    fn touch(&mut self, growth: Growth) {
+        for (line, n_bytes) in growth.lines {
+            let has_room = self.grown.len() < MAX_LINES || self.grown.contains_key(&line);
+            let line = if has_room {
+                line
+            } else {
+                OTHER_LINES.to_owned()
+            };
+            *self.grown.entry(line).or_insert(0) += n_bytes;
+        }
+    }
 }
 
 fn seconds(before: &Point, last: &Point) -> Option<f64> {
@@ -259,14 +272,16 @@ impl MemoryWatch {
                     idx % 2 == 1
                 });
             }
-            for (line, n_bytes) in growth.lines {
-                let has_room = watched.grown.len() < MAX_LINES || watched.grown.contains_key(&line);
-                let line = if has_room {
-                    line
-                } else {
-                    OTHER_LINES.to_owned()
-                };
-                *watched.grown.entry(line).or_insert(0) += n_bytes;
+            watched.touch(growth);
+        }
+    }
+
+    /// Takes page faults since it was called last, of processes that are known, without a look at what they have.
+    pub fn add_touched(&mut self, faults: &Profile) {
+        let mut grown = grown_by_process(faults);
+        for watched in self.processes.values_mut().filter(|it| it.is_running) {
+            if let Some(growth) = grown.remove(&watched.pid) {
+                watched.touch(growth);
             }
         }
     }
