@@ -32,10 +32,14 @@ pub enum Counter {
     ThreadListWalks = 11,
     /// The sampling timer fired on a CPU that had nothing to run.
     IdleTicks = 12,
+    /// An allocation was sampled whose release will not be noticed: the table of such was full.
+    LiveFull = 13,
+    /// A release could not be told: the ring buffer was full.
+    ReleaseLost = 14,
 }
 
 /// Number of counters.
-pub const N_COUNTERS: usize = 13;
+pub const N_COUNTERS: usize = 15;
 
 impl Counter {
     /// Every counter, in the order of its numbers.
@@ -53,6 +57,8 @@ impl Counter {
         Self::Repaired,
         Self::ThreadListWalks,
         Self::IdleTicks,
+        Self::LiveFull,
+        Self::ReleaseLost,
     ];
 
     /// Name as GetStatus, `/metrics` (`pyagent_<name>_total`) and `doctor` show it.
@@ -72,6 +78,8 @@ impl Counter {
             Self::LifecycleLost => "lifecycle_lost",
             Self::Repaired => "stacks_repaired",
             Self::ThreadListWalks => "thread_list_walks",
+            Self::LiveFull => "allocations_not_followed",
+            Self::ReleaseLost => "releases_lost",
         }
     }
 
@@ -94,6 +102,12 @@ impl Counter {
             }
             Self::Repaired => "Stacks caught in a frame switch and completed from the registers",
             Self::ThreadListWalks => "Thread states found by walking the list of threads",
+            Self::LiveFull => {
+                "Sampled allocations whose release will not be noticed: too many are alive"
+            }
+            Self::ReleaseLost => {
+                "Releases of memory that were noticed late or not at all because the ring buffer was full"
+            }
         }
     }
 }

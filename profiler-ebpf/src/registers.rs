@@ -7,10 +7,14 @@ use profiler_common::event::{N_GENERAL_REGISTERS, UserRegisters};
 pub(crate) type SavedRegisters = aya_ebpf::bindings::bpf_user_pt_regs_t;
 
 #[cfg(bpf_target_arch = "x86_64")]
-pub(crate) use x86_64::{by_number, copy, instruction_address, is_of_user_space, probe};
+pub(crate) use x86_64::{
+    by_number, copy, general, instruction_address, is_of_user_space, probe, result, stack_pointer,
+};
 
 #[cfg(bpf_target_arch = "aarch64")]
-pub(crate) use arm64::{by_number, copy, instruction_address, is_of_user_space, probe};
+pub(crate) use arm64::{
+    by_number, copy, general, instruction_address, is_of_user_space, probe, result, stack_pointer,
+};
 
 #[cfg(bpf_target_arch = "x86_64")]
 mod x86_64 {
@@ -27,6 +31,42 @@ mod x86_64 {
     #[inline(always)]
     pub(crate) const fn instruction_address(registers: &SavedRegisters) -> u64 {
         registers.rip
+    }
+
+    /// The stack pointer.
+    #[inline(always)]
+    pub(crate) const fn stack_pointer(registers: &SavedRegisters) -> u64 {
+        registers.rsp
+    }
+
+    /// What a function returns.
+    #[inline(always)]
+    pub(crate) const fn result(registers: &SavedRegisters) -> u64 {
+        registers.rax
+    }
+
+    /// A register by its index in [`UserRegisters::general`]; 0 for others. The context of a program can be read at
+    /// offsets that are constants only.
+    #[inline(always)]
+    pub(crate) const fn general(saved: &SavedRegisters, idx: u64) -> u64 {
+        match idx {
+            0 => saved.r15,
+            1 => saved.r14,
+            2 => saved.r13,
+            3 => saved.r12,
+            4 => saved.rbp,
+            5 => saved.rbx,
+            6 => saved.r11,
+            7 => saved.r10,
+            8 => saved.r9,
+            9 => saved.r8,
+            10 => saved.rax,
+            11 => saved.rcx,
+            12 => saved.rdx,
+            13 => saved.rsi,
+            14 => saved.rdi,
+            _ => 0,
+        }
     }
 
     /// Copies them into a record.
@@ -85,6 +125,33 @@ mod arm64 {
     #[inline(always)]
     pub(crate) const fn instruction_address(registers: &SavedRegisters) -> u64 {
         registers.pc
+    }
+
+    /// The stack pointer.
+    #[inline(always)]
+    pub(crate) const fn stack_pointer(registers: &SavedRegisters) -> u64 {
+        registers.sp
+    }
+
+    /// What a function returns.
+    #[inline(always)]
+    pub(crate) const fn result(registers: &SavedRegisters) -> u64 {
+        registers.regs[0]
+    }
+
+    /// A register by its index in [`UserRegisters::general`]; 0 for others. The context of a program can be read at
+    /// offsets that are constants only.
+    #[inline(always)]
+    pub(crate) fn general(saved: &SavedRegisters, idx: u64) -> u64 {
+        macro_rules! by_constant {
+            ($($constant:literal)*) => {
+                match idx {
+                    $($constant => saved.regs[$constant],)*
+                    _ => 0,
+                }
+            };
+        }
+        by_constant!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30)
     }
 
     /// Copies them into a record.

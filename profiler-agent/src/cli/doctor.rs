@@ -14,7 +14,7 @@ use crate::bpf::access::Access;
 use crate::bpf::load::{Programs, Settings};
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
-use crate::config::{DEFAULT_RATE_HZ, DEFAULT_RING_BYTES};
+use crate::config::{DEFAULT_ALLOC_PERIOD, DEFAULT_RATE_HZ, DEFAULT_RING_BYTES, POOL_PERIOD};
 use crate::format::escape;
 use crate::ids::Pid;
 use crate::kernel::probe::{
@@ -152,6 +152,8 @@ fn kernel() -> Result<String, String> {
 fn programs() -> Result<Access, String> {
     let settings = Settings {
         types: &ProfileType::ALL,
+        alloc_period: DEFAULT_ALLOC_PERIOD,
+        pool_period: POOL_PERIOD,
         follow_all: false,
         follow_children: false,
         ring_bytes: DEFAULT_RING_BYTES,

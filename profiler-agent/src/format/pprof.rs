@@ -106,7 +106,7 @@ fn samples(profile: &Profile) -> Vec<proto::Sample> {
             .get(sample.stack.0 as usize)
             .map(|stack| stack.iter().map(|location| id(location.0)).collect())
             .unwrap_or_default(),
-        value: sample.values.to_vec(),
+        value: sample.values.of(profile.sample_types).to_vec(),
         label: label_sets
             .get(sample.labels.0 as usize)
             .cloned()

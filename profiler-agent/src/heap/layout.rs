@@ -146,7 +146,7 @@ impl HeapLayout {
         };
         Some(Self {
             version: (3, minor),
-            pool_bytes: if minor < 10 { 4096 } else { 16384 },
+            pool_bytes: version.pool_bytes() as usize,
             refcount: if minor < 14 {
                 Refcount::Word
             } else {

@@ -404,7 +404,7 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames,
                 labels,
-                values: [n_samples, n_samples],
+                values: [n_samples, n_samples].into(),
             });
         }
         let profile = aggregator.finish(Duration::from_secs(1), Vec::new());

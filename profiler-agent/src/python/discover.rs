@@ -53,6 +53,18 @@ pub struct Interpreter {
     pub is_verified: bool,
 }
 
+impl Interpreter {
+    /// Bytes of a pool of small objects; 0 where there are none: free-threaded builds use another allocator.
+    #[must_use]
+    pub fn pool_bytes(&self) -> u64 {
+        if self.binary.free_threaded {
+            0
+        } else {
+            self.version.pool_bytes()
+        }
+    }
+}
+
 /// What a process turned out to be.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Discovery {

@@ -74,6 +74,7 @@ impl RemoteSampler {
                 source: 0,
                 period,
                 address: Address(0),
+                n_bytes: 0,
                 user_ip: Address(0),
                 thread_state: Address(thread.state),
                 frame: Address(thread.frame),

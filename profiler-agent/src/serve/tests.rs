@@ -215,7 +215,7 @@ fn profile(duration: Duration) -> Profile {
         aggregator.add(&ResolvedSample {
             frames: vec![frame],
             labels: Arc::clone(&labels),
-            values: [1, 1000],
+            values: [1, 1000].into(),
         });
     }
     aggregator.finish(duration, vec!["3 lost".to_owned()])

@@ -165,7 +165,7 @@ mod tests {
                     python_version: "3.12.1".into(),
                     process: Arc::new([]),
                 }),
-                values: [*count, *count],
+                values: [*count, *count].into(),
             });
         }
         aggregator.finish(Duration::from_millis(30_040), comments)
