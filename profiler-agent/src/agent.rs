@@ -193,17 +193,15 @@ impl Agent {
             let stop = stop_sampling.clone();
             move || deliver_samples(events, track_sender, stop)
         })?;
-        let prober = match probes {
-            Some(probes) => {
-                let (sender, receiver) = channel();
-                let prober = Prober::new(probes, &config.types, config.allocation, events.clone());
-                spawn("prober", move || prober.run(&receiver))?;
-                Some(sender)
-            }
-            None => None,
-        };
+        let mut probe_sender = None;
+        if let Some(probes) = probes {
+            let (sender, receiver) = channel();
+            let work = Prober::new(probes, &config.types, config.allocation, events.clone());
+            spawn("prober", move || work.run(&receiver))?;
+            probe_sender = Some(sender);
+        }
         let parts = EngineParts {
-            prober,
+            prober: probe_sender,
             sampler,
             stop_sampling,
             tracker: track_sender,

@@ -110,7 +110,7 @@ impl ByteClock {
 /// A part of `period`, evenly distributed, less than the whole.
 #[inline(always)]
 fn share(random: u32, period: u64) -> u64 {
-    (period.min(MAX_PERIOD) * (random as u64 >> 1)) >> 31
+    (period.min(MAX_PERIOD) * (u64::from(random) >> 1)) >> 31
 }
 
 /// Steps of [`LOGARITHMS`].

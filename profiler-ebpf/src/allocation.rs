@@ -180,6 +180,23 @@ pub(crate) fn leave<T: Task + ProbeResult>(ctx: &ProbeContext, source: u8) {
     sampled::<T>(ctx, source, address, call.n_bytes, period);
 }
 
+/// A new pool of small objects is about to be made. Where each way back passes one probe, this is not needed.
+#[inline(always)]
+pub(crate) fn enter_pool(ctx: &ProbeContext) {
+    note(ctx, 0, 0);
+}
+
+/// The same as [`leave_pool`] where a way back may pass several probes: the first counts.
+#[inline(always)]
+pub(crate) fn leave_pool_once<T: Task + ProbeResult>(ctx: &ProbeContext) {
+    let tid = ids() as u32;
+    // SAFETY: only whether it is there matters.
+    if T::result_of_probe(ctx) != 0 && unsafe { CALLS.get(&tid) }.is_some() {
+        let _ = CALLS.remove(&tid);
+        leave_pool::<T>(ctx);
+    }
+}
+
 /// A new pool of small objects. The result is a block in it.
 #[inline(always)]
 pub(crate) fn leave_pool<T: Task + ProbeResult>(ctx: &ProbeContext) {

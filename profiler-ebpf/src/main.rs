@@ -212,6 +212,33 @@ pub fn pool_leave_probed(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// A new pool is about to be made, by a function whose ways back can pass several probes.
+#[uprobe]
+pub fn pool_enter(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::enter_pool(&ctx);
+    }
+    0
+}
+
+/// It was made.
+#[uprobe]
+pub fn pool_leave_once(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Leave).is_some() {
+        allocation::leave_pool_once::<TypedTask>(&ctx);
+    }
+    0
+}
+
+/// The same where the kernel's memory must be read.
+#[uprobe]
+pub fn pool_leave_once_probed(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Leave).is_some() {
+        allocation::leave_pool_once::<ProbedTask>(&ctx);
+    }
+    0
+}
+
 /// An arena of small objects is about to be made: context and size.
 #[uprobe]
 pub fn arena_enter(ctx: ProbeContext) -> u32 {

@@ -48,7 +48,7 @@ struct Phase {
 fn sums(profile: &Profile, condition: impl Fn(&Sample) -> bool) -> [f64; 2] {
     let chosen = profile.samples.iter().filter(|sample| condition(sample));
     chosen.fold([0.0, 0.0], |[count, bytes], sample| {
-        let [more_count, more_bytes] = sample.values;
+        let (more_count, more_bytes) = (sample.values[0], sample.values[1]);
         [count + more_count as f64, bytes + more_bytes as f64]
     })
 }

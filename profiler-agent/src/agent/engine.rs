@@ -203,6 +203,7 @@ struct EngineCounters {
     faults: u64,
     /// Of them allocations.
     allocations: u64,
+    probes_placed: u64,
     undecodable: u64,
     waiting_lost: u64,
     ended_undiscovered: u64,
@@ -514,6 +515,7 @@ impl Engine {
         let note = match news.change {
             ProbeChange::Placed(names) => {
                 tracing::debug!("process {pid}: probes on {names}");
+                self.counters.probes_placed += 1;
                 return;
             }
             ProbeChange::Missing(reason) => format!("process {pid}: {reason}"),
@@ -814,6 +816,11 @@ impl Engine {
                     own.ended_undiscovered,
                 ),
                 (
+                    "probes_placed",
+                    "Times that probes were placed in the allocators of a process",
+                    own.probes_placed,
+                ),
+                (
                     "huge_faults_uncounted",
                     "Sampled faults that count as a small page since the kernel was putting pages together",
                     self.huge_faults.n_uncounted(),
@@ -1043,6 +1050,7 @@ fn is_loss(name: &str) -> bool {
             | "python_complete"
             | "python_native_thread"
             | "python_no_frame"
+            | "probes_placed"
             | "samples_ended_undiscovered"
     )
 }

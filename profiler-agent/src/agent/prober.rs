@@ -103,7 +103,7 @@ impl Prober {
         loop {
             let timeout = next_look.saturating_duration_since(Instant::now());
             match messages.recv_timeout(timeout) {
-                Ok(ProbeMessage::Profiled(process)) => self.on_profiled(process),
+                Ok(ProbeMessage::Profiled(process)) => self.on_profiled(&process),
                 Ok(ProbeMessage::Ended(generation, blocks)) => {
                     self.on_ended(generation);
                     self.probes.forget(&blocks);
@@ -126,7 +126,7 @@ impl Prober {
         }
     }
 
-    fn on_profiled(&mut self, process: Arc<PythonProcess>) {
+    fn on_profiled(&mut self, process: &Arc<PythonProcess>) {
         let generation = process.generation;
         let probed = Probed {
             n_hits: 0,
@@ -139,7 +139,7 @@ impl Prober {
         };
         // Recalibrated processes are told of again.
         if self.processes.insert(generation, probed).is_none() {
-            self.place(&process, true);
+            self.place(process, true);
         }
     }
 

@@ -47,7 +47,7 @@ fn encode(profile: &Profile) -> proto::Profile {
             .iter()
             .map(|text| strings.add(text))
             .collect(),
-        default_sample_type: strings.add(profile.sample_types[1].kind),
+        default_sample_type: strings.add(profile.sample_types[profile.weight_idx().max(1)].kind),
         drop_frames: 0,
         keep_frames: 0,
         doc_url: 0,

@@ -12,7 +12,7 @@
 //! for want of a folder, as they would with the last component alone.
 
 use super::escape::escape;
-use crate::profile::model::{Frame, FrameKind};
+use crate::profile::model::{Frame, FrameKind, Profile, ValueType};
 
 /// The text of a frame. Escaped, never empty, without line breaks.
 #[must_use]
@@ -33,6 +33,17 @@ pub fn frame_text(frame: &Frame<'_>) -> String {
         FrameKind::Native => format!("[{}] {name}", escape(frame.filename)),
         FrameKind::Kernel => format!("{name}_[k]"),
         FrameKind::Reason => name.into_owned(),
+    }
+}
+
+/// What was done with the bytes that a profile weighs its samples by: `256.0 MiB touched`.
+#[must_use]
+pub fn weight_text(profile: &Profile) -> String {
+    let n_bytes = bytes_text(profile.total_weight());
+    if profile.sample_types == ValueType::ALLOCATIONS {
+        format!("{n_bytes} in use at the peak")
+    } else {
+        format!("{n_bytes} touched")
     }
 }
 

@@ -124,9 +124,6 @@ pub enum ProbeError {
     /// Its first instruction is jumped to from inside.
     #[error("it has no place that each call passes once")]
     NoEnter,
-    /// All ways lead to addresses that are only known when the program runs.
-    #[error("no way back is known")]
-    NoReturn,
 }
 
 /// The probes on the function that begins at an address. A jump to one of `others` is taken for the end of this

@@ -24,8 +24,12 @@ pub enum Probe {
     Release,
     /// On the way back of a function that allocates.
     Leave,
-    /// On the way back of CPython's function that makes a pool of small objects.
+    /// On the way back of CPython's function that makes a pool of small objects, each of which passes one probe.
     PoolLeave,
+    /// At its beginning, where a way back passes several.
+    PoolEnter,
+    /// Then on its way back.
+    PoolLeaveOnce,
     /// At the beginning of CPython's function that makes an arena.
     ArenaEnter,
     /// On its way back.

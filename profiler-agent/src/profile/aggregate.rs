@@ -493,9 +493,9 @@ mod tests {
         assert_eq!(
             told,
             [
-                ("main:1".to_owned(), [2, 200]),
-                ("main:2".to_owned(), [2, 200]),
-                ("[too many different stacks]:0".to_owned(), [4, 400]),
+                ("main:1".to_owned(), [2, 200].into()),
+                ("main:2".to_owned(), [2, 200].into()),
+                ("[too many different stacks]:0".to_owned(), [4, 400].into()),
             ]
         );
         assert_eq!(profile.comments.len(), 1);

@@ -5,14 +5,18 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::ids::Generation;
+use crate::ids::{Address, Generation, Pid};
 use crate::native::allocator::{self, AllocatorFunction, AllocatorKind};
-use crate::native::elf::ElfReader;
-use crate::native::probe_points::{Code, FunctionProbes};
+use crate::native::elf::{ElfError, ElfReader, load_bias};
+use crate::native::probe_points::{
+    self, Code, FunctionProbes, ProbeError, ResultRegisters, Wanted,
+};
 use crate::process::file::{FileKey, open_mapped};
 use crate::process::maps::{self, FileId, Mapping};
+use crate::process::memory::{MemoryError, ProcessMemory, ReadMemory as _};
 use crate::process::probe::{Probe, ProbeSite};
 use crate::python::process::PythonProcess;
+use crate::python::small_objects::{self, FoundBy, SmallObjects, SmallObjectsError};
 
 /// Index of the register of the calling convention: rax.
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +35,19 @@ pub struct Found {
     pub names: Vec<String>,
     /// What cannot be probed, in words.
     pub missing: Vec<String>,
+}
+
+impl Found {
+    fn add(&mut self, mapping: &Mapping, file: &Arc<File>, probes: &[FileProbe]) {
+        self.sites.extend(probes.iter().map(|it| ProbeSite {
+            probe: it.probe,
+            file: file.clone(),
+            path: mapping.path.display().to_string(),
+            offset: it.offset,
+            result_idx: it.result_idx,
+            is_emulated: it.is_emulated,
+        }));
+    }
 }
 
 /// A probe in a file.
@@ -113,6 +130,18 @@ impl Allocators {
             }
         };
         let file = Arc::new(file);
+        if self.has_pools && key == process.interpreter.binary_key {
+            match small_object_probes(process.pid, mapping, &file, self.any_register) {
+                Ok((probes, name)) => {
+                    found.add(mapping, &file, &probes);
+                    found.names.push(format!("{name} in {path}"));
+                }
+                Err(error) => {
+                    let message = format!("small objects are not seen: {error} ({path})");
+                    found.missing.push(message);
+                }
+            }
+        }
         if self.has_alloc {
             let probes = match self.files.get(&key) {
                 Some(known) => known.clone(),
@@ -122,14 +151,7 @@ impl Allocators {
                     probes
                 }
             };
-            found.sites.extend(probes.probes.iter().map(|it| ProbeSite {
-                probe: it.probe,
-                file: file.clone(),
-                path: path.to_string(),
-                offset: it.offset,
-                result_idx: it.result_idx,
-                is_emulated: it.is_emulated,
-            }));
+            found.add(mapping, &file, &probes.probes);
             let names = probes.names.iter();
             found
                 .names
@@ -159,23 +181,19 @@ fn probes_of_file(file: &Arc<File>, any_register: bool) -> FileProbes {
         };
         match &function.probes {
             Ok(probes) => {
-                let n_stepped = probes
-                    .returns
-                    .iter()
-                    .filter(|it| !it.point.is_emulated)
-                    .count();
-                let is_stepped = !probes.enter.is_emulated;
+                let returns = probes.returns.iter();
                 tracing::debug!(
-                    "{}: {} probes on its ways back, {n_stepped} single-stepped; at its beginning: {}",
+                    "{}: at its beginning {}, on its ways back {:?}; calls {:?}",
                     function.name,
-                    probes.returns.len(),
-                    if is_stepped {
-                        "single-stepped"
-                    } else {
+                    if probes.enter.is_emulated {
                         "emulated"
+                    } else {
+                        "single-stepped"
                     },
+                    returns.map(|it| it.point.is_emulated).collect::<Vec<_>>(),
+                    function.calls,
                 );
-                let Some(placed) = place(enter, probes, any_register) else {
+                let Some(placed) = place(Some(enter), Probe::Leave, probes, any_register) else {
                     found.missing.push(format!(
                         "{}: the result is in a register that this kernel's probes cannot be told of",
                         function.name
@@ -203,52 +221,138 @@ fn probes_of_file(file: &Arc<File>, any_register: bool) -> FileProbes {
 /// The probe at a function's beginning; `None` when another function that it calls tells all.
 fn enter_probe(function: &AllocatorFunction) -> Option<Probe> {
     let is_release = |name: &str| matches!(name, "free" | "cfree") || name.ends_with("_free");
-    let mut allocating = function.calls.iter().filter(|call| !is_release(call.name));
     let releases = function.calls.iter().any(|call| is_release(call.name));
+    let allocating: Vec<_> = function
+        .calls
+        .iter()
+        .filter(|call| !is_release(call.name))
+        .collect();
     let probe = match function.kind {
         AllocatorKind::SizeFirst => Probe::SizeFirst,
         AllocatorKind::SizeSecond => Probe::SizeSecond,
         AllocatorKind::Product => Probe::Product,
         AllocatorKind::Indirect => Probe::Indirect,
         AllocatorKind::Release => return (!releases).then_some(Probe::Release),
-        AllocatorKind::Resize => {
-            // What ends in `malloc` when there is nothing to resize is counted there; what calls it in between does so
-            // for other sizes too.
-            return match (
-                allocating.next(),
-                function.calls.iter().all(|call| call.is_tail),
-            ) {
-                (None, _) => Some(Probe::Resize),
-                (Some(_), true) => Some(Probe::ResizeNested),
-                (Some(_), false) => None,
-            };
+        // What ends in `malloc` when there is nothing to resize is counted there. What calls it on the way does so for
+        // most sizes (musl), or hardly ever (glibc, which then has both).
+        AllocatorKind::Resize if allocating.iter().any(|call| call.is_tail) => {
+            return Some(Probe::ResizeNested);
         }
+        AllocatorKind::Resize => Probe::Resize,
         AllocatorKind::ResizeProduct => Probe::ResizeProduct,
     };
-    allocating.next().is_none().then_some(probe)
+    allocating.is_empty().then_some(probe)
+}
+
+/// Why small objects cannot be seen.
+#[derive(Debug, thiserror::Error)]
+enum SmallObjectError {
+    #[error(transparent)]
+    File(#[from] std::io::Error),
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    #[error(transparent)]
+    NotFound(#[from] SmallObjectsError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error("the arena allocator: {0}")]
+    Probes(#[from] ProbeError),
+    #[error("the arena allocator is not CPython's own")]
+    Foreign,
+    #[error("the result is in a register that this kernel's probes cannot be told of")]
+    Register,
+}
+
+/// Probes on what makes room for small objects, and what they stand on.
+fn small_object_probes(
+    pid: Pid,
+    mapping: &Mapping,
+    file: &Arc<File>,
+    any_register: bool,
+) -> Result<(Vec<FileProbe>, String), SmallObjectError> {
+    let reader = ElfReader::new(file.try_clone()?);
+    let elf = reader.parse()?;
+    let (probes, name) = match small_objects::find(&elf, file)? {
+        SmallObjects::Pools {
+            probes, found_by, ..
+        } => {
+            let (enter, leave) = if probes.returns.len() == 1 {
+                (None, Probe::PoolLeave)
+            } else {
+                (Some(Probe::PoolEnter), Probe::PoolLeaveOnce)
+            };
+            let how = match found_by {
+                FoundBy::Symbol => "by its symbol",
+                FoundBy::Signature => "by what its code does",
+            };
+            (
+                place(enter, leave, &probes, any_register),
+                format!("allocate_from_new_pool ({how})"),
+            )
+        }
+        SmallObjects::Arenas { allocator } => {
+            let bias = load_bias(&elf.segments(), mapping.start.0, mapping.file_offset)
+                .ok_or(SmallObjectError::Foreign)?;
+            let memory = ProcessMemory::new(pid);
+            let at = |offset: u64| Address(allocator.wrapping_add(bias).wrapping_add(offset));
+            let linked = |address: u64| address.wrapping_sub(bias);
+            let alloc = linked(memory.read_u64(at(8))?);
+            let free = linked(memory.read_u64(at(16))?);
+            let code = Code::of(&elf, file);
+            let not_own = |error| match error {
+                ProbeError::NotInFile(_) => SmallObjectError::Foreign,
+                error => error.into(),
+            };
+            let probes = small_objects::probes_at(&code, alloc).map_err(not_own)?;
+            let wanted = Wanted {
+                n_arguments: 2,
+                results: ResultRegisters::None,
+            };
+            let release = probe_points::probes_at(&code, free, wanted, &[]).map_err(not_own)?;
+            let placed = place(
+                Some(Probe::ArenaEnter),
+                Probe::ArenaLeave,
+                &probes,
+                any_register,
+            );
+            let placed = placed.map(|mut placed| {
+                placed.push(FileProbe::at_enter(Probe::ArenaRelease, &release));
+                placed
+            });
+            (placed, "the arena allocator".to_owned())
+        }
+    };
+    Ok((probes.ok_or(SmallObjectError::Register)?, name))
+}
+
+impl FileProbe {
+    fn at_enter(probe: Probe, probes: &FunctionProbes) -> Self {
+        Self {
+            probe,
+            offset: probes.enter.file_offset,
+            result_idx: RESULT_IDX,
+            is_emulated: probes.enter.is_emulated,
+        }
+    }
 }
 
 /// All probes of a function; `None` when a way back cannot be told.
 fn place(
-    enter: Probe,
+    enter: Option<Probe>,
+    leave: Probe,
     probes: &FunctionProbes,
     any_register: bool,
-) -> Option<impl Iterator<Item = FileProbe>> {
+) -> Option<Vec<FileProbe>> {
     let is_told = |idx: u8| any_register || idx == RESULT_IDX;
     if !probes.returns.iter().all(|it| is_told(it.general_idx)) {
         return None;
     }
-    let first = FileProbe {
-        probe: enter,
-        offset: probes.enter.file_offset,
-        result_idx: RESULT_IDX,
-        is_emulated: probes.enter.is_emulated,
-    };
-    let returns = probes.returns.clone().into_iter().map(|it| FileProbe {
-        probe: Probe::Leave,
+    let first = enter.map(|enter| FileProbe::at_enter(enter, probes));
+    let returns = probes.returns.iter().map(|it| FileProbe {
+        probe: leave,
         offset: it.point.file_offset,
         result_idx: it.general_idx,
         is_emulated: it.point.is_emulated,
     });
-    Some(std::iter::once(first).chain(returns))
+    Some(first.into_iter().chain(returns).collect())
 }

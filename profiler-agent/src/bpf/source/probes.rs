@@ -29,6 +29,8 @@ const RESIZE_NESTED: ProgramName = ProgramName::One("alloc_resize_nested");
 const RELEASE: ProgramName = ProgramName::One("alloc_release");
 const LEAVE: ProgramName = ProgramName::Two("alloc_leave", "alloc_leave_probed");
 const POOL_LEAVE: ProgramName = ProgramName::Two("pool_leave", "pool_leave_probed");
+const POOL_ENTER: ProgramName = ProgramName::One("pool_enter");
+const POOL_LEAVE_ONCE: ProgramName = ProgramName::Two("pool_leave_once", "pool_leave_once_probed");
 const ARENA_ENTER: ProgramName = ProgramName::One("arena_enter");
 const ARENA_LEAVE: ProgramName = ProgramName::Two("arena_leave", "arena_leave_probed");
 const ARENA_RELEASE: ProgramName = ProgramName::One("arena_release");
@@ -47,7 +49,14 @@ pub(super) const ALLOC: &[ProgramName] = &[
 ];
 
 /// The programs of small objects. [`probe_cost`] needs one that does next to nothing.
-pub(super) const POOLS: &[ProgramName] = &[POOL_LEAVE, ARENA_LEAVE, ARENA_ENTER, ARENA_RELEASE];
+pub(super) const POOLS: &[ProgramName] = &[
+    POOL_LEAVE,
+    POOL_ENTER,
+    POOL_LEAVE_ONCE,
+    ARENA_LEAVE,
+    ARENA_ENTER,
+    ARENA_RELEASE,
+];
 
 /// The program of a probe.
 const fn program(probe: Probe) -> ProgramName {
@@ -62,6 +71,8 @@ const fn program(probe: Probe) -> ProgramName {
         Probe::Release => RELEASE,
         Probe::Leave => LEAVE,
         Probe::PoolLeave => POOL_LEAVE,
+        Probe::PoolEnter => POOL_ENTER,
+        Probe::PoolLeaveOnce => POOL_LEAVE_ONCE,
         Probe::ArenaEnter => ARENA_ENTER,
         Probe::ArenaLeave => ARENA_LEAVE,
         Probe::ArenaRelease => ARENA_RELEASE,
@@ -72,7 +83,7 @@ const fn program(probe: Probe) -> ProgramName {
 const fn place(probe: Probe) -> Place {
     match probe {
         Probe::Release | Probe::ArenaRelease => Place::Release,
-        Probe::Leave | Probe::PoolLeave | Probe::ArenaLeave => Place::Leave,
+        Probe::Leave | Probe::PoolLeave | Probe::PoolLeaveOnce | Probe::ArenaLeave => Place::Leave,
         Probe::SizeFirst
         | Probe::SizeSecond
         | Probe::Product
@@ -80,6 +91,7 @@ const fn place(probe: Probe) -> Place {
         | Probe::Resize
         | Probe::ResizeNested
         | Probe::ResizeProduct
+        | Probe::PoolEnter
         | Probe::ArenaEnter => Place::Enter,
     }
 }

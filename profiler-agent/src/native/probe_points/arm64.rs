@@ -178,3 +178,85 @@ const fn register(word: u32, at: u32) -> u8 {
 const fn signed_bits(word: u32, at: u32, n_bits: u32) -> i64 {
     ((bits(word, at, n_bits) << (32 - n_bits)).cast_signed() >> (32 - n_bits)) as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(word: u32) -> Instruction {
+        decode(&word.to_le_bytes(), 0x1000).unwrap()
+    }
+
+    #[test]
+    fn branches_lead_where_they_say_and_are_emulated() {
+        let branch = |target, condition| Flow::Branch { target, condition };
+        for (word, flow) in [
+            (0x5400_0040, branch(0x1008, Condition::Zero)), // b.eq
+            (0x54ff_ffc1, branch(0xff8, Condition::NotZero)), // b.ne
+            (0x5400_004b, branch(0x1008, Condition::Other)), // b.lt
+            (0xb400_0040, branch(0x1008, Condition::Zero)), // cbz x0
+            (0xb500_0041, branch(0x1008, Condition::NotZero)), // cbnz x1
+            (0x3500_0041, branch(0x1008, Condition::Other)), // cbnz w1
+            (0x3600_0040, branch(0x1008, Condition::Other)), // tbz w0, #0
+            (0x1400_0001, Flow::Jump(0x1004)),              // b
+            (0x97ff_ffff, Flow::Call(Some(0xffc))),         // bl
+            (0xd63f_0020, Flow::Call(None)),                // blr x1
+            (0xd61f_0220, Flow::JumpAnywhere),              // br x17
+            (0xd65f_03c0, Flow::Return),                    // ret
+        ] {
+            let instruction = decoded(word);
+            assert_eq!(instruction.flow, flow, "{word:x}");
+            assert!(instruction.is_emulated, "{word:x}");
+        }
+        for word in [0xd420_0000, 0, 0xd440_0000] {
+            assert_eq!(decoded(word).flow, Flow::Stop, "{word:x}"); // brk, udf, hlt
+        }
+    }
+
+    #[test]
+    fn of_the_others_addresses_and_loads_from_beside_the_code_are_emulated() {
+        for (word, is_emulated) in [
+            (0x9000_0010, true),  // adrp x16
+            (0x1000_0001, true),  // adr x1
+            (0x5800_0040, true),  // ldr x0, +8
+            (0x9800_0040, true),  // ldrsw x0, +8
+            (0xd503_201f, false), // nop
+            (0xd503_233f, false), // paciasp
+            (0xa9bf_7bfd, false), // stp x29, x30, [sp, #-16]!
+            (0xf940_0020, false), // ldr x0, [x1]
+            (0x9100_0400, false), // add x0, x0, #1
+        ] {
+            assert_eq!(decoded(word).is_emulated, is_emulated, "{word:x}");
+            assert_eq!(decoded(word).flow, Flow::Next, "{word:x}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_copied_zeroed_and_tested() {
+        let (x0, x1) = (Registers::one(0), Registers::one(1));
+        assert_eq!(decoded(0xaa00_03e1).copies, Some((1, 0))); // mov x1, x0
+        assert_eq!(decoded(0xaa00_03e1).writes, x1);
+        assert_eq!(decoded(0x2a00_03e1).copies, None); // mov w1, w0
+        assert_eq!(decoded(0xd280_0000).zeroes, Some(0)); // mov x0, #0
+        assert_eq!(decoded(0xaa1f_03e0).zeroes, Some(0)); // mov x0, xzr
+        assert_eq!(decoded(0xd280_0020).zeroes, None); // mov x0, #1
+        assert_eq!(decoded(0xb400_0040).tests, Some(0)); // cbz x0
+        assert_eq!(decoded(0xf100_003f).tests, Some(1)); // cmp x1, #0
+        assert_eq!(decoded(0xf100_043f).tests, None); // cmp x1, #1
+        assert!(decoded(0xf940_0020).writes.contains(0)); // ldr x0, [x1]
+        assert_eq!(decoded(0xf900_0020).writes, Registers::NONE); // str x0, [x1]
+        assert!(decoded(0xf800_8420).writes.contains(1)); // str x0, [x1], #8
+        assert_eq!(decoded(0xd400_0001).writes, x0); // svc
+    }
+
+    #[test]
+    fn a_stub_is_followed_to_its_slot() {
+        // adrp x16, 0x11000; ldr x17, [x16, #8]; add x16, x16, #8; br x17
+        let stub = [0x9000_0090_u32, 0xf940_0611, 0x9100_2210, 0xd61f_0220];
+        let bytes: Vec<u8> = stub.into_iter().flat_map(u32::to_le_bytes).collect();
+        assert_eq!(slot_of_stub(&bytes, 0x1230), Some(0x1_1008));
+        assert_eq!(slot_of_stub(&bytes[4..], 0x1234), None);
+        let behind_bti: Vec<u8> = [&0xd503_245f_u32.to_le_bytes(), &bytes[..]].concat();
+        assert_eq!(slot_of_stub(&behind_bti, 0x122c), Some(0x1_1008));
+    }
+}

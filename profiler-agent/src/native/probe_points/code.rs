@@ -123,10 +123,13 @@ impl<'a> Code<'a> {
         n_characters > 3 && bytes.get(n_characters) == Some(&0)
     }
 
-    /// Whether the instruction at an address is padding.
-    pub(super) fn is_padding(&self, address: u64) -> bool {
-        let instruction = self.instruction(address);
-        instruction.is_ok_and(|instruction| instruction.is_padding)
+    /// Whether another block of code begins at an address that a call would return to: padding, or what prepares
+    /// another message.
+    pub(super) fn is_between_blocks(&self, address: u64) -> bool {
+        self.instruction(address).is_ok_and(|instruction| {
+            let loads_text = |address| self.is_text(address);
+            instruction.is_padding || instruction.loads_address.is_some_and(loads_text)
+        })
     }
 
     /// Whether the function at an address may return. What cannot be told may.

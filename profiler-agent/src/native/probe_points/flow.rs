@@ -100,7 +100,7 @@ impl Graph {
             let is_call = matches!(instruction.flow, Flow::Call(_));
             if is_call && n_texts >= N_TEXTS_OF_ASSERTION {
                 // glibc's does not return, but shares a function with messages after which the program goes on.
-                leads_to.retain(|behind| !code.is_padding(*behind));
+                leads_to.retain(|behind| !code.is_between_blocks(*behind));
             }
             let n_texts = match instruction.flow {
                 Flow::Next => {
@@ -295,10 +295,6 @@ impl Graph {
             is_chosen
         });
         self.drop_needless(&holding, &appear, &mut chosen);
-        let has_end = self.nodes.iter().any(|node| node.end == Some(End::Return));
-        if chosen.is_empty() && !has_end && self.callees.is_empty() {
-            return Err(ProbeError::NoReturn);
-        }
         let points = chosen.into_iter().map(|idx| {
             let node = &self.nodes[idx];
             let general_idx = if holding[idx].contains(machine::RESULT) {
@@ -333,11 +329,12 @@ impl Graph {
     /// For each instruction the registers that hold the result before it.
     fn holding(&self) -> Vec<Registers> {
         let mut holding = vec![Registers::ALL; self.nodes.len()];
+        let returning = self.returning();
         let mut is_settled = false;
         // Each turn takes at least one register from one instruction, or is the last.
         while !is_settled {
             is_settled = true;
-            for idx in (0..self.nodes.len()).rev() {
+            for &idx in returning.iter().rev() {
                 let registers = self.nodes[idx].holding(&holding);
                 is_settled &= registers == holding[idx];
                 holding[idx] = registers;
@@ -346,8 +343,28 @@ impl Graph {
         holding
     }
 
+    /// The instructions from which a way leads to an end of the function, in order. From the others the program ends.
+    fn returning(&self) -> BTreeSet<usize> {
+        let mut predecessors = vec![Vec::new(); self.nodes.len()];
+        for (idx, node) in self.nodes.iter().enumerate() {
+            for way in &node.ways {
+                predecessors[way.to].push(idx);
+            }
+        }
+        let ends = (0..self.nodes.len()).filter(|&idx| self.nodes[idx].end.is_some());
+        let mut next: Vec<usize> = ends.collect();
+        let mut returning = BTreeSet::new();
+        while let Some(idx) = next.pop() {
+            if returning.insert(idx) {
+                next.extend(&predecessors[idx]);
+            }
+        }
+        returning
+    }
+
     /// The instructions before which a result appears that is not known to be 0.
     fn appear(&self, holding: &[Registers]) -> Vec<usize> {
+        let returning = self.returning();
         let mut appear: BTreeSet<usize> = BTreeSet::new();
         if holding
             .first()
@@ -366,7 +383,7 @@ impl Graph {
                 }
             }
         }
-        appear.into_iter().collect()
+        appear.intersection(&returning).copied().collect()
     }
 
     /// Goes from where results appear on all ways as long as a register holds them. `stops` is asked at each instruction,
@@ -441,6 +458,169 @@ impl Node {
         match self.instruction.copies {
             Some((to, from)) if behind.contains(to) => kept.or(Registers::one(from)),
             _ => kept,
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use std::io::Write as _;
+
+    use object::elf::{ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, ET_DYN, EV_CURRENT, PT_LOAD};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::native::elf::ElfReader;
+
+    /// Bytes before the code: the file's header and one program header.
+    const START: u64 = 64 + 56;
+
+    const RAX: u8 = machine::RESULT;
+    const R8: u8 = 9;
+
+    fn probes_of(text: &[u8], wanted: Wanted) -> Result<FunctionProbes, ProbeError> {
+        let mut bytes = ELFMAG.to_vec();
+        bytes.extend([ELFCLASS64.0, ELFDATA2LSB.0, 1]);
+        bytes.resize(16, 0);
+        bytes.extend(ET_DYN.0.to_le_bytes());
+        bytes.extend(EM_X86_64.0.to_le_bytes());
+        bytes.extend(u32::from(EV_CURRENT.0).to_le_bytes());
+        // Entry, program headers, section headers; flags; sizes and counts.
+        for word in [0, 64, 0_u64] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(0_u32.to_le_bytes());
+        for half in [64, 56, 1, 64, 0, 0_u16] {
+            bytes.extend(half.to_le_bytes());
+        }
+        bytes.extend(PT_LOAD.0.to_le_bytes());
+        bytes.extend(5_u32.to_le_bytes());
+        let n_bytes = START + text.len() as u64;
+        for word in [0, 0, 0, n_bytes, n_bytes, 0x1000] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(text);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let reader = ElfReader::new(file.try_clone().unwrap());
+        let elf = reader.parse().unwrap();
+        super::super::probes_at(&Code::of(&elf, &file), START, wanted, &[])
+    }
+
+    fn wanted(results: ResultRegisters) -> Wanted {
+        Wanted {
+            n_arguments: 1,
+            results,
+        }
+    }
+
+    /// Offset of the enter, and offsets and registers of the returns.
+    fn offsets(text: &[u8], results: ResultRegisters) -> (u64, Vec<(u64, u8)>) {
+        let probes = probes_of(text, wanted(results)).unwrap();
+        let returns = probes.returns.iter();
+        (
+            probes.enter.address - START,
+            returns
+                .map(|point| (point.point.address - START, point.general_idx))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn the_branch_behind_the_test_of_a_result_is_a_return() {
+        let text = [
+            0x48, 0x83, 0xec, 0x08, //       sub $0x8,%rsp
+            0x55, //                         push %rbp
+            0xff, 0xd1, //                   call *%rcx
+            0x48, 0x85, 0xc0, //             test %rax,%rax
+            0x74, 0x03, //                   je 15
+            0x5d, 0x59, 0xc3, //             pop %rbp; pop %rcx; ret
+            0x31, 0xc0, 0x5d, 0x59, 0xc3, // xor %eax,%eax; pop %rbp; pop %rcx; ret
+        ];
+        let expected = (4, vec![(10, RAX)]);
+        assert_eq!(offsets(&text, ResultRegisters::Convention), expected);
+        assert_eq!(offsets(&text, ResultRegisters::None), (4, Vec::new()));
+        assert_eq!(
+            offsets(&text, ResultRegisters::AtReturn).1,
+            [(14, RAX), (19, RAX)]
+        );
+    }
+
+    #[test]
+    fn a_result_is_found_before_it_is_in_the_register_of_the_convention() {
+        let text = [
+            0xff, 0xd1, //       call *%rcx
+            0x49, 0x89, 0xc0, // mov %rax,%r8
+            0xeb, 0x00, //       jmp 7
+            0x4c, 0x89, 0xc0, // mov %r8,%rax
+            0xc3, //             ret
+        ];
+        assert_eq!(offsets(&text, ResultRegisters::Any).1, [(5, R8)]);
+        // It is in that one before it is moved away, and again at the end.
+        let both = [(2, RAX), (10, RAX)];
+        assert_eq!(offsets(&text, ResultRegisters::Convention).1, both);
+    }
+
+    #[test]
+    fn a_branch_is_no_return_where_a_way_behind_it_writes_the_register() {
+        let text = [
+            0xff, 0xd1, // call *%rcx
+            0x72, 0x02, // jb 6
+            0x5d, 0xc3, // pop %rbp; ret
+            0xff, 0xd1, // call *%rcx
+            0xc3, //       ret
+        ];
+        assert_eq!(offsets(&text, ResultRegisters::Any).1, [(5, RAX), (8, RAX)]);
+    }
+
+    #[test]
+    fn the_beginning_is_taken_where_an_argument_is_written_before_the_first_emulated_instruction() {
+        // mov %rsi,%rdi; push %rbp; pop %rbp; ret
+        let text = [0x48, 0x89, 0xf7, 0x55, 0x5d, 0xc3];
+        assert_eq!(offsets(&text, ResultRegisters::None).0, 0);
+        // mov %rdi,%rsi
+        let text = [0x48, 0x89, 0xfe, 0x55, 0x5d, 0xc3];
+        assert_eq!(offsets(&text, ResultRegisters::None).0, 3);
+    }
+
+    #[test]
+    fn a_beginning_that_is_jumped_to_is_refused() {
+        // dec %rdi; jne 0; ret
+        let text = [0x48, 0xff, 0xcf, 0x75, 0xfb, 0xc3];
+        let probes = probes_of(&text, wanted(ResultRegisters::None));
+        assert_eq!(probes, Err(ProbeError::NoEnter));
+    }
+
+    #[test]
+    fn too_long_a_function_and_one_that_leaves_the_file_are_refused() {
+        let probes = probes_of(&[0x90; MAX_INSTRUCTIONS + 1], wanted(ResultRegisters::Any));
+        assert_eq!(probes, Err(ProbeError::TooLong));
+        let probes = probes_of(&[0x90; 3], wanted(ResultRegisters::Any));
+        assert_eq!(probes, Err(ProbeError::NotInFile(START + 3)));
+    }
+
+    #[test]
+    fn a_jump_to_somewhere_is_counted() {
+        // push %rbp; test %rdi,%rdi; je 8; jmp *%rax; ret
+        let text = [0x55, 0x48, 0x85, 0xff, 0x74, 0x02, 0xff, 0xe0, 0xc3];
+        let probes = probes_of(&text, wanted(ResultRegisters::Any)).unwrap();
+        assert_eq!(probes.n_unseen_ways, 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_points_in_the_file_or_a_reason(
+            text in proptest::collection::vec(any::<u8>(), 0..200),
+            n_arguments in 0..5_usize,
+        ) {
+            for results in [ResultRegisters::Any, ResultRegisters::Convention] {
+                if let Ok(probes) = probes_of(&text, Wanted { n_arguments, results }) {
+                    let returns = probes.returns.iter().map(|point| point.point);
+                    for point in returns.chain([probes.enter]) {
+                        prop_assert!(point.file_offset < START + text.len() as u64);
+                    }
+                }
+            }
         }
     }
 }
