@@ -8,13 +8,31 @@ pub(crate) type SavedRegisters = aya_ebpf::bindings::bpf_user_pt_regs_t;
 
 #[cfg(bpf_target_arch = "x86_64")]
 pub(crate) use x86_64::{
-    by_number, copy, general, instruction_address, is_of_user_space, probe, result, stack_pointer,
+    by_number, copy, instruction_address, is_of_user_space, probe, result, stack_pointer,
 };
 
 #[cfg(bpf_target_arch = "aarch64")]
 pub(crate) use arm64::{
-    by_number, copy, general, instruction_address, is_of_user_space, probe, result, stack_pointer,
+    by_number, copy, instruction_address, is_of_user_space, probe, result, stack_pointer,
 };
+
+/// A register by its index in [`UserRegisters::general`]; 0 for others. The context of a program can be read at offsets that
+/// are constants only, so it is copied; in a subprogram of its own, whose stack is free again afterwards.
+#[inline(never)]
+pub(crate) fn general(saved: &SavedRegisters, idx: u64) -> u64 {
+    let mut registers = UserRegisters {
+        general: [0; N_GENERAL_REGISTERS],
+        sp: 0,
+    };
+    copy(saved, &mut registers);
+    // The verifier wants to see the bound where the index is used.
+    let idx = core::hint::black_box(idx);
+    if idx < N_GENERAL_REGISTERS as u64 {
+        registers.general[idx as usize]
+    } else {
+        0
+    }
+}
 
 #[cfg(bpf_target_arch = "x86_64")]
 mod x86_64 {
@@ -43,30 +61,6 @@ mod x86_64 {
     #[inline(always)]
     pub(crate) const fn result(registers: &SavedRegisters) -> u64 {
         registers.rax
-    }
-
-    /// A register by its index in [`UserRegisters::general`]; 0 for others. The context of a program can be read at
-    /// offsets that are constants only.
-    #[inline(always)]
-    pub(crate) const fn general(saved: &SavedRegisters, idx: u64) -> u64 {
-        match idx {
-            0 => saved.r15,
-            1 => saved.r14,
-            2 => saved.r13,
-            3 => saved.r12,
-            4 => saved.rbp,
-            5 => saved.rbx,
-            6 => saved.r11,
-            7 => saved.r10,
-            8 => saved.r9,
-            9 => saved.r8,
-            10 => saved.rax,
-            11 => saved.rcx,
-            12 => saved.rdx,
-            13 => saved.rsi,
-            14 => saved.rdi,
-            _ => 0,
-        }
     }
 
     /// Copies them into a record.
@@ -137,21 +131,6 @@ mod arm64 {
     #[inline(always)]
     pub(crate) const fn result(registers: &SavedRegisters) -> u64 {
         registers.regs[0]
-    }
-
-    /// A register by its index in [`UserRegisters::general`]; 0 for others. The context of a program can be read at
-    /// offsets that are constants only.
-    #[inline(always)]
-    pub(crate) fn general(saved: &SavedRegisters, idx: u64) -> u64 {
-        macro_rules! by_constant {
-            ($($constant:literal)*) => {
-                match idx {
-                    $($constant => saved.regs[$constant],)*
-                    _ => 0,
-                }
-            };
-        }
-        by_constant!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30)
     }
 
     /// Copies them into a record.
