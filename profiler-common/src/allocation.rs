@@ -34,10 +34,21 @@ pub enum Place {
     Leave = 1,
     /// At the beginning of a function that gives memory back.
     Release = 2,
+    /// On the way back, on an instruction that is known to be single-stepped.
+    LeaveStepped = 3,
 }
 
 /// Number of [`Place`]s.
-pub const N_PLACES: usize = 3;
+pub const N_PLACES: usize = 4;
+
+/// What a probe on a way back is told when it is placed (its attach cookie): in the lower bits the register that holds the
+/// result, as an index into [`crate::event::UserRegisters::general`].
+pub mod cookie {
+    /// The register.
+    pub const REGISTER: u64 = 0xff;
+    /// The instruction is single-stepped.
+    pub const STEPPED: u64 = 1 << 8;
+}
 
 /// Key of the map of sampled allocations that are alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

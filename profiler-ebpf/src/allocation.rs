@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::programs::ProbeContext;
-use profiler_common::allocation::{BlockKey, ByteClock, Hits, Place};
+use profiler_common::allocation::{BlockKey, ByteClock, Hits, Place, cookie};
 use profiler_common::counters::Counter;
 use profiler_common::event::{RECORD_VERSION, RecordHead, RecordKind, ReleaseRecord, source};
 use profiler_common::unwind::ReadUser as _;
@@ -92,14 +92,23 @@ pub(crate) fn hit(place: Place) -> Option<()> {
 pub(crate) trait ProbeResult {
     /// The result.
     fn result_of_probe(ctx: &ProbeContext) -> u64;
+
+    /// Whether the instruction is known to be single-stepped.
+    fn is_stepped(ctx: &ProbeContext) -> bool;
 }
 
 impl ProbeResult for TypedTask {
     #[inline(always)]
     fn result_of_probe(ctx: &ProbeContext) -> u64 {
         // SAFETY: the context is the program's own.
-        let idx = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+        let idx = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } & cookie::REGISTER;
         registers::general(saved(ctx), idx)
+    }
+
+    #[inline(always)]
+    fn is_stepped(ctx: &ProbeContext) -> bool {
+        // SAFETY: the context is the program's own.
+        unsafe { bpf_get_attach_cookie(ctx.as_ptr()) & cookie::STEPPED != 0 }
     }
 }
 
@@ -108,6 +117,21 @@ impl ProbeResult for ProbedTask {
     fn result_of_probe(ctx: &ProbeContext) -> u64 {
         registers::result(saved(ctx))
     }
+
+    #[inline(always)]
+    fn is_stepped(_ctx: &ProbeContext) -> bool {
+        false
+    }
+}
+
+/// Counts that the current process came to a probe on a way back; `None`: it is not to have one.
+#[inline(always)]
+pub(crate) fn hit_on_leave<T: ProbeResult>(ctx: &ProbeContext) -> Option<()> {
+    hit(if T::is_stepped(ctx) {
+        Place::LeaveStepped
+    } else {
+        Place::Leave
+    })
 }
 
 /// An allocator's function was entered that will give this many bytes. `result`: where it stores the address, 0 when it

@@ -179,7 +179,7 @@ pub fn alloc_release(ctx: ProbeContext) -> u32 {
 /// A function that allocates is on its way back.
 #[uprobe]
 pub fn alloc_leave(ctx: ProbeContext) -> u32 {
-    if allocation::hit(Place::Leave).is_some() {
+    if allocation::hit_on_leave::<TypedTask>(&ctx).is_some() {
         allocation::leave::<TypedTask>(&ctx, source::ALLOC);
     }
     0
@@ -188,7 +188,7 @@ pub fn alloc_leave(ctx: ProbeContext) -> u32 {
 /// The same where the kernel's memory must be read.
 #[uprobe]
 pub fn alloc_leave_probed(ctx: ProbeContext) -> u32 {
-    if allocation::hit(Place::Leave).is_some() {
+    if allocation::hit_on_leave::<ProbedTask>(&ctx).is_some() {
         allocation::leave::<ProbedTask>(&ctx, source::ALLOC);
     }
     0
@@ -197,7 +197,7 @@ pub fn alloc_leave_probed(ctx: ProbeContext) -> u32 {
 /// A new pool of small objects was made: on the way back of `allocate_from_new_pool`.
 #[uprobe]
 pub fn pool_leave(ctx: ProbeContext) -> u32 {
-    if allocation::hit(Place::Leave).is_some() {
+    if allocation::hit_on_leave::<TypedTask>(&ctx).is_some() {
         allocation::leave_pool::<TypedTask>(&ctx);
     }
     0
@@ -206,7 +206,7 @@ pub fn pool_leave(ctx: ProbeContext) -> u32 {
 /// The same where the kernel's memory must be read.
 #[uprobe]
 pub fn pool_leave_probed(ctx: ProbeContext) -> u32 {
-    if allocation::hit(Place::Leave).is_some() {
+    if allocation::hit_on_leave::<ProbedTask>(&ctx).is_some() {
         allocation::leave_pool::<ProbedTask>(&ctx);
     }
     0
@@ -224,7 +224,7 @@ pub fn pool_enter(ctx: ProbeContext) -> u32 {
 /// It was made.
 #[uprobe]
 pub fn pool_leave_once(ctx: ProbeContext) -> u32 {
-    if allocation::hit(Place::Leave).is_some() {
+    if allocation::hit_on_leave::<TypedTask>(&ctx).is_some() {
         allocation::leave_pool_once::<TypedTask>(&ctx);
     }
     0
@@ -233,7 +233,7 @@ pub fn pool_leave_once(ctx: ProbeContext) -> u32 {
 /// The same where the kernel's memory must be read.
 #[uprobe]
 pub fn pool_leave_once_probed(ctx: ProbeContext) -> u32 {
-    if allocation::hit(Place::Leave).is_some() {
+    if allocation::hit_on_leave::<ProbedTask>(&ctx).is_some() {
         allocation::leave_pool_once::<ProbedTask>(&ctx);
     }
     0
@@ -251,7 +251,7 @@ pub fn arena_enter(ctx: ProbeContext) -> u32 {
 /// It was made.
 #[uprobe]
 pub fn arena_leave(ctx: ProbeContext) -> u32 {
-    if allocation::hit(Place::Leave).is_some() {
+    if allocation::hit_on_leave::<TypedTask>(&ctx).is_some() {
         allocation::leave::<TypedTask>(&ctx, source::POOLS);
     }
     0
@@ -260,7 +260,7 @@ pub fn arena_leave(ctx: ProbeContext) -> u32 {
 /// The same where the kernel's memory must be read.
 #[uprobe]
 pub fn arena_leave_probed(ctx: ProbeContext) -> u32 {
-    if allocation::hit(Place::Leave).is_some() {
+    if allocation::hit_on_leave::<ProbedTask>(&ctx).is_some() {
         allocation::leave::<ProbedTask>(&ctx, source::POOLS);
     }
     0

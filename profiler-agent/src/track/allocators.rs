@@ -227,10 +227,14 @@ fn enter_probe(function: &AllocatorFunction) -> Option<Probe> {
         .iter()
         .filter(|call| !is_release(call.name))
         .collect();
+    let has_tails_alone = allocating.iter().all(|call| call.is_tail);
     let probe = match function.kind {
         AllocatorKind::SizeFirst => Probe::SizeFirst,
-        AllocatorKind::SizeSecond => Probe::SizeSecond,
         AllocatorKind::Product => Probe::Product,
+        // They end in `malloc` for small alignments alone, which is counted there too: few ask for such.
+        AllocatorKind::SizeSecond if has_tails_alone => return Some(Probe::SizeSecond),
+        AllocatorKind::Indirect if has_tails_alone => return Some(Probe::Indirect),
+        AllocatorKind::SizeSecond => Probe::SizeSecond,
         AllocatorKind::Indirect => Probe::Indirect,
         AllocatorKind::Release => return (!releases).then_some(Probe::Release),
         // What ends in `malloc` when there is nothing to resize is counted there. What calls it on the way does so for

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd as _;
 use aya::maps::{HashMap, MapData};
 use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
-use profiler_common::allocation::{BlockKey, Hits, Place};
+use profiler_common::allocation::{BlockKey, Hits, N_PLACES, Place, cookie};
 
 use super::probe_cost::{self, ProbeCost};
 use super::{Build, ProgramName, SharedEbpf, SourceError};
@@ -101,7 +101,7 @@ const fn place(probe: Probe) -> Place {
 struct Attached {
     links: Vec<(&'static str, UProbeLinkId)>,
     /// Number of probes at each place, and how many of them are emulated.
-    n_by_place: [(u64, u64); 3],
+    n_by_place: [(u64, u64); N_PLACES],
     /// What they have cost so far, in nanoseconds, by what was counted last.
     cost_ns: u64,
 }
@@ -164,7 +164,7 @@ impl Probes {
         // What gives memory back comes first, and what allocates last: nothing is followed that could be missed.
         let order = |site: &&ProbeSite| match place(site.probe) {
             Place::Release => 0,
-            Place::Leave => 1,
+            Place::Leave | Place::LeaveStepped => 1,
             Place::Enter => 2,
         };
         let mut sites: Vec<&ProbeSite> = sites.iter().collect();
@@ -180,7 +180,7 @@ impl Probes {
             let point = UProbeAttachPoint {
                 location: UProbeAttachLocation::AbsoluteOffset(site.offset),
                 // Before 5.15 there is no such thing, and no such build.
-                cookie: (self.build == Build::Typed).then(|| u64::from(site.result_idx)),
+                cookie: (self.build == Build::Typed).then(|| cookie_of(site)),
             };
             // Whatever lies under the path by now.
             let file = format!("/proc/self/fd/{}", site.file.as_raw_fd());
@@ -191,7 +191,12 @@ impl Probes {
                 source: Box::new(source),
             })?;
             attached.links.push((name, link));
-            let (n_probes, n_emulated) = &mut attached.n_by_place[place(site.probe) as usize];
+            let place = place(site.probe);
+            if place == Place::Leave && !site.is_emulated && self.build == Build::Typed {
+                // Hits of such are counted apart.
+                continue;
+            }
+            let (n_probes, n_emulated) = &mut attached.n_by_place[place as usize];
             *n_probes += 1;
             *n_emulated += u64::from(site.is_emulated);
         }
@@ -232,6 +237,7 @@ impl Probes {
         let cost_ns = hits.by_place.iter().zip(attached.n_by_place);
         let cost_ns: f64 = cost_ns
             .map(|(n_hits, (n_probes, n_emulated))| {
+                // None: they are all single-stepped.
                 let share = n_emulated as f64 / n_probes.max(1) as f64;
                 *n_hits as f64 * cost.mean_ns(share)
             })
@@ -252,6 +258,12 @@ impl Probes {
             let _ = self.live.remove(&BlockValue(key));
         }
     }
+}
+
+/// What a probe on a way back is told.
+fn cookie_of(site: &ProbeSite) -> u64 {
+    let stepped = if site.is_emulated { 0 } else { cookie::STEPPED };
+    u64::from(site.result_idx) | stepped
 }
 
 fn uprobe(program: &mut aya::programs::Program) -> Option<&mut UProbe> {

@@ -250,6 +250,13 @@ mod tests {
     }
 
     #[test]
+    fn calls_keep_the_registers_that_the_convention_says() {
+        let clobbered = |number| CLOBBERED_BY_CALLS.contains(number);
+        assert!(ARGUMENTS.into_iter().chain([RESULT, 18, 30]).all(clobbered));
+        assert!(!(19..=29).any(clobbered));
+    }
+
+    #[test]
     fn a_stub_is_followed_to_its_slot() {
         // adrp x16, 0x11000; ldr x17, [x16, #8]; add x16, x16, #8; br x17
         let stub = [0x9000_0090_u32, 0xf940_0611, 0x9100_2210, 0xd61f_0220];

@@ -402,8 +402,8 @@ impl Graph {
             }
             let node = &self.nodes[idx];
             let onwards = node.ways.iter().filter(|way| way.zero.is_none());
-            let is_lost = onwards.clone().any(|way| holding[way.to].is_empty());
-            let is_last = node.end.is_some() || is_lost;
+            let moves_away = onwards.clone().any(|way| holding[way.to].is_empty());
+            let is_last = node.end.is_some() || moves_away;
             if !stops(idx, is_last) {
                 next.extend(onwards.map(|way| way.to));
             }
@@ -462,7 +462,8 @@ impl Node {
     }
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use std::io::Write as _;
 
