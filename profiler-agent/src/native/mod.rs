@@ -4,5 +4,6 @@ pub mod build_id;
 pub mod elf;
 pub mod eval_loop;
 pub mod headers;
+pub mod probe_points;
 pub mod symbols;
 mod unwind_table;
