@@ -1,5 +1,6 @@
 //! Native code of a process: ELF files, the eval loop's code, native symbols.
 
+pub mod allocator;
 pub mod build_id;
 pub mod elf;
 pub mod eval_loop;
