@@ -4,6 +4,7 @@ pub mod allocator;
 pub mod build_id;
 pub mod elf;
 pub mod eval_loop;
+pub mod function_scan;
 pub mod headers;
 pub mod probe_points;
 pub mod symbols;
