@@ -56,7 +56,8 @@ pub struct ReturnPoint {
 /// The probes on one function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionProbes {
-    /// Hit exactly once for each call, before an argument register is written.
+    /// Hit once for each call, before an argument register is written; again where the function ends in a call of itself
+    /// that is a jump to its beginning, as glibc's `free` does (2.43) when a thread has no cache yet.
     pub enter: ProbePoint,
     /// Every way from `enter` to a return with a result other than 0 passes at least one, some ways more than one: the
     /// first hit counts. Sorted by address.
@@ -121,7 +122,7 @@ pub enum ProbeError {
     /// More than [`MAX_INSTRUCTIONS`].
     #[error("the function is longer than {MAX_INSTRUCTIONS} instructions")]
     TooLong,
-    /// Its first instruction is jumped to from inside.
+    /// A loop leads back to its first instruction.
     #[error("it has no place that each call passes once")]
     NoEnter,
 }

@@ -65,7 +65,7 @@ enum End {
     Return,
     /// It jumps to a function that returns its first argument.
     FirstArgument,
-    /// It jumps to a function that has probes of its own.
+    /// It jumps to a function that has probes of its own, or begins anew.
     Other,
     /// It jumps to somewhere.
     Unseen,
@@ -161,6 +161,7 @@ impl Graph {
                     leads_to.push(behind);
                 }
             }
+            Flow::Jump(target) if target == start => end = Some(End::Other),
             Flow::Jump(target) => jump(self, target),
             Flow::Branch { target, .. } => {
                 jump(self, target);
@@ -590,6 +591,13 @@ mod tests {
         let text = [0x48, 0xff, 0xcf, 0x75, 0xfb, 0xc3];
         let probes = probes_of(&text, wanted(ResultRegisters::None));
         assert_eq!(probes, Err(ProbeError::NoEnter));
+    }
+
+    #[test]
+    fn a_function_may_begin_anew() {
+        // test %rdi,%rdi; je 7; jmp 0; ret
+        let text = [0x48, 0x85, 0xff, 0x74, 0x02, 0xeb, 0xf9, 0xc3];
+        assert_eq!(offsets(&text, ResultRegisters::None).0, 3);
     }
 
     #[test]
