@@ -123,8 +123,13 @@ impl Agent {
         };
         let (sources, mut probes, ring, processes, layouts) = programs.split(periods);
         let has_probes = config.types.iter().any(|it| it.is_of_allocations());
-        let probe_cost = has_probes.then(|| probes.cost()).transpose();
-        let probe_cost = probe_cost.context("cannot place probes")?;
+        let probes = if has_probes {
+            let cost = probes.cost().context("cannot place probes")?;
+            Some((probes, cost))
+        } else {
+            None
+        };
+        let probe_cost = probes.as_ref().map(|(_, cost)| *cost);
         let mut sources = Box::new(sources);
         sources.sync().context("cannot sample")?;
         let tables = BpfTables::new(processes, layouts);
@@ -138,7 +143,7 @@ impl Agent {
             |events, tracker, stop| {
                 read_ring(ring, &events, &tracker, &stop);
             },
-            has_probes.then_some(probes),
+            probes,
         )?;
         agent.probe_cost = probe_cost;
         Ok(agent)
@@ -178,7 +183,7 @@ impl Agent {
         deliver_samples: impl FnOnce(SyncSender<Event>, SyncSender<TrackMessage>, Arc<AtomicBool>)
         + Send
         + 'static,
-        probes: Option<Probes>,
+        probes: Option<(Probes, ProbeCost)>,
     ) -> Result<Self> {
         let (events, event_receiver) = sync_channel(EVENT_CHANNEL);
         let (track_sender, track_receiver) = sync_channel(TRACK_CHANNEL);
@@ -194,9 +199,15 @@ impl Agent {
             move || deliver_samples(events, track_sender, stop)
         })?;
         let mut probe_sender = None;
-        if let Some(probes) = probes {
+        if let Some((probes, cost)) = probes {
             let (sender, receiver) = channel();
-            let work = Prober::new(probes, &config.types, config.allocation, events.clone());
+            let work = Prober::new(
+                probes,
+                cost,
+                &config.types,
+                config.allocation,
+                events.clone(),
+            );
             spawn("prober", move || work.run(&receiver))?;
             probe_sender = Some(sender);
         }

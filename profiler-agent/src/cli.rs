@@ -47,6 +47,7 @@ use crate::kernel::cpus::n_cpus_online;
 use crate::profile::model::ProfileType;
 use crate::profile::query::{Criteria, ProcessFilter, parse_pattern};
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
+use crate::track::allocators::PoolProbes;
 use crate::track::tracker::Selection;
 use crate::view::memory::SortKey;
 
@@ -196,6 +197,16 @@ pub struct AllocationArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", env = "PYAGENT_TEMPORARY", value_parser = parse_duration,
           hide_short_help = true)]
     pub temporary: Duration,
+    /// Where small objects are seen: pools is finer, arenas costs nothing; auto takes pools where single steps are cheap
+    #[arg(
+        long,
+        value_name = "STEP",
+        default_value = "auto",
+        env = "PYAGENT_POOL_PROBES",
+        hide_short_help = true,
+        hide_possible_values = true
+    )]
+    pub pool_probes: PoolProbes,
 }
 
 impl AllocationArgs {
@@ -206,6 +217,7 @@ impl AllocationArgs {
             period: self.alloc_period.max(1),
             budget: self.alloc_budget,
             temporary: self.temporary,
+            pool_probes: self.pool_probes,
         }
     }
 }

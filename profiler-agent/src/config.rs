@@ -7,6 +7,7 @@ use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::ids::Pid;
 use crate::profile::model::ProfileType;
+use crate::track::allocators::PoolProbes;
 use crate::track::tracker::Selection;
 
 /// Samples a second and CPU when nothing is said: not a divisor of common periods, so that it cannot beat in
@@ -84,6 +85,8 @@ pub struct AllocationConfig {
     pub budget: f64,
     /// What is given back within this time is temporary.
     pub temporary: Duration,
+    /// At which steps small objects are seen.
+    pub pool_probes: PoolProbes,
 }
 
 impl Default for AllocationConfig {
@@ -92,6 +95,7 @@ impl Default for AllocationConfig {
             period: DEFAULT_ALLOC_PERIOD,
             budget: DEFAULT_ALLOC_BUDGET,
             temporary: DEFAULT_TEMPORARY,
+            pool_probes: PoolProbes::Auto,
         }
     }
 }

@@ -36,10 +36,12 @@ pub enum Counter {
     LiveFull = 13,
     /// A release could not be told: the ring buffer was full.
     ReleaseLost = 14,
+    /// A sampled allocation failed, or came back on a way that has no probe.
+    CallsUnseen = 15,
 }
 
 /// Number of counters.
-pub const N_COUNTERS: usize = 15;
+pub const N_COUNTERS: usize = 16;
 
 impl Counter {
     /// Every counter, in the order of its numbers.
@@ -59,6 +61,7 @@ impl Counter {
         Self::IdleTicks,
         Self::LiveFull,
         Self::ReleaseLost,
+        Self::CallsUnseen,
     ];
 
     /// Name as GetStatus, `/metrics` (`pyagent_<name>_total`) and `doctor` show it.
@@ -80,6 +83,7 @@ impl Counter {
             Self::ThreadListWalks => "thread_list_walks",
             Self::LiveFull => "allocations_not_followed",
             Self::ReleaseLost => "releases_lost",
+            Self::CallsUnseen => "allocations_unseen",
         }
     }
 
@@ -102,6 +106,9 @@ impl Counter {
             }
             Self::Repaired => "Stacks caught in a frame switch and completed from the registers",
             Self::ThreadListWalks => "Thread states found by walking the list of threads",
+            Self::CallsUnseen => {
+                "Sampled allocations that failed or came back on a way that has no probe"
+            }
             Self::LiveFull => {
                 "Sampled allocations whose release will not be noticed: too many are alive"
             }

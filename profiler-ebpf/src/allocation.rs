@@ -162,6 +162,10 @@ fn note(ctx: &ProbeContext, n_bytes: u64, result: u64) {
         sp: registers::stack_pointer(saved(ctx)),
     };
     let tid = ids() as u32;
+    // SAFETY: only whether it is there matters.
+    if unsafe { CALLS.get(&tid) }.is_some() {
+        count(Counter::CallsUnseen);
+    }
     if CALLS.insert(&tid, &call, 0).is_err() {
         count(Counter::LiveFull);
     }

@@ -14,6 +14,7 @@ use profiler_agent::native::probe_points::Code;
 use profiler_agent::process::file::open_mapped;
 use profiler_agent::process::maps;
 use profiler_agent::profile::model::{Profile, ProfileType, Sample};
+use profiler_agent::track::allocators::PoolProbes;
 use pyagent_tests::compiler::workload;
 use pyagent_tests::interpreters::{self, Interpreter};
 use pyagent_tests::pyagent::{Pyagent, binary};
@@ -61,7 +62,11 @@ fn deviation(n: f64, n_bytes: f64) -> f64 {
 }
 
 /// Runs the program under a recording; the recording ends while the program waits.
-fn record(python: &Interpreter, profile_type: ProfileType) -> (Profile, Vec<Phase>) {
+fn record(
+    python: &Interpreter,
+    profile_type: ProfileType,
+    pool_probes: PoolProbes,
+) -> (Profile, Vec<Phase>) {
     let script = workload("allocated.py").display().to_string();
     let mut target = Target::start(Command::new(&python.path).args(["-I", "-S", "-B", &script]));
     assert_eq!(target.line(), "ready", "{}", python.path.display());
@@ -71,6 +76,7 @@ fn record(python: &Interpreter, profile_type: ProfileType) -> (Profile, Vec<Phas
         period: PERIOD,
         // The program does nothing but allocate.
         budget: 1000.0,
+        pool_probes,
         ..AllocationConfig::default()
     };
     let recorder = Recorder::start(&config);
@@ -96,7 +102,7 @@ fn record(python: &Interpreter, profile_type: ProfileType) -> (Profile, Vec<Phas
 fn alloc_says_by_function_what_is_allocated_and_what_is_kept() {
     let mut wrong = Vec::new();
     for python in interpreters::usual() {
-        let (profile, phases) = record(&python, ProfileType::Alloc);
+        let (profile, phases) = record(&python, ProfileType::Alloc, PoolProbes::Auto);
         assert_eq!(profile.sample_types, ProfileType::Alloc.sample_types());
         for (function, [n, n_bytes, n_kept, n_bytes_kept, _]) in phases {
             let values = [
@@ -147,16 +153,18 @@ fn pools_say_by_function_what_small_objects_take() {
     const MAX_ERROR: f64 = 0.05;
     let mut wrong = Vec::new();
     for python in interpreters::usual() {
-        let (profile, phases) = record(&python, ProfileType::Pools);
-        for (function, [.., n_bytes]) in phases {
-            for value_idx in [ALLOC_SPACE, INUSE_SPACE] {
-                let found = sum(&profile, &function, value_idx);
-                let kind = profile.sample_types[value_idx].kind;
-                let name = format!("{} {function} {kind}", version(&python));
-                eprintln!("{name}: {found:.0} of {n_bytes:.0}");
-                let allowed = MAX_ERROR * n_bytes + f64::from(1 << 20);
-                if (found - n_bytes).abs() > allowed {
-                    wrong.push(format!("{name}: {found:.0}, not {n_bytes:.0}"));
+        for probes in [PoolProbes::Pools, PoolProbes::Arenas] {
+            let (profile, phases) = record(&python, ProfileType::Pools, probes);
+            for (function, [.., n_bytes]) in phases {
+                for value_idx in [ALLOC_SPACE, INUSE_SPACE] {
+                    let found = sum(&profile, &function, value_idx);
+                    let kind = profile.sample_types[value_idx].kind;
+                    let name = format!("{} {probes:?} {function} {kind}", version(&python));
+                    eprintln!("{name}: {found:.0} of {n_bytes:.0}");
+                    let allowed = MAX_ERROR * n_bytes + f64::from(1 << 20);
+                    if (found - n_bytes).abs() > allowed {
+                        wrong.push(format!("{name}: {found:.0}, not {n_bytes:.0}"));
+                    }
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use super::Event;
+use crate::bpf::source::probe_cost::ProbeCost;
 use crate::bpf::source::probes::Probes;
 use crate::config::AllocationConfig;
 use crate::ids::{Generation, Pid};
@@ -13,7 +14,7 @@ use crate::process::block::Block;
 use crate::process::cpu_time;
 use crate::profile::model::ProfileType;
 use crate::python::process::PythonProcess;
-use crate::track::allocators::{Allocators, Found};
+use crate::track::allocators::{Allocators, Found, PoolProbes, Wanted};
 
 /// What the probes cost is compared with the budget this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -79,16 +80,22 @@ pub(super) struct Prober {
 impl Prober {
     pub(super) fn new(
         probes: Probes,
+        cost: ProbeCost,
         types: &[ProfileType],
         config: AllocationConfig,
         events: SyncSender<Event>,
     ) -> Self {
         Self {
-            allocators: Allocators::new(
-                types.contains(&ProfileType::Pools),
-                types.contains(&ProfileType::Alloc),
-                probes.have_any_register(),
-            ),
+            allocators: Allocators::new(Wanted {
+                pools: types.contains(&ProfileType::Pools),
+                alloc: types.contains(&ProfileType::Alloc),
+                pool_probes: if cost.is_stepping_cheap() && config.pool_probes == PoolProbes::Auto {
+                    PoolProbes::Pools
+                } else {
+                    config.pool_probes
+                },
+                any_register: probes.have_any_register(),
+            }),
             probes,
             config,
             processes: HashMap::new(),

@@ -85,6 +85,11 @@ pub fn find(elf: &Elf<'_>, file: &File) -> Result<SmallObjects, SmallObjectsErro
             found_by,
         });
     }
+    find_arenas(elf, file)
+}
+
+/// Finds the arena allocator, which is called for each 16th to 64th pool.
+pub fn find_arenas(elf: &Elf<'_>, file: &File) -> Result<SmallObjects, SmallObjectsError> {
     let scan = FunctionScan::of(elf, file, RUNTIME).ok_or(SmallObjectsError::NotFound)?;
     let allocator = arena_allocator(elf, &scan).ok_or(SmallObjectsError::NotFound)?;
     Ok(SmallObjects::Arenas { allocator })

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use crate::ids::{Address, Generation, Pid};
 use crate::native::allocator::{self, AllocatorFunction, AllocatorKind};
 use crate::native::elf::{ElfError, ElfReader, load_bias};
-use crate::native::probe_points::{
-    self, Code, FunctionProbes, ProbeError, ResultRegisters, Wanted,
-};
+use crate::native::probe_points::{self, Code, FunctionProbes, ProbeError, ResultRegisters};
 use crate::process::file::{FileKey, open_mapped};
 use crate::process::maps::{self, FileId, Mapping};
 use crate::process::memory::{MemoryError, ProcessMemory, ReadMemory as _};
@@ -25,6 +23,31 @@ const RESULT_IDX: u8 = 10;
 /// x0.
 #[cfg(target_arch = "aarch64")]
 const RESULT_IDX: u8 = 0;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Small objects.
+    pub pools: bool,
+    /// `malloc` and its like.
+    pub alloc: bool,
+    /// At which of their steps small objects are seen.
+    pub pool_probes: PoolProbes,
+    /// Results can be found in other registers than that of the calling convention.
+    pub any_register: bool,
+}
+
+/// At which of its steps CPython's allocator of small objects is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum PoolProbes {
+    /// Each pool where that costs little on this machine, else each arena.
+    #[default]
+    Auto,
+    /// Each pool: 16 KiB, up to 3.9 4 KiB.
+    Pools,
+    /// Each arena: 1 MiB, up to 3.9 256 KiB.
+    Arenas,
+}
 
 /// What was found in a process and was not known of it before.
 #[derive(Debug, Default)]
@@ -69,25 +92,17 @@ struct FileProbes {
 
 /// Looks for allocators. Each file is looked at once.
 pub struct Allocators {
-    /// Small objects are asked for.
-    has_pools: bool,
-    /// `malloc` and its like are.
-    has_alloc: bool,
-    /// Results can be found in any register.
-    any_register: bool,
+    wanted: Wanted,
     files: HashMap<FileKey, Arc<FileProbes>>,
     seen: HashMap<Generation, HashSet<FileId>>,
 }
 
 impl Allocators {
-    /// For what is asked for. `any_register`: results can be found in other registers than that of the calling
-    /// convention.
+    /// For what is asked for.
     #[must_use]
-    pub fn new(has_pools: bool, has_alloc: bool, any_register: bool) -> Self {
+    pub fn new(wanted: Wanted) -> Self {
         Self {
-            has_pools,
-            has_alloc,
-            any_register,
+            wanted,
             files: HashMap::new(),
             seen: HashMap::new(),
         }
@@ -106,7 +121,8 @@ impl Allocators {
         for mapping in &new {
             self.find_in(process, mapping, &mut found);
         }
-        if is_first && self.has_alloc && !found.names.iter().any(|name| name.contains("malloc")) {
+        if is_first && self.wanted.alloc && !found.names.iter().any(|name| name.contains("malloc"))
+        {
             let message = "no malloc was found in its files: what it allocates is not seen";
             found.missing.push(message.to_owned());
         }
@@ -130,8 +146,8 @@ impl Allocators {
             }
         };
         let file = Arc::new(file);
-        if self.has_pools && key == process.interpreter.binary_key {
-            match small_object_probes(process.pid, mapping, &file, self.any_register) {
+        if self.wanted.pools && key == process.interpreter.binary_key {
+            match small_object_probes(process.pid, mapping, &file, self.wanted) {
                 Ok((probes, name)) => {
                     found.add(mapping, &file, &probes);
                     found.names.push(format!("{name} in {path}"));
@@ -142,11 +158,11 @@ impl Allocators {
                 }
             }
         }
-        if self.has_alloc {
+        if self.wanted.alloc {
             let probes = match self.files.get(&key) {
                 Some(known) => known.clone(),
                 None => {
-                    let probes = Arc::new(probes_of_file(&file, self.any_register));
+                    let probes = Arc::new(probes_of_file(&file, self.wanted.any_register));
                     self.files.insert(key, probes.clone());
                     probes
                 }
@@ -272,11 +288,26 @@ fn small_object_probes(
     pid: Pid,
     mapping: &Mapping,
     file: &Arc<File>,
-    any_register: bool,
+    wanted: Wanted,
 ) -> Result<(Vec<FileProbe>, String), SmallObjectError> {
     let reader = ElfReader::new(file.try_clone()?);
     let elf = reader.parse()?;
-    let (probes, name) = match small_objects::find(&elf, file)? {
+    let found = small_objects::find(&elf, file)?;
+    let is_stepped = |found: &SmallObjects| match found {
+        SmallObjects::Pools { probes, .. } => probes.returns.iter().any(|it| !it.point.is_emulated),
+        SmallObjects::Arenas { .. } => false,
+    };
+    let has_to_be_arenas = match wanted.pool_probes {
+        PoolProbes::Auto => is_stepped(&found),
+        PoolProbes::Pools => false,
+        PoolProbes::Arenas => true,
+    };
+    let found = if has_to_be_arenas {
+        small_objects::find_arenas(&elf, file)?
+    } else {
+        found
+    };
+    let (probes, name) = match found {
         SmallObjects::Pools {
             probes, found_by, ..
         } => {
@@ -290,7 +321,7 @@ fn small_object_probes(
                 FoundBy::Signature => "by what its code does",
             };
             (
-                place(enter, leave, &probes, any_register),
+                place(enter, leave, &probes, wanted.any_register),
                 format!("allocate_from_new_pool ({how})"),
             )
         }
@@ -308,16 +339,16 @@ fn small_object_probes(
                 error => error.into(),
             };
             let probes = small_objects::probes_at(&code, alloc).map_err(not_own)?;
-            let wanted = Wanted {
+            let arguments = probe_points::Wanted {
                 n_arguments: 2,
                 results: ResultRegisters::None,
             };
-            let release = probe_points::probes_at(&code, free, wanted, &[]).map_err(not_own)?;
+            let release = probe_points::probes_at(&code, free, arguments, &[]).map_err(not_own)?;
             let placed = place(
                 Some(Probe::ArenaEnter),
                 Probe::ArenaLeave,
                 &probes,
-                any_register,
+                wanted.any_register,
             );
             let placed = placed.map(|mut placed| {
                 placed.push(FileProbe::at_enter(Probe::ArenaRelease, &release));

@@ -19,7 +19,16 @@ pub struct ProbeCost {
     pub stepped_ns: f64,
 }
 
+/// A pool of small objects takes a process some 20 microseconds to fill.
+const CHEAP_STEP_NS: f64 = 1000.0;
+
 impl ProbeCost {
+    /// Whether single steps cost so little that each pool of small objects can be seen.
+    #[must_use]
+    pub fn is_stepping_cheap(self) -> bool {
+        self.stepped_ns <= CHEAP_STEP_NS
+    }
+
     /// Of probes of which this share is on instructions that are emulated.
     pub(super) fn mean_ns(self, emulated: f64) -> f64 {
         self.emulated_ns * emulated + self.stepped_ns * (1.0 - emulated)
