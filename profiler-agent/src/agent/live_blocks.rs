@@ -85,8 +85,9 @@ struct Peak {
 }
 
 impl Peak {
-    fn release(&mut self, live: &Live) {
-        if live.allocated_ns <= self.at_ns {
+    fn release(&mut self, live: &Live, released_ns: u64) {
+        // What is told late was given back before the peak, for all that.
+        if live.allocated_ns <= self.at_ns && released_ns > self.at_ns {
             let entry = self.released.entry(live.stack.clone());
             entry.or_insert((live.profile_type, 0)).1 += live.n_bytes;
         }
@@ -160,7 +161,7 @@ impl LiveBlocks {
         };
         if let Some(unnoticed) = program.blocks.insert((sample.source, sample.address), live) {
             // Its release was not seen.
-            program.peak.release(&unnoticed);
+            program.peak.release(&unnoticed, sample.time_ns);
         }
         if program
             .looked
@@ -179,7 +180,7 @@ impl LiveBlocks {
         } = release.block;
         let program = self.programs.get_mut(&pid)?;
         let live = program.blocks.remove(&(source, address))?;
-        program.peak.release(&live);
+        program.peak.release(&live, release.time_ns);
         let age = Duration::from_nanos(release.time_ns.saturating_sub(live.allocated_ns));
         (age <= self.temporary).then(|| Part {
             generation: program.generation,
@@ -201,7 +202,7 @@ impl LiveBlocks {
         let mut parts = Vec::new();
         for (pid, program) in &mut self.programs {
             program.look(*pid, now_ns);
-            program.look_at_pools(*pid);
+            program.look_at_pools(*pid, now_ns);
             parts.extend(program.parts(true));
         }
         parts
@@ -263,7 +264,7 @@ impl Program {
             .pools_looked
             .is_none_or(|at| at.elapsed() >= POOL_INTERVAL)
         {
-            self.look_at_pools(pid);
+            self.look_at_pools(pid, now_ns);
         }
         self.peak = Peak {
             n_bytes,
@@ -274,7 +275,7 @@ impl Program {
 
     /// Releases pools that have no object any more: no function is called for that. Their first word counts the objects
     /// (`pool_header.ref.count`).
-    fn look_at_pools(&mut self, pid: Pid) {
+    fn look_at_pools(&mut self, pid: Pid, now_ns: u64) {
         /// Arenas are larger: they are given back at a probe.
         const MAX_POOL_BYTES: u64 = 1 << 14;
         self.pools_looked = Some(Instant::now());
@@ -289,7 +290,7 @@ impl Program {
                 .read_u32(*address)
                 .is_ok_and(|n_objects| n_objects > 0);
             if !is_in_use {
-                peak.release(live);
+                peak.release(live, now_ns);
             }
             is_in_use
         });

@@ -241,12 +241,12 @@ impl Prober {
             }
         }
         for (pid, reason) in removed {
-            self.probes.detach(pid);
             let news = ProbeNews {
                 pid,
                 change: ProbeChange::Removed(reason),
             };
             let _ = self.events.send(Event::Probes(news));
+            self.probes.detach(pid);
         }
     }
 }

@@ -24,6 +24,9 @@ const RESULT_IDX: u8 = 10;
 #[cfg(target_arch = "aarch64")]
 const RESULT_IDX: u8 = 0;
 
+/// Prefix of mimalloc's functions.
+const MIMALLOC: &str = "mi_";
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
@@ -158,11 +161,17 @@ impl Allocators {
                 }
             }
         }
+        let is_python = key == process.interpreter.binary_key;
+        if is_python && self.wanted.alloc && process.interpreter.binary.free_threaded {
+            let message = "a build without the GIL has an allocator of its own, which is not seen";
+            found.missing.push(message.to_owned());
+        }
         if self.wanted.alloc {
             let probes = match self.files.get(&key) {
                 Some(known) => known.clone(),
                 None => {
-                    let probes = Arc::new(probes_of_file(&file, self.wanted.any_register));
+                    let probes =
+                        Arc::new(probes_of_file(&file, is_python, self.wanted.any_register));
                     self.files.insert(key, probes.clone());
                     probes
                 }
@@ -181,7 +190,7 @@ impl Allocators {
 }
 
 /// The probes on the allocator functions that a file defines.
-fn probes_of_file(file: &Arc<File>, any_register: bool) -> FileProbes {
+fn probes_of_file(file: &Arc<File>, is_python: bool, any_register: bool) -> FileProbes {
     let mut found = FileProbes::default();
     let Ok(reader) = file.try_clone().map(ElfReader::new) else {
         return found;
@@ -192,6 +201,10 @@ fn probes_of_file(file: &Arc<File>, any_register: bool) -> FileProbes {
     };
     let code = Code::of(&elf, file);
     for function in allocator::functions(&elf, &code) {
+        if is_python && function.name.starts_with(MIMALLOC) {
+            // Its own copy: not used at all, or by functions of its own (3.13+ without the GIL).
+            continue;
+        }
         let Some(enter) = enter_probe(&function) else {
             continue;
         };

@@ -6,10 +6,13 @@
 use std::collections::HashMap as StdHashMap;
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd as _;
+use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{HashMap, MapData};
 use aya::programs::UProbe;
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
+use aya::programs::uprobe::{
+    UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeLinkId, UProbeScope,
+};
 use profiler_common::allocation::{BlockKey, Hits, N_PLACES, Place, cookie};
 
 use super::probe_cost::{self, ProbeCost};
@@ -210,23 +213,21 @@ impl Probes {
         let Some(attached) = self.attached.remove(&pid) else {
             return;
         };
-        for (name, link) in attached.links {
-            if let Some(program) = self.ebpf.lock().program_mut(name).and_then(uprobe) {
-                let _ = program.detach(link);
-            }
-        }
+        let mut ebpf = self.ebpf.lock();
+        // Where memory is allocated first: there most time is lost.
+        let links = attached.links.into_iter().rev().filter_map(|(name, link)| {
+            let program = ebpf.program_mut(name).and_then(uprobe)?;
+            program.take_link(link).ok()
+        });
+        let links: Vec<UProbeLink> = links.collect();
+        drop(ebpf);
+        close(links);
     }
 
     /// Whether a probe can find a function's result in any register, not only in the one of the calling convention.
     #[must_use]
     pub fn have_any_register(&self) -> bool {
         self.build == Build::Typed
-    }
-
-    /// Whether a process has probes.
-    #[must_use]
-    pub fn are_in(&self, pid: Pid) -> bool {
-        self.attached.contains_key(&pid)
     }
 
     /// How often a process came to its probes since they were placed, and what that cost it, in nanoseconds.
@@ -258,6 +259,22 @@ impl Probes {
             let _ = self.live.remove(&BlockValue(key));
         }
     }
+}
+
+/// Closes links. The kernel waits at each until no program runs any more, so several wait at the same time.
+fn close(links: Vec<UProbeLink>) {
+    const N_THREADS: usize = 8;
+    let links = Mutex::new(links.into_iter());
+    let next = || links.lock().unwrap_or_else(PoisonError::into_inner).next();
+    std::thread::scope(|scope| {
+        for _ in 0..N_THREADS {
+            scope.spawn(|| {
+                while let Some(link) = next() {
+                    drop(link);
+                }
+            });
+        }
+    });
 }
 
 /// What a probe on a way back is told.
