@@ -17,14 +17,16 @@ use crate::python::process::PythonProcess;
 use crate::track::allocators::{Allocators, Found, PoolProbes, Wanted};
 
 /// What the probes cost is compared with the budget this often.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Allocators in libraries that were loaded later are looked for this often.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The budget counts once the probes cost this in an interval: less is nobody's harm, and the process's own time is
-/// known to 10 ms.
+/// The budget counts once the probes cost this in an interval: less is nobody's harm.
 const MIN_COST: Duration = Duration::from_millis(1);
+
+/// A process's own time is known to a tick: it may have used so much more than is said.
+const CLOCK_TICK: f64 = 0.01;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -225,10 +227,10 @@ impl Prober {
             probed.cost = cost;
             probed.cpu_time = cpu_time;
             probed.looked = Instant::now();
-            let share = spent.as_secs_f64() / own.as_secs_f64().max(0.01);
+            let share = spent.as_secs_f64() / (own.as_secs_f64() + CLOCK_TICK);
             let is_above = spent >= MIN_COST && share > self.config.budget;
             probed.n_above = if is_above { probed.n_above + 1 } else { 0 };
-            // One second may be an odd one, unless it is far too much.
+            // One interval may be an odd one, unless it is far too much.
             if probed.n_above >= 2 || (is_above && share > 2.0 * self.config.budget) {
                 let reason = format!(
                     "its allocator was called {per_second:.0} times a second, which cost {:.1} % of its CPU time \
