@@ -50,6 +50,16 @@ pub enum Elsewhere {
         /// How many there is room for.
         n_items: u64,
     },
+    /// The variables and the stack of a frame, as many as this code object says.
+    Slots {
+        /// Where it is.
+        code: Address,
+    },
+    /// The same of a frame that is elsewhere, and says there which code object that is.
+    SlotsOfFrame {
+        /// Where it is.
+        frame: Address,
+    },
 }
 
 /// The size of an object of a type whose memory begins with `object`; `None`: its fields make no sense, so that it is
@@ -104,6 +114,15 @@ pub fn size(
         | SizeRule::ByteArray
         | SizeRule::Array
         | SizeRule::Deque => container_size(layout, info, basic, object)?,
+        SizeRule::Frame if layout.frame.is_none() => {
+            // The first item is in `tp_basicsize` too.
+            let n_more = bounded(field(16)?)?.saturating_sub(1);
+            in_block(basic.own_bytes + n_more * info.itemsize)
+        }
+        SizeRule::Generator | SizeRule::Frame => Size {
+            elsewhere: Some(slots(layout, info, address, object)?),
+            ..basic
+        },
         // What is no type that is known is none.
         SizeRule::Type => {
             let n_bytes = types.bytes_of_type(address)?;
@@ -206,9 +225,41 @@ fn container_size(
                 ..basic
             }
         }
-        SizeRule::Items | SizeRule::Int | SizeRule::Str | SizeRule::Type => return None,
+        SizeRule::Items
+        | SizeRule::Int
+        | SizeRule::Str
+        | SizeRule::Generator
+        | SizeRule::Frame
+        | SizeRule::Type => return None,
     };
     Some(size)
+}
+
+/// What says how many variables there is room for at the end of a generator or frame object. Its own frame ends where
+/// they begin; that of a frame object is in use when `f_frame` points to it, and else the call still runs.
+fn slots(
+    layout: &HeapLayout,
+    info: &TypeInfo,
+    address: Address,
+    object: &[u8],
+) -> Option<Elsewhere> {
+    const F_FRAME: usize = 24;
+    let frame = layout.frame?;
+    let own = info.basicsize.checked_sub(frame.n_bytes)?;
+    if info.size_rule == SizeRule::Frame {
+        let used = word(object, F_FRAME)?;
+        if !is_pointer(used) {
+            return None;
+        }
+        if used != address.add(own).0 {
+            let frame = Address(used);
+            return Some(Elsewhere::SlotsOfFrame { frame });
+        }
+    }
+    let code = word(object, usize::try_from(own + frame.code).ok()?)? & !frame.code_tag_mask;
+    is_pointer(code).then_some(Elsewhere::Slots {
+        code: Address(code),
+    })
 }
 
 /// `_PyInlineValuesSize` of an object: its `PyDictValues` begin with how many there are, which differs from instance to

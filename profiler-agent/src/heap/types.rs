@@ -73,6 +73,10 @@ pub enum SizeRule {
     Deque,
     /// The allocated items of an `array.array`.
     Array,
+    /// The frame at the end of a generator, coroutine or asynchronous generator (3.11+).
+    Generator,
+    /// The same of a frame object, which can have its frame elsewhere. Up to 3.10 it has items itself.
+    Frame,
     /// A type object: one size for classes, another for variables of programs.
     Type,
 }
@@ -357,7 +361,7 @@ impl TypeTable {
         let mut by_address = HashMap::new();
         for info in &mut self.infos {
             let name = names::c_text(memory, info.name).unwrap_or_default();
-            by_address.insert(info.address, own_rule(info, &name));
+            by_address.insert(info.address, own_rule(layout, info, &name));
             info.may_be_static = !info.is_heap_type() && STATIC.contains(&name.as_str());
         }
         for idx in 0..self.infos.len() {
@@ -394,13 +398,20 @@ impl TypeTable {
 }
 
 /// The rule of a type of the interpreter's or its libraries'; `None`: that of its base.
-fn own_rule(info: &TypeInfo, name: &str) -> Option<SizeRule> {
+fn own_rule(layout: &HeapLayout, info: &TypeInfo, name: &str) -> Option<SizeRule> {
+    let has_frame = layout
+        .frame
+        .is_some_and(|frame| info.itemsize != 0 && info.basicsize >= frame.n_bytes);
     match name {
         // Of a library, and so a class in some versions.
         "collections.deque" => return Some(SizeRule::Deque),
         "array.array" => return Some(SizeRule::Array),
         _ if info.is_heap_type() => return None,
         "set" | "frozenset" => return Some(SizeRule::Set),
+        "generator" | "coroutine" | "async_generator" if has_frame => {
+            return Some(SizeRule::Generator);
+        }
+        "frame" if has_frame || layout.frame.is_none() => return Some(SizeRule::Frame),
         "bytearray" => return Some(SizeRule::ByteArray),
         _ => {}
     }
