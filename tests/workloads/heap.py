@@ -126,7 +126,7 @@ def build(scale):
     keep.append([OfMeta() for i in range(5 * scale)])
     keep.append([Outer.Inner([i]) for i in range(3 * scale)])
     keep.append([Text("text %d" % i) for i in range(3 * scale)])
-    keep.append([Number(i + 1000) for i in range(3 * scale)])
+    keep.append([Number(i % 2000 - 1000) for i in range(3 * scale)])
     keep.append([Table(a=i) for i in range(2 * scale)])
     keep.append([Point(i, str(i)) for i in range(4 * scale)])
     keep.append([{i: i for i in range(n % 40)} for n in range(4 * scale)])

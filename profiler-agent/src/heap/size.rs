@@ -5,7 +5,7 @@
 
 use super::bytes::{half, word};
 use super::layout::{DigitCount, HeapLayout, flags, type_object};
-use super::types::{SizeRule, TypeInfo, TypeTable, is_pointer};
+use super::types::{MAX_INLINE_VALUES, SizeRule, TypeInfo, TypeTable, is_pointer};
 use crate::ids::Address;
 
 /// Most bytes of an object's start that its size is told by.
@@ -82,7 +82,7 @@ pub fn size(
     // `object.__sizeof__` leaves the attributes' values out.
     let basic = Size {
         n_bytes: info.basicsize,
-        ..in_block(info.basicsize + inline_bytes(info, object))
+        ..in_block(info.basicsize + inline_bytes(info, object)?)
     };
     let size = match info.size_rule {
         SizeRule::Items if info.itemsize == 0 => basic,
@@ -97,7 +97,11 @@ pub fn size(
         }
         SizeRule::Int => {
             let n_digits = match layout.digits {
-                DigitCount::Size => field(16)?.cast_signed().unsigned_abs(),
+                DigitCount::Size => {
+                    // From 3.11 on 0 has a digit too.
+                    let min = u64::from(layout.version >= (3, 11));
+                    field(16)?.cast_signed().unsigned_abs().max(min)
+                }
                 DigitCount::Tag => (field(16)? >> 3).max(1),
             };
             let digit_bytes = bounded(n_digits)? * 4;
@@ -263,16 +267,16 @@ fn slots(
 }
 
 /// `_PyInlineValuesSize` of an object: its `PyDictValues` begin with how many there are, which differs from instance to
-/// instance; a word each, one for that, and a byte of order each, in whole words.
-fn inline_bytes(info: &TypeInfo, object: &[u8]) -> u64 {
+/// instance; a word each, one for that, and a byte of order each, in whole words. `None`: more than there can be.
+fn inline_bytes(info: &TypeInfo, object: &[u8]) -> Option<u64> {
     if !info.has_inline_values {
-        return 0;
+        return Some(0);
     }
     let capacity = usize::try_from(info.basicsize)
         .ok()
         .and_then(|at| object.get(at))
         .map_or(info.n_values, |capacity| u64::from(*capacity));
-    capacity.next_multiple_of(8) + (capacity + 1) * 8
+    (capacity <= MAX_INLINE_VALUES).then(|| capacity.next_multiple_of(8) + (capacity + 1) * 8)
 }
 
 /// Whether an object has what stands in front of the instances of its type: a type that is no class has not.

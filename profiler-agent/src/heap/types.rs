@@ -28,7 +28,10 @@ const MAX_BASES: usize = 64;
 const MAX_ADDRESS: u64 = 1 << 47;
 
 /// Most values that lie behind an instance (`SHARED_KEYS_MAX_SIZE` is 30).
-const MAX_INLINE_VALUES: u64 = 64;
+pub(super) const MAX_INLINE_VALUES: u64 = 64;
+
+/// A process with so many pools has its small objects in pools; fewer can be chance.
+const MIN_POOLS: usize = 16;
 
 /// Bytes at the start of a key table that say how large it is.
 pub(super) const KEYS_HEAD_BYTES: usize = 40;
@@ -147,6 +150,7 @@ struct Candidate {
 pub struct TypeFinder {
     layout: HeapLayout,
     candidates: Vec<Candidate>,
+    n_pools: usize,
     /// There were more than are kept.
     pub is_cut: bool,
 }
@@ -158,8 +162,14 @@ impl TypeFinder {
         Self {
             layout,
             candidates: Vec::new(),
+            n_pools: 0,
             is_cut: false,
         }
+    }
+
+    /// Counts a pool, in which there are no types.
+    pub fn add_pool(&mut self) {
+        self.n_pools += 1;
     }
 
     /// Looks at what lies at `at` of `bytes`, whose first byte is at `base`.
@@ -252,6 +262,7 @@ impl TypeFinder {
             by_address,
             class_bytes: root_bytes,
             static_type_bytes: self.layout.static_type_bytes,
+            has_pools: self.n_pools >= MIN_POOLS,
             // Classes are too large for pymalloc: if they lie in chunks of glibc's, so does all that is.
             allocator: if n_heap_types >= 8 && n_in_chunks * 10 >= n_heap_types * 9 {
                 Allocator::Glibc
@@ -325,6 +336,8 @@ pub struct TypeTable {
     /// `tp_basicsize` of `type`: the size of a class.
     class_bytes: u64,
     static_type_bytes: u64,
+    /// Small objects lie in pools of pymalloc: it was not switched off (`PYTHONMALLOC`).
+    pub has_pools: bool,
     /// Who gives the memory of large objects.
     pub allocator: Allocator,
 }
