@@ -18,6 +18,7 @@ macro_rules! tell_part {
 
 pub mod agent;
 pub mod doctor;
+mod ending;
 pub mod exit;
 pub mod heap;
 pub mod launch;
@@ -25,6 +26,7 @@ pub mod leaks;
 pub mod log;
 pub mod mem;
 mod named;
+mod output;
 pub mod pull;
 pub mod record;
 
