@@ -385,7 +385,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Pull(args)) => block_on(pull::run(args)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
-        Some(Command::Heap(args)) => heap::run(&args),
+        Some(Command::Heap(args)) => block_on(heap::run(args)),
         None => block_on(agent::run(cli.agent)),
     };
     result.unwrap_or_else(|error| {

@@ -29,7 +29,7 @@ pub enum HeapError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// What the kernel shows of it cannot be read.
-    #[error("/proc/{pid}: {source}")]
+    #[error("/proc/{pid} cannot be read")]
     Proc {
         /// The process.
         pid: Pid,

@@ -11,6 +11,7 @@ pub mod memory;
 #[cfg(test)]
 pub(crate) mod memory_image;
 pub mod pages;
+pub mod program;
 pub mod regions;
 pub mod resident;
 pub mod thread_ids;
