@@ -157,6 +157,8 @@ async fn watch(
         if watched.n_looks == 1 {
             watched.warn_if_too_short(took + pause, duration);
         }
+        // The last look is at the end of the time.
+        let pause = pause.min(duration.saturating_sub(begun.elapsed()));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = ending.received() => return Ok(watched),
