@@ -262,7 +262,7 @@ impl<'a> Screen<'a> {
         let is_terminal = std::io::stdout().is_terminal();
         let screen = Self {
             args,
-            is_live: is_terminal && !args.json && !args.once,
+            is_live: is_terminal && has_screen() && !args.json && !args.once,
             // Into a file, without anybody who looks.
             is_quiet: file.is_some() && !is_terminal && !args.json,
             begun: Instant::now(),
@@ -299,6 +299,7 @@ impl<'a> Screen<'a> {
             },
             self.begun.elapsed().as_secs_f64()
         );
+        let title: String = title.chars().take(width).collect();
         // Home, each line cleared to its end, then the rest of the screen.
         let mut text = format!("\x1b[H{title}\x1b[K\n\x1b[K\n");
         for line in table.lines() {
@@ -315,6 +316,11 @@ impl<'a> Screen<'a> {
             let _ = print("\x1b[?25h\x1b[?1049l");
         }
     }
+}
+
+/// Whether the terminal can be drawn over: one that is called dumb cannot.
+fn has_screen() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 impl Drop for Screen<'_> {
