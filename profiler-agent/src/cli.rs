@@ -18,6 +18,7 @@ macro_rules! tell_part {
 
 pub mod agent;
 pub mod doctor;
+mod ending;
 pub mod exit;
 pub mod heap;
 pub mod launch;
@@ -25,6 +26,7 @@ pub mod leaks;
 pub mod log;
 pub mod mem;
 mod named;
+mod output;
 pub mod pull;
 pub mod record;
 
@@ -263,6 +265,9 @@ pub struct AgentArgs {
 
 /// `pyagent record`.
 #[derive(Debug, Args, Clone)]
+#[command(
+    after_help = "Examples:\n  sudo pyagent record --pid 1234 -d 30s -o app.svg             a flame graph\n  sudo pyagent record -o app.pb.gz -- python app.py            a command, from its first sample\n  sudo pyagent record --subprocesses -o app.svg -- make test   with all that it starts\n  sudo pyagent record --type faults --pid 1234 -d 1m -o memory.svg"
+)]
 pub struct RecordArgs {
     /// Which processes.
     #[command(flatten)]
@@ -382,7 +387,7 @@ pub struct MemArgs {
 #[derive(Debug, Args, Clone)]
 #[command(
     mut_arg("rate", |arg| arg.hide(true)),
-    after_help = "Example:\n  sudo pyagent leaks --pid 1234 --duration 5m\n\nThe heap is looked at 30 times, without a pause. A type is reported when its bytes went up in most of the steps, go\nup at the end still, and so many steps up are no chance (below 1 in 1,000 for the whole report). What fills and\nstops, and what comes and goes, is not. A leak slower than 64 KiB in the whole time is not seen: look longer."
+    after_help = "Example:\n  sudo pyagent leaks --pid 1234 --duration 5m\n\nThe heap is looked at 30 times, while the process runs on, but each 250 ms at most, and with a quarter of a core. A type is reported when its bytes went up in most of the steps, go up at the end still, and so many steps up are no chance (below 1 in 1,000 for the whole report). What fills and stops, and what comes and goes, is not.\n\nThat takes 17 looks with 60 types, 22 with 2,000: 4 to 6 s, and longer where one look takes more than 60 ms. What is too short for the heap at hand is said at the begin and in the report (JSON: \"conclusive\"). A leak slower than 64 KiB in the whole time is not seen: look longer."
 )]
 pub struct LeaksArgs {
     /// The process
@@ -435,7 +440,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Pull(args)) => block_on(pull::run(args)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
-        Some(Command::Heap(args)) => heap::run(&args),
+        Some(Command::Heap(args)) => block_on(heap::run(args)),
         None => block_on(agent::run(cli.agent)),
     };
     result.unwrap_or_else(|error| {

@@ -14,6 +14,7 @@ pub mod memory;
 pub(crate) mod memory_image;
 pub mod pages;
 pub mod probe;
+pub mod program;
 pub mod regions;
 pub mod resident;
 pub mod thread_ids;

@@ -334,7 +334,7 @@ impl Program {
         ) else {
             return;
         };
-        if let Ok(names) = thread_names(&self.memory, &layout, interpreter.first) {
+        if let Ok(names) = thread_names(&self.memory, &layout, interpreter.main) {
             self.names = names;
         }
     }
