@@ -32,7 +32,7 @@ use crate::bpf::load::{Programs, Settings};
 use crate::bpf::source::Periods;
 use crate::bpf::source::probe_cost::ProbeCost;
 use crate::bpf::source::probes::Probes;
-use crate::config::{POOL_PERIOD, SamplingConfig};
+use crate::config::{MAX_ALLOCATIONS, POOL_PERIOD, SamplingConfig};
 use crate::kernel::probe::has_seccomp_filter;
 use crate::process::block::Release;
 use crate::process::lifecycle::Lifecycle;
@@ -113,6 +113,7 @@ impl Agent {
             max_processes: config.max_processes,
             alloc_period: config.allocation.period,
             pool_period: POOL_PERIOD,
+            max_allocations: MAX_ALLOCATIONS,
             log_level: if config.bpf_debug { 4 } else { 0 },
         };
         let programs = Programs::load(settings).with_context(cannot_load)?;

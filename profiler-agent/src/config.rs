@@ -23,6 +23,9 @@ pub const DEFAULT_ALLOC_PERIOD: u64 = 512 << 10;
 /// Distance of sampled pools of small objects, in bytes.
 pub const POOL_PERIOD: u64 = 128 << 10;
 
+/// Most sampled allocations that are followed until they are given back: 64 GiB at the default distance.
+pub const MAX_ALLOCATIONS: u32 = 1 << 17;
+
 /// The part of a process's CPU time that probes may take when nothing is said.
 pub const DEFAULT_ALLOC_BUDGET: f64 = 0.03;
 

@@ -29,9 +29,10 @@ const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
 #[map]
 static BYTE_CLOCKS: PerCpuArray<ByteClock> = PerCpuArray::with_max_entries(2, 0);
 
-/// Sampled calls that have not come back, by thread. Those of threads that ended in a call make room for others.
+/// Sampled calls that have not come back, by thread. Those of threads that ended in a call make room for others. The agent
+/// sets the true size.
 #[map]
-static CALLS: LruHashMap<u32, Call> = LruHashMap::with_max_entries(4096, 0);
+static CALLS: LruHashMap<u32, Call> = LruHashMap::with_max_entries(1, 0);
 
 /// Sampled allocations that are alive. The agent sets the true size.
 #[map]

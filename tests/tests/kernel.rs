@@ -140,6 +140,7 @@ const SETTINGS: Settings<'_> = Settings {
     max_processes: DEFAULT_MAX_PROCESSES,
     alloc_period: 1 << 19,
     pool_period: 1 << 17,
+    max_allocations: 1 << 17,
     log_level: 0,
 };
 

@@ -20,8 +20,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/py
 /// Scratches of each CPU where probes take samples: one more than without.
 const N_SCRATCHES: u32 = 3;
 
-/// Most sampled allocations that are followed until they are given back; 80 bytes of kernel memory each.
-const MAX_LIVE: u32 = 1 << 17;
+/// Most sampled allocations that are under way at the same time: one for each thread.
+const MAX_CALLS: u32 = 4096;
 
 /// What the kernel programs are told before they are loaded.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,8 @@ pub struct Settings<'a> {
     pub alloc_period: u64,
     /// Distance of sampled pools of small objects, in bytes.
     pub pool_period: u64,
+    /// Most sampled allocations that are followed until they are given back; 80 bytes of kernel memory each.
+    pub max_allocations: u32,
     /// Level of the programs' own log: 0 is off, 4 is debug.
     pub log_level: u8,
 }
@@ -129,7 +131,8 @@ impl Programs {
                 .map_max_entries("SCRATCHES", N_SCRATCHES)
                 .map_max_entries("PREEMPTIBLE", n_cpus)
                 .map_max_entries("PROBED", settings.max_processes)
-                .map_max_entries("LIVE", MAX_LIVE);
+                .map_max_entries("CALLS", MAX_CALLS)
+                .map_max_entries("LIVE", settings.max_allocations);
         }
         if settings.log_level == 0 {
             loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);

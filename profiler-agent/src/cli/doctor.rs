@@ -155,12 +155,15 @@ fn kernel() -> Result<String, String> {
 
 /// Loads the kernel programs as the agent does, and lets them go.
 fn programs() -> Result<Access, String> {
-    load(&[ProfileType::Cpu, ProfileType::Faults]).map(|(access, _)| access)
+    load(&[ProfileType::Cpu, ProfileType::Faults], DEFAULT_RING_BYTES).map(|(access, _)| access)
 }
+
+/// For programs that send nothing.
+const SMALL_RING_BYTES: u32 = 1 << 16;
 
 /// What a probe in an allocator costs here.
 fn probes() -> Result<String, String> {
-    let (_, programs) = load(&[ProfileType::Pools, ProfileType::Alloc])?;
+    let (_, programs) = load(&[ProfileType::Pools, ProfileType::Alloc], SMALL_RING_BYTES)?;
     let (_, mut probes, ..) = programs.split(Periods::default());
     let cost = probes.cost().map_err(|error| first_line(&error))?;
     Ok(format!(
@@ -171,14 +174,16 @@ fn probes() -> Result<String, String> {
     ))
 }
 
-fn load(types: &[ProfileType]) -> Result<(Access, Programs), String> {
+fn load(types: &[ProfileType], ring_bytes: u32) -> Result<(Access, Programs), String> {
     let settings = Settings {
         types,
         alloc_period: DEFAULT_ALLOC_PERIOD,
         pool_period: POOL_PERIOD,
+        // Nothing is sampled.
+        max_allocations: 1,
         follow_all: false,
         follow_children: false,
-        ring_bytes: DEFAULT_RING_BYTES,
+        ring_bytes,
         max_processes: DEFAULT_MAX_PROCESSES,
         log_level: 0,
     };
