@@ -7,6 +7,8 @@ mod engine;
 mod health;
 mod huge_faults;
 mod kernel_table;
+mod live_blocks;
+mod prober;
 mod rate;
 mod threads;
 mod throttle;
@@ -14,7 +16,7 @@ mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,11 +26,15 @@ use tokio::sync::oneshot;
 pub use self::engine::Recording;
 use self::engine::{Engine, EngineParts, Sampler, period_ns};
 use self::kernel_table::{BpfTables, NoTables};
+use self::prober::{ProbeNews, Prober};
 use self::threads::{TrackMessage, read_ring, sample_remotely, track};
 use crate::bpf::load::{Programs, Settings};
 use crate::bpf::source::Periods;
-use crate::config::SamplingConfig;
+use crate::bpf::source::probe_cost::ProbeCost;
+use crate::bpf::source::probes::Probes;
+use crate::config::{MAX_ALLOCATIONS, POOL_PERIOD, SamplingConfig};
 use crate::kernel::probe::has_seccomp_filter;
+use crate::process::block::Release;
 use crate::process::lifecycle::Lifecycle;
 use crate::profile::model::{Profile, ProfileType};
 use crate::sample::decode::RawSample;
@@ -60,6 +66,10 @@ enum Event {
     Lifecycle(Lifecycle),
     /// Small pages were put together into a huge one, at this time in nanoseconds since boot.
     Collapse(u64),
+    /// Memory whose allocation was sampled was given back.
+    Release(Release),
+    /// The probes of a program came or went.
+    Probes(ProbeNews),
     /// A record could not be decoded.
     Undecodable,
     /// Every sample that was taken until then was delivered.
@@ -83,6 +93,7 @@ pub struct Agent {
     events: SyncSender<Event>,
     engine: Option<JoinHandle<()>>,
     scanned: Option<oneshot::Receiver<Vec<ProcessListing>>>,
+    probe_cost: Option<ProbeCost>,
 }
 
 impl Agent {
@@ -100,6 +111,9 @@ impl Agent {
             follow_children: follow_all || config.selection.subprocesses,
             ring_bytes: config.ring_bytes,
             max_processes: config.max_processes,
+            alloc_period: config.allocation.period,
+            pool_period: POOL_PERIOD,
+            max_allocations: MAX_ALLOCATIONS,
             log_level: if config.bpf_debug { 4 } else { 0 },
         };
         let programs = Programs::load(settings).with_context(cannot_load)?;
@@ -108,12 +122,20 @@ impl Agent {
             cpu_ns: is_sampled(ProfileType::Cpu).then(|| period_ns(config.rate_hz)),
             faults: is_sampled(ProfileType::Faults).then_some(config.fault_period),
         };
-        let (sources, ring, processes, layouts) = programs.split(periods);
+        let (sources, mut probes, ring, processes, layouts) = programs.split(periods);
+        let has_probes = config.types.iter().any(|it| it.is_of_allocations());
+        let probes = if has_probes {
+            let cost = probes.cost().context("cannot place probes")?;
+            Some((probes, cost))
+        } else {
+            None
+        };
+        let probe_cost = probes.as_ref().map(|(_, cost)| *cost);
         let mut sources = Box::new(sources);
         sources.sync().context("cannot sample")?;
         let tables = BpfTables::new(processes, layouts);
         let sampler = Sampler::Kernel(sources);
-        Self::spawn(
+        let mut agent = Self::spawn(
             config,
             recording,
             show_cmdline,
@@ -122,7 +144,16 @@ impl Agent {
             |events, tracker, stop| {
                 read_ring(ring, &events, &tracker, &stop);
             },
-        )
+            probes,
+        )?;
+        agent.probe_cost = probe_cost;
+        Ok(agent)
+    }
+
+    /// What a probe in an allocator costs on this machine; `None`: there are none.
+    #[must_use]
+    pub fn probe_cost(&self) -> Option<ProbeCost> {
+        self.probe_cost
     }
 
     /// The same without the kernel programs: stacks are read from outside. Needs the right to read the
@@ -140,6 +171,7 @@ impl Agent {
             move |events, _, stop| {
                 sample_remotely(&receiver, &events, rate_hz, &stop);
             },
+            None,
         )
     }
 
@@ -152,6 +184,7 @@ impl Agent {
         deliver_samples: impl FnOnce(SyncSender<Event>, SyncSender<TrackMessage>, Arc<AtomicBool>)
         + Send
         + 'static,
+        probes: Option<(Probes, ProbeCost)>,
     ) -> Result<Self> {
         let (events, event_receiver) = sync_channel(EVENT_CHANNEL);
         let (track_sender, track_receiver) = sync_channel(TRACK_CHANNEL);
@@ -166,7 +199,21 @@ impl Agent {
             let stop = stop_sampling.clone();
             move || deliver_samples(events, track_sender, stop)
         })?;
+        let mut probe_sender = None;
+        if let Some((probes, cost)) = probes {
+            let (sender, receiver) = channel();
+            let work = Prober::new(
+                probes,
+                cost,
+                &config.types,
+                config.allocation,
+                events.clone(),
+            );
+            spawn("prober", move || work.run(&receiver))?;
+            probe_sender = Some(sender);
+        }
         let parts = EngineParts {
+            prober: probe_sender,
             sampler,
             stop_sampling,
             tracker: track_sender,
@@ -181,6 +228,7 @@ impl Agent {
             events,
             engine: Some(engine),
             scanned: Some(scanned),
+            probe_cost: None,
         })
     }
 

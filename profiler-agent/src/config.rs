@@ -7,6 +7,7 @@ use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::ids::Pid;
 use crate::profile::model::ProfileType;
+use crate::track::allocators::PoolProbes;
 use crate::track::tracker::Selection;
 
 /// Samples a second and CPU when nothing is said: not a divisor of common periods, so that it cannot beat in
@@ -15,6 +16,21 @@ pub const DEFAULT_RATE_HZ: u32 = 99;
 
 /// Page faults for one sample when nothing is said.
 pub const DEFAULT_FAULT_PERIOD: u64 = 16;
+
+/// Mean distance of sampled allocations when nothing is said, in bytes.
+pub const DEFAULT_ALLOC_PERIOD: u64 = 512 << 10;
+
+/// Distance of sampled pools of small objects, in bytes.
+pub const POOL_PERIOD: u64 = 128 << 10;
+
+/// Most sampled allocations that are followed until they are given back: 64 GiB at the default distance.
+pub const MAX_ALLOCATIONS: u32 = 1 << 17;
+
+/// The part of a process's CPU time that probes may take when nothing is said.
+pub const DEFAULT_ALLOC_BUDGET: f64 = 0.03;
+
+/// What is given back within this time is temporary when nothing is said.
+pub const DEFAULT_TEMPORARY: Duration = Duration::from_secs(1);
 
 /// Samples a second of the whole host that the agent takes at most when nothing is said.
 pub const DEFAULT_MAX_SAMPLES_PER_SECOND: u32 = 5_000;
@@ -57,8 +73,34 @@ pub struct SamplingConfig {
     pub ring_bytes: u32,
     /// Most processes that are profiled at once.
     pub max_processes: u32,
+    /// How allocations are sampled.
+    pub allocation: AllocationConfig,
     /// Debug messages of the kernel programs.
     pub bpf_debug: bool,
+}
+
+/// How allocations are sampled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AllocationConfig {
+    /// Mean distance of sampled allocations, in bytes.
+    pub period: u64,
+    /// The part of a process's CPU time that probes may take; above it they are taken away.
+    pub budget: f64,
+    /// What is given back within this time is temporary.
+    pub temporary: Duration,
+    /// At which steps small objects are seen.
+    pub pool_probes: PoolProbes,
+}
+
+impl Default for AllocationConfig {
+    fn default() -> Self {
+        Self {
+            period: DEFAULT_ALLOC_PERIOD,
+            budget: DEFAULT_ALLOC_BUDGET,
+            temporary: DEFAULT_TEMPORARY,
+            pool_probes: PoolProbes::Auto,
+        }
+    }
 }
 
 /// What the agent (without a subcommand) does.
@@ -97,6 +139,22 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses `3%`, as a part of the whole.
+pub fn parse_percent(text: &str) -> Result<f64, String> {
+    let hint = || format!("`{text}` is no part: write 3% or 0.5%, at most 1000%");
+    let number: f64 = text
+        .strip_suffix('%')
+        .unwrap_or(text)
+        .trim()
+        .parse()
+        .map_err(|_| hint())?;
+    if (0.0..=1000.0).contains(&number) && number > 0.0 {
+        Ok(number / 100.0)
+    } else {
+        Err(hint())
+    }
+}
+
 /// Parses `512KiB`, `1GiB`, `4096`.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let hint = || format!("`{text}` is no size: write 4096, 512KiB, 64MiB or 1GiB");
@@ -130,6 +188,7 @@ impl SamplingConfig {
             max_samples_per_second: None,
             ring_bytes: DEFAULT_RING_BYTES,
             max_processes: DEFAULT_MAX_PROCESSES,
+            allocation: AllocationConfig::default(),
             bpf_debug: false,
         }
     }
@@ -156,6 +215,9 @@ mod tests {
                 && parse_duration("1y").is_err()
         );
         assert_eq!(parse_bytes("512KiB"), Ok(512 << 10));
+        assert_eq!(parse_percent("3%"), Ok(0.03));
+        assert!(parse_percent("0").is_err() && parse_percent("NaN%").is_err());
+        assert!(parse_percent("-1%").is_err() && parse_percent("").is_err());
         assert!(parse_bytes("1kb").is_err() && parse_bytes("99999999999GiB").is_err());
     }
 }

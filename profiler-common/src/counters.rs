@@ -32,10 +32,16 @@ pub enum Counter {
     ThreadListWalks = 11,
     /// The sampling timer fired on a CPU that had nothing to run.
     IdleTicks = 12,
+    /// An allocation was sampled whose release will not be noticed: the table of such was full.
+    LiveFull = 13,
+    /// A release could not be told: the ring buffer was full.
+    ReleaseLost = 14,
+    /// A sampled allocation failed, or came back on a way that has no probe.
+    CallsUnseen = 15,
 }
 
 /// Number of counters.
-pub const N_COUNTERS: usize = 13;
+pub const N_COUNTERS: usize = 16;
 
 impl Counter {
     /// Every counter, in the order of its numbers.
@@ -53,6 +59,9 @@ impl Counter {
         Self::Repaired,
         Self::ThreadListWalks,
         Self::IdleTicks,
+        Self::LiveFull,
+        Self::ReleaseLost,
+        Self::CallsUnseen,
     ];
 
     /// Name as GetStatus, `/metrics` (`pyagent_<name>_total`) and `doctor` show it.
@@ -72,6 +81,9 @@ impl Counter {
             Self::LifecycleLost => "lifecycle_lost",
             Self::Repaired => "stacks_repaired",
             Self::ThreadListWalks => "thread_list_walks",
+            Self::LiveFull => "allocations_not_followed",
+            Self::ReleaseLost => "releases_lost",
+            Self::CallsUnseen => "allocations_unseen",
         }
     }
 
@@ -94,6 +106,15 @@ impl Counter {
             }
             Self::Repaired => "Stacks caught in a frame switch and completed from the registers",
             Self::ThreadListWalks => "Thread states found by walking the list of threads",
+            Self::CallsUnseen => {
+                "Sampled allocations that failed or came back on a way that has no probe"
+            }
+            Self::LiveFull => {
+                "Sampled allocations whose release will not be noticed: too many are alive"
+            }
+            Self::ReleaseLost => {
+                "Releases of memory that were noticed late or not at all because the ring buffer was full"
+            }
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum RecordKind {
     Exit = 4,
     /// A [`RecordHead`] alone: the kernel put small pages of some process together into a huge one.
     Collapse = 5,
+    /// A [`ReleaseRecord`]: memory whose allocation was sampled was given back.
+    Release = 6,
 }
 
 impl RecordKind {
@@ -53,6 +55,7 @@ impl RecordKind {
             Self::Exec,
             Self::Exit,
             Self::Collapse,
+            Self::Release,
         ]
         .into_iter()
         .find(|k| *k as u16 == kind)
@@ -87,10 +90,14 @@ pub struct SampleHeader {
     pub thread_state: u64,
     /// Address of its current frame, the leaf; 0 when it had none.
     pub frame: u64,
-    /// What one sample stands for, in the unit of its source: nanoseconds of CPU time, or page faults.
+    /// What one sample stands for, in the unit of its source: nanoseconds of CPU time, page faults, bytes of small
+    /// objects; of an allocation the mean distance of samples, in bytes.
     pub period: u64,
-    /// What the event is about: for a page fault the address that was touched; else 0.
+    /// What the event is about: for a page fault the address that was touched, for an allocation that of the memory;
+    /// else 0.
     pub address: u64,
+    /// Size of an allocation; else 0.
+    pub n_bytes: u64,
     /// Process id (tgid) in the initial pid namespace.
     pub pid: u32,
     /// Thread id in the initial pid namespace.
@@ -121,6 +128,10 @@ pub mod source {
     pub const CPU: u8 = 0;
     /// Page faults.
     pub const FAULTS: u8 = 1;
+    /// Pools or arenas of CPython's small objects.
+    pub const POOLS: u8 = 2;
+    /// `malloc` and its like.
+    pub const ALLOC: u8 = 3;
 }
 
 /// Bits of [`SampleHeader::flags`].
@@ -210,6 +221,20 @@ pub struct LifecycleRecord {
     pub parent_pid: u32,
     /// `comm` after the event.
     pub comm: [u8; 16],
+}
+
+/// Memory whose allocation was sampled was given back.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct ReleaseRecord {
+    /// Version, kind, length and time.
+    pub head: RecordHead,
+    /// Address of the memory.
+    pub address: u64,
+    /// Process.
+    pub pid: u32,
+    /// A [`source`].
+    pub source: u32,
 }
 
 /// Outcome of the Python part of a sample.

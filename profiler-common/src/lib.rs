@@ -9,6 +9,7 @@
     reason = "a call is a subprogram of its own to the verifier, which bounds their number and their stack"
 )]
 
+pub mod allocation;
 pub mod arch;
 pub mod calibration;
 pub mod counters;

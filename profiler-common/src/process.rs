@@ -46,6 +46,8 @@ pub struct ProcessEntry {
     pub layout: u32,
     /// A [`ProcessState`].
     pub state: ProcessState,
+    /// Bytes of a pool of small objects; 0 where there are none.
+    pub pool_bytes: u64,
 }
 
 /// Where CPython's per-thread pointer to the thread state lies, relative to the thread pointer.

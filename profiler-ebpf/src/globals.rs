@@ -38,6 +38,10 @@ globals! {
     FOLLOW_CHILDREN, follow_children: u32 = 0;
     /// Process id of the agent, which is never profiled.
     AGENT_PID, agent_pid: u32 = 0;
+    /// Mean distance of sampled allocations, in bytes.
+    ALLOC_PERIOD, alloc_period: u64 = 0;
+    /// Distance of sampled pools of small objects, in bytes.
+    POOL_PERIOD, pool_period: u64 = 0;
     /// The ring buffer's reader is woken when this many bytes wait.
     WAKEUP_BYTES, wakeup_bytes: u64 = 0;
 }

@@ -18,6 +18,7 @@
     reason = "maps take keys and values by reference: by value they would be copied onto a stack of 512 bytes; \
               pid and tid are the field's words"
 )]
+mod allocation;
 mod globals;
 mod lifecycle;
 mod maps;
@@ -28,18 +29,23 @@ mod sample;
 mod task;
 mod walk;
 
-use aya_ebpf::macros::{btf_tracepoint, perf_event, raw_tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext, RawTracePointContext};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::macros::{btf_tracepoint, perf_event, raw_tracepoint, uprobe};
+use aya_ebpf::programs::{
+    BtfTracePointContext, PerfEventContext, ProbeContext, RawTracePointContext,
+};
 
+use profiler_common::allocation::Place;
 use profiler_common::event::source;
 
-use task::{ProbedTask, TypedTask};
+use sample::Event;
+use task::{ProbedTask, Task, TypedTask};
 
 /// CPU samples: the software event `cpu-clock`, one per online CPU.
 #[perf_event]
 pub fn sample_cpu(ctx: PerfEventContext) -> u32 {
     sample::tick();
-    sample::take::<TypedTask>(&ctx, source::CPU);
+    take_of_cpu::<TypedTask>(&ctx);
     0
 }
 
@@ -47,22 +53,232 @@ pub fn sample_cpu(ctx: PerfEventContext) -> u32 {
 #[perf_event]
 pub fn sample_cpu_probed(ctx: PerfEventContext) -> u32 {
     sample::tick();
-    sample::take::<ProbedTask>(&ctx, source::CPU);
+    take_of_cpu::<ProbedTask>(&ctx);
     0
 }
 
 /// Memory that is touched: the software event `page-faults`, one per online CPU.
 #[perf_event]
 pub fn sample_faults(ctx: PerfEventContext) -> u32 {
-    sample::take::<TypedTask>(&ctx, source::FAULTS);
+    take_fault::<TypedTask>(&ctx);
     0
 }
 
 /// The same where the kernel's memory must be read.
 #[perf_event]
 pub fn sample_faults_probed(ctx: PerfEventContext) -> u32 {
-    sample::take::<ProbedTask>(&ctx, source::FAULTS);
+    take_fault::<ProbedTask>(&ctx);
     0
+}
+
+/// A sample of the time.
+#[inline(always)]
+fn take_of_cpu<T: Task>(ctx: &PerfEventContext) {
+    // SAFETY: the kernel hands the program its context.
+    let period = unsafe { (*ctx.ctx).sample_period };
+    let event = Event {
+        source: source::CPU,
+        period,
+        address: 0,
+        n_bytes: 0,
+    };
+    sample::take::<T>(ctx.as_ptr(), event);
+}
+
+/// A sample of page faults.
+#[inline(always)]
+fn take_fault<T: Task>(ctx: &PerfEventContext) {
+    // SAFETY: the kernel hands the program its context.
+    let (period, address) = unsafe { ((*ctx.ctx).sample_period, (*ctx.ctx).addr) };
+    let event = Event {
+        source: source::FAULTS,
+        period,
+        address,
+        n_bytes: 0,
+    };
+    sample::take::<T>(ctx.as_ptr(), event);
+}
+
+/// Functions that allocate as many bytes as their first argument says: `malloc`.
+#[uprobe]
+pub fn alloc_size_first(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::enter(&ctx, argument(&ctx, 0), 0);
+    }
+    0
+}
+
+/// As many as the second says: `aligned_alloc`, `memalign`.
+#[uprobe]
+pub fn alloc_size_second(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::enter(&ctx, argument(&ctx, 1), 0);
+    }
+    0
+}
+
+/// As many as the product of the first and the second: `calloc`, which returns nothing when that overflows.
+#[uprobe]
+pub fn alloc_product(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::enter(&ctx, argument(&ctx, 0).wrapping_mul(argument(&ctx, 1)), 0);
+    }
+    0
+}
+
+/// Those that store the address where the first argument points, of as many bytes as the third says: `posix_memalign`.
+#[uprobe]
+pub fn alloc_indirect(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::enter(&ctx, argument(&ctx, 2), argument(&ctx, 0));
+    }
+    0
+}
+
+/// Those that give the first argument back and as many bytes as the second says: `realloc`.
+#[uprobe]
+pub fn alloc_resize(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::release(source::ALLOC, argument(&ctx, 0));
+        allocation::enter(&ctx, argument(&ctx, 1), 0);
+    }
+    0
+}
+
+/// Those that give the first argument back and as many bytes as the product of the others: `reallocarray`.
+#[uprobe]
+pub fn alloc_resize_product(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::release(source::ALLOC, argument(&ctx, 0));
+        allocation::enter(&ctx, argument(&ctx, 1).wrapping_mul(argument(&ctx, 2)), 0);
+    }
+    0
+}
+
+/// Those of `alloc_resize` that call `malloc` by its own entry when there is nothing to give back.
+#[uprobe]
+pub fn alloc_resize_nested(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        if argument(&ctx, 0) != 0 {
+            allocation::release(source::ALLOC, argument(&ctx, 0));
+            allocation::enter(&ctx, argument(&ctx, 1), 0);
+        }
+    }
+    0
+}
+
+/// Functions that give their first argument back: `free`.
+#[uprobe]
+pub fn alloc_release(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Release).is_some() {
+        allocation::release(source::ALLOC, argument(&ctx, 0));
+    }
+    0
+}
+
+/// A function that allocates is on its way back.
+#[uprobe]
+pub fn alloc_leave(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<TypedTask>(&ctx).is_some() {
+        allocation::leave::<TypedTask>(&ctx, source::ALLOC);
+    }
+    0
+}
+
+/// The same where the kernel's memory must be read.
+#[uprobe]
+pub fn alloc_leave_probed(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<ProbedTask>(&ctx).is_some() {
+        allocation::leave::<ProbedTask>(&ctx, source::ALLOC);
+    }
+    0
+}
+
+/// A new pool of small objects was made: on the way back of `allocate_from_new_pool`.
+#[uprobe]
+pub fn pool_leave(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<TypedTask>(&ctx).is_some() {
+        allocation::leave_pool::<TypedTask>(&ctx);
+    }
+    0
+}
+
+/// The same where the kernel's memory must be read.
+#[uprobe]
+pub fn pool_leave_probed(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<ProbedTask>(&ctx).is_some() {
+        allocation::leave_pool::<ProbedTask>(&ctx);
+    }
+    0
+}
+
+/// A new pool is about to be made, by a function whose ways back can pass several probes.
+#[uprobe]
+pub fn pool_enter(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::enter_pool(&ctx);
+    }
+    0
+}
+
+/// It was made.
+#[uprobe]
+pub fn pool_leave_once(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<TypedTask>(&ctx).is_some() {
+        allocation::leave_pool_once::<TypedTask>(&ctx);
+    }
+    0
+}
+
+/// The same where the kernel's memory must be read.
+#[uprobe]
+pub fn pool_leave_once_probed(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<ProbedTask>(&ctx).is_some() {
+        allocation::leave_pool_once::<ProbedTask>(&ctx);
+    }
+    0
+}
+
+/// An arena of small objects is about to be made: context and size.
+#[uprobe]
+pub fn arena_enter(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::enter_arena(&ctx, argument(&ctx, 1));
+    }
+    0
+}
+
+/// It was made.
+#[uprobe]
+pub fn arena_leave(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<TypedTask>(&ctx).is_some() {
+        allocation::leave::<TypedTask>(&ctx, source::POOLS);
+    }
+    0
+}
+
+/// The same where the kernel's memory must be read.
+#[uprobe]
+pub fn arena_leave_probed(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<ProbedTask>(&ctx).is_some() {
+        allocation::leave::<ProbedTask>(&ctx, source::POOLS);
+    }
+    0
+}
+
+/// An arena is given back: context and address.
+#[uprobe]
+pub fn arena_release(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Release).is_some() {
+        allocation::release(source::POOLS, argument(&ctx, 1));
+    }
+    0
+}
+
+/// An argument of the function at whose beginning a probe stands.
+#[inline(always)]
+fn argument(ctx: &ProbeContext, idx: usize) -> u64 {
+    ctx.arg(idx).unwrap_or(0)
 }
 
 /// Small pages were put together into a huge one.

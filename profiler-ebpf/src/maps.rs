@@ -1,5 +1,6 @@
 //! The maps, and counting.
 
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use profiler_common::counters::{Counter, N_COUNTERS};
@@ -27,9 +28,19 @@ pub(crate) static LAYOUTS: Array<PyLayout> = Array::with_max_entries(MAX_LAYOUTS
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(N_COUNTERS as u32, 0);
 
-/// Two scratches a CPU: a sampler can fire inside a program that was itself interrupted.
+/// Two scratches a CPU: a sampler can fire inside a program that was itself interrupted. The agent adds a third one for
+/// programs that can be preempted.
 #[map]
-static SCRATCHES: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+static SCRATCHES: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(N_NESTED, 0);
+
+/// Scratches for programs that nest.
+const N_NESTED: u32 = 2;
+
+/// CPUs on which a program that can be preempted has its scratch.
+#[map]
+static PREEMPTIBLE: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
+
+const NO_EXIST: u64 = 1; // BPF_NOEXIST
 
 /// What a sample is built in; too large for the stack.
 #[repr(C)]
@@ -72,10 +83,11 @@ pub(crate) fn count(counter: Counter) {
     }
 }
 
-/// Takes a free scratch of this CPU. It must be given back with [`release`].
+/// Takes a free scratch of this CPU, for a program that can only be interrupted. It must be given back with
+/// [`release`].
 #[inline(always)]
 pub(crate) fn claim() -> Option<&'static mut Scratch> {
-    for slot in 0..2 {
+    for slot in 0..N_NESTED {
         let scratch = SCRATCHES.get_ptr_mut(slot)?;
         // SAFETY: the map's memory lives as long as the program; programs on one CPU nest, they do not run
         // side by side, so a plain test and set is atomic with regard to those that interrupt.
@@ -88,6 +100,26 @@ pub(crate) fn claim() -> Option<&'static mut Scratch> {
         }
     }
     None
+}
+
+/// Takes the scratch of this CPU for programs that can be preempted, by others of their kind too. Looking and taking
+/// must be one then: a map's insertion is, on every kernel. It must be given back with [`release_preemptible`].
+#[inline(always)]
+pub(crate) fn claim_preemptible() -> Option<&'static mut Scratch> {
+    // SAFETY: a helper without arguments. Until it ends the program stays on this CPU.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    PREEMPTIBLE.insert(&cpu, &1, NO_EXIST).ok()?;
+    let scratch = scratch_in(N_NESTED)?;
+    scratch.slot = N_NESTED;
+    Some(scratch)
+}
+
+/// Gives it back.
+#[inline(always)]
+pub(crate) fn release_preemptible() {
+    // SAFETY: as above.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let _ = PREEMPTIBLE.remove(&cpu);
 }
 
 /// The slot by which functions that take numbers only find a scratch. What they write there is seen behind the

@@ -7,10 +7,32 @@ use profiler_common::event::{N_GENERAL_REGISTERS, UserRegisters};
 pub(crate) type SavedRegisters = aya_ebpf::bindings::bpf_user_pt_regs_t;
 
 #[cfg(bpf_target_arch = "x86_64")]
-pub(crate) use x86_64::{by_number, copy, instruction_address, is_of_user_space, probe};
+pub(crate) use x86_64::{
+    by_number, copy, instruction_address, is_of_user_space, probe, result, stack_pointer,
+};
 
 #[cfg(bpf_target_arch = "aarch64")]
-pub(crate) use arm64::{by_number, copy, instruction_address, is_of_user_space, probe};
+pub(crate) use arm64::{
+    by_number, copy, instruction_address, is_of_user_space, probe, result, stack_pointer,
+};
+
+/// A register by its index in [`UserRegisters::general`]; 0 for others. The context of a program can be read at offsets that
+/// are constants only, so it is copied; in a subprogram of its own, whose stack is free again afterwards.
+#[inline(never)]
+pub(crate) fn general(saved: &SavedRegisters, idx: u64) -> u64 {
+    let mut registers = UserRegisters {
+        general: [0; N_GENERAL_REGISTERS],
+        sp: 0,
+    };
+    copy(saved, &mut registers);
+    // The verifier wants to see the bound where the index is used.
+    let idx = core::hint::black_box(idx);
+    if idx < N_GENERAL_REGISTERS as u64 {
+        registers.general[idx as usize]
+    } else {
+        0
+    }
+}
 
 #[cfg(bpf_target_arch = "x86_64")]
 mod x86_64 {
@@ -27,6 +49,18 @@ mod x86_64 {
     #[inline(always)]
     pub(crate) const fn instruction_address(registers: &SavedRegisters) -> u64 {
         registers.rip
+    }
+
+    /// The stack pointer.
+    #[inline(always)]
+    pub(crate) const fn stack_pointer(registers: &SavedRegisters) -> u64 {
+        registers.rsp
+    }
+
+    /// What a function returns.
+    #[inline(always)]
+    pub(crate) const fn result(registers: &SavedRegisters) -> u64 {
+        registers.rax
     }
 
     /// Copies them into a record.
@@ -85,6 +119,18 @@ mod arm64 {
     #[inline(always)]
     pub(crate) const fn instruction_address(registers: &SavedRegisters) -> u64 {
         registers.pc
+    }
+
+    /// The stack pointer.
+    #[inline(always)]
+    pub(crate) const fn stack_pointer(registers: &SavedRegisters) -> u64 {
+        registers.sp
+    }
+
+    /// What a function returns.
+    #[inline(always)]
+    pub(crate) const fn result(registers: &SavedRegisters) -> u64 {
+        registers.regs[0]
     }
 
     /// Copies them into a record.

@@ -4,13 +4,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::bpf_perf_event_data;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_boot_ns,
     bpf_ringbuf_output, bpf_ringbuf_query,
 };
-use aya_ebpf::programs::PerfEventContext;
 use profiler_common::arch;
 use profiler_common::counters::Counter;
 use profiler_common::event::{
@@ -24,7 +21,10 @@ use profiler_common::unwind::thread::{self, ListStep, ListWalk, MAX_LISTED, Thre
 use profiler_common::unwind::{Fault, ReadUser as _, Window};
 
 use crate::globals;
-use crate::maps::{EVENTS, LAYOUTS, PROCESSES, Scratch, claim, count, release, scratch_in, share};
+use crate::maps::{
+    EVENTS, LAYOUTS, PROCESSES, Scratch, claim, claim_preemptible, count, release,
+    release_preemptible, scratch_in, share,
+};
 use crate::memory::CurrentTask;
 use crate::registers::{self, SavedRegisters};
 use crate::repair::repair;
@@ -51,9 +51,19 @@ pub(crate) fn tick() {
     }
 }
 
-/// Takes a sample of the current task if its process is selected.
+/// What a sample is about, see the fields of the same names in [`SampleHeader`].
+#[derive(Clone, Copy)]
+pub(crate) struct Event {
+    pub(crate) source: u8,
+    pub(crate) period: u64,
+    pub(crate) address: u64,
+    pub(crate) n_bytes: u64,
+}
+
+/// Takes a sample of the current task if its process is selected. `ctx` begins with the registers that were interrupted,
+/// as that of perf events and of probes does.
 #[inline(always)]
-pub(crate) fn take<T: Task>(ctx: &PerfEventContext, source: u8) {
+pub(crate) fn take<T: Task>(ctx: *mut c_void, event: Event) {
     // SAFETY: a helper without arguments.
     let ids = unsafe { bpf_get_current_pid_tgid() };
     let pid = (ids >> 32) as u32;
@@ -70,22 +80,46 @@ pub(crate) fn take<T: Task>(ctx: &PerfEventContext, source: u8) {
         count(Counter::Nested);
         return;
     };
-    fill::<T>(ctx, source, ids, process, scratch);
+    fill::<T>(ctx, event, ids, process, scratch);
     release(scratch);
+}
+
+/// The same in a program that can be preempted: at a probe.
+#[inline(always)]
+pub(crate) fn take_preemptible<T: Task>(ctx: *mut c_void, event: Event) {
+    // SAFETY: a helper without arguments.
+    let ids = unsafe { bpf_get_current_pid_tgid() };
+    let pid = (ids >> 32) as u32;
+    // SAFETY: as in `take`.
+    let Some(process) = (unsafe { PROCESSES.get(&pid) }) else {
+        return;
+    };
+    count(Counter::Samples);
+    let Some(scratch) = claim_preemptible() else {
+        count(Counter::Nested);
+        return;
+    };
+    fill::<T>(ctx, event, ids, process, scratch);
+    release_preemptible();
 }
 
 /// Fills and submits the record. `ids` are process (upper half) and thread.
 #[inline(always)]
 fn fill<T: Task>(
-    ctx: &PerfEventContext,
-    source: u8,
+    ctx: *mut c_void,
+    event: Event,
     ids: u64,
     process: &ProcessEntry,
     scratch: &mut Scratch,
 ) {
-    // SAFETY: the kernel hands the program its context.
-    let data = unsafe { &*ctx.ctx };
-    identify::<T>(data, source, ids, process, scratch);
+    // SAFETY: the kernel hands the program its context, which begins with registers.
+    let interrupted = unsafe { &*ctx.cast::<SavedRegisters>() };
+    identify::<T>(interrupted, ids, process, scratch);
+    let header = &mut scratch.record.header;
+    header.source = event.source;
+    header.period = event.period;
+    header.address = event.address;
+    header.n_bytes = event.n_bytes;
     let status = match process.state {
         ProcessState::Pending => PythonStatus::Pending,
         ProcessState::Python => match LAYOUTS.get_ptr(process.layout) {
@@ -99,7 +133,7 @@ fn fill<T: Task>(
     };
     scratch.record.header.python_status = status as u8;
     // Asked once more: a flag that lives through the walk would double what the verifier looks at.
-    if is_in_kernel(data) {
+    if is_in_kernel(interrupted) {
         fill_kernel(ctx, &mut scratch.record);
     }
     submit(&mut scratch.record);
@@ -109,13 +143,12 @@ fn fill<T: Task>(
 /// bytes, is free again when the walk runs, whose loops' stacks are added; at most 512 there may be.
 #[inline(never)]
 fn identify<T: Task>(
-    data: &bpf_perf_event_data,
-    source: u8,
+    interrupted: &SavedRegisters,
     ids: u64,
     process: &ProcessEntry,
     scratch: &mut Scratch,
 ) {
-    let in_kernel = is_in_kernel(data);
+    let in_kernel = is_in_kernel(interrupted);
     scratch.record.header = SampleHeader {
         head: RecordHead {
             version: RECORD_VERSION,
@@ -128,12 +161,9 @@ fn identify<T: Task>(
         user_ip: 0,
         thread_state: 0,
         frame: 0,
-        period: data.sample_period,
-        address: if source == profiler_common::event::source::FAULTS {
-            data.addr
-        } else {
-            0
-        },
+        period: 0,
+        address: 0,
+        n_bytes: 0,
         pid: (ids >> 32) as u32,
         tid: ids as u32,
         // SAFETY: a helper without arguments.
@@ -141,20 +171,20 @@ fn identify<T: Task>(
         flags: 0,
         python_status: PythonStatus::None as u8,
         kernel_status: KernelStatus::UserMode as u8,
-        source,
+        source: 0,
         reserved: 0,
         n_kernel: 0,
         n_python: 0,
         comm: [0; 16],
     };
     task::comm(&mut scratch.record.header.comm);
-    fill_registers::<T>(&data.regs, in_kernel, process, &mut scratch.record);
+    fill_registers::<T>(interrupted, in_kernel, process, &mut scratch.record);
 }
 
 /// Whether the CPU was in the kernel.
 #[inline(always)]
-fn is_in_kernel(data: &bpf_perf_event_data) -> bool {
-    !registers::is_of_user_space(&data.regs)
+fn is_in_kernel(interrupted: &SavedRegisters) -> bool {
+    !registers::is_of_user_space(interrupted)
 }
 
 /// The user-space instruction address always; the registers when it lies in the eval loop, where the leaf's
@@ -379,7 +409,7 @@ extern "C" fn list_steps(slot: u32) -> u32 {
 
 /// The kernel stack, right behind the Python frames.
 #[inline(never)]
-fn fill_kernel(ctx: &PerfEventContext, record: &mut SampleRecord) {
+fn fill_kernel(ctx: *mut c_void, record: &mut SampleRecord) {
     let n_python = core::hint::black_box(usize::from(record.header.n_python));
     if n_python > MAX_PYTHON_FRAMES {
         return;
@@ -390,7 +420,7 @@ fn fill_kernel(ctx: &PerfEventContext, record: &mut SampleRecord) {
         let kernel = (&raw mut *record)
             .cast::<u8>()
             .add(PYTHON_OFFSET + n_python * size_of::<PyFrame>());
-        bpf_get_stack(ctx.as_ptr(), kernel.cast(), room, 0)
+        bpf_get_stack(ctx, kernel.cast(), room, 0)
     };
     record.header.kernel_status = if n_bytes > 0 {
         record.header.n_kernel = (n_bytes as u64 / 8) as u16;

@@ -5,7 +5,9 @@
 use std::time::{Duration, Instant};
 
 use profiler_agent::agent::{Agent, Recording};
-use profiler_agent::config::{DEFAULT_FAULT_PERIOD, DEFAULT_RING_BYTES, SamplingConfig};
+use profiler_agent::config::{
+    AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_RING_BYTES, SamplingConfig,
+};
 use profiler_agent::ids::Pid;
 use profiler_agent::profile::model::{Frame, Profile, ProfileType, Thread};
 use profiler_agent::profile::query::{Criteria, ProcessFilter, parse_pattern};
@@ -82,6 +84,7 @@ fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
         max_samples_per_second: None,
         ring_bytes: DEFAULT_RING_BYTES,
         max_processes: DEFAULT_MAX_PROCESSES,
+        allocation: AllocationConfig::default(),
         bpf_debug: false,
     }
 }

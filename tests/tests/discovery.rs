@@ -219,6 +219,58 @@ fn a_program_that_is_linked_against_libpython_is_waited_for() {
     );
 }
 
+/// Makes interpreters in one of the ways that there are, once it is told which.
+const INTERPRETERS: &str = "
+import sys
+def low_level(*kind):
+    try:
+        import _interpreters as interpreters
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+    return [interpreters.create(*kind) for _ in range(3)]
+def legacy():
+    return low_level('legacy') if sys.version_info >= (3, 13) else low_level()
+def module():
+    from concurrent import interpreters
+    return [interpreters.create() for _ in range(3)]
+def pool():
+    from concurrent.futures import InterpreterPoolExecutor
+    workers = InterpreterPoolExecutor(2)
+    workers.submit(int).result()
+    return workers
+print('ready', flush=True)
+made = globals()[sys.stdin.readline().strip()]()
+print('made', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn interpreters_in_which_nothing_runs_do_not_hide_the_main_one() {
+    let has_interpreters = |python: &Interpreter| python.minor() >= (3, 8);
+    for python in interpreters::supported()
+        .into_iter()
+        .filter(has_interpreters)
+    {
+        let ways: &[&str] = if python.minor() >= (3, 14) {
+            &["low_level", "legacy", "module", "pool"]
+        } else {
+            &["low_level", "legacy"]
+        };
+        for way in ways {
+            let what = format!("{}: {way}", python.path.display());
+            let mut target = Target::python(&python, INTERPRETERS, &[]);
+            assert_eq!(target.line(), "ready", "{what}");
+            let before = target.interpreter();
+            target.tell(way);
+            assert_eq!(target.line(), "made", "{what}");
+            let after = target.interpreter();
+            assert!(after.is_verified, "{what}");
+            assert_eq!(after.main, before.main, "{what}");
+            assert_eq!(after.thread_slot, before.thread_slot, "{what}");
+        }
+    }
+}
+
 /// A program that loads libpython at once and initialises it when it is told to.
 const LOADING: &str = r#"
 #include <dlfcn.h>

@@ -130,7 +130,7 @@ fn thread_name(tid: u32) -> String {
 
 fn build(rows: &[Row]) -> Profile {
     let start = UNIX_EPOCH + Duration::from_secs(START_S);
-    let mut aggregator = Aggregator::new(start, ValueType::CPU_SAMPLES, PERIOD_NS);
+    let mut aggregator = Aggregator::new(start, &ValueType::CPU_SAMPLES, PERIOD_NS);
     for row in rows {
         let sample = ResolvedSample {
             frames: row.frames.iter().map(resolved).collect(),
@@ -142,7 +142,7 @@ fn build(rows: &[Row]) -> Profile {
                 python_version: "3.12.1".into(),
                 process: Arc::new([]),
             }),
-            values: [1, PERIOD_NS],
+            values: [1, PERIOD_NS].into(),
         };
         // One by one, as they come: adding up is the aggregation's work.
         (0..row.count).for_each(|_| aggregator.add(&sample));
@@ -531,7 +531,7 @@ fn go_reads_each_type_of_profile_and_shows_its_second_value() {
 
 #[test]
 fn an_empty_profile_is_a_valid_file_in_each_format() {
-    let profile = Aggregator::new(SystemTime::now(), ValueType::CPU_SAMPLES, PERIOD_NS)
+    let profile = Aggregator::new(SystemTime::now(), &ValueType::CPU_SAMPLES, PERIOD_NS)
         .finish(Duration::from_secs(1), Vec::new());
     for format in FORMATS {
         let bytes = bytes(format.name, &profile);

@@ -1,7 +1,10 @@
 //! What `faults` says of programs whose memory is known: by the program, and by the kernel's own counts. Root, one test
 //! at a time.
 
-use std::process::Command;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use profiler_agent::profile::model::{Profile, ProfileType, Sample};
 use pyagent_tests::compiler::workload;
@@ -48,7 +51,7 @@ struct Phase {
 fn sums(profile: &Profile, condition: impl Fn(&Sample) -> bool) -> [f64; 2] {
     let chosen = profile.samples.iter().filter(|sample| condition(sample));
     chosen.fold([0.0, 0.0], |[count, bytes], sample| {
-        let [more_count, more_bytes] = sample.values;
+        let (more_count, more_bytes) = (sample.values[0], sample.values[1]);
         [count + more_count as f64, bytes + more_bytes as f64]
     })
 }
@@ -299,6 +302,67 @@ fn mem_says_what_it_cannot_do_and_ends_with_its_target() {
     assert!(output.status.success(), "{output:?}");
 }
 
+#[test]
+fn mem_ends_in_time_and_when_it_is_told_to_and_loses_nothing_silently() {
+    let mut target = Target::python(
+        &interpreters::newest(),
+        "print('ready', flush=True); input()",
+        &[],
+    );
+    assert_eq!(target.line(), "ready");
+    let pid = target.pid().to_string();
+    let mem = |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(["mem", "--pid", &pid]).args(arguments);
+        command
+    };
+    // The interval is longer than all the time that there is.
+    for arguments in [
+        ["--every", "1h", "-d", "1s"],
+        ["--once", "--every=1h", "-d", "1s"],
+    ] {
+        let begun = Instant::now();
+        let output = mem(&arguments).output().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(30), "{arguments:?}");
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && table.contains(&pid), "{table}");
+    }
+    for arguments in [&["-d", "1s"][..], &["-d", "1s", "--json"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = mem(arguments).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = mem(&["--every", "100ms"]).stdout(writer).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    // The terminal ends.
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("memory.svg");
+    let mut watching = mem(&["--json", "--every", "100ms", "-o"])
+        .arg(&picture)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    let watching_pid = nix::unistd::Pid::from_raw(watching.id().cast_signed());
+    nix::sys::signal::kill(watching_pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    lines.for_each(drop);
+    assert!(watching.wait().unwrap().success());
+    assert!(
+        std::fs::read_to_string(&picture)
+            .unwrap()
+            .ends_with("</svg>\n")
+    );
+    // Nothing is selected.
+    let output = Command::new(binary())
+        .args(["mem", "--comm", "no such name", "--every", "1s", "--once"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+}
+
 /// Keeps 1,000 more objects of a class a second.
 const KEEPS: &str = "
 import time
@@ -379,9 +443,48 @@ fn leaks_finds_what_only_grows_and_nothing_else() {
             line.starts_with("Row.__init__ (") || line.starts_with("remember ("),
             "{found:#}"
         );
+        assert_eq!(found["conclusive"], true);
         for other in others {
             let found = other.join().unwrap();
+            assert_eq!(found["conclusive"], true);
             assert!(found["types"].as_array().unwrap().is_empty(), "{found:#}");
         }
     });
+}
+
+#[test]
+fn leaks_says_when_the_time_was_too_short_to_tell() {
+    let mut target = Target::python(&interpreters::newest(), KEEPS, &[]);
+    assert_eq!(target.line(), "ready");
+    let leaks = |arguments: &[&str]| {
+        let pid = target.pid().to_string();
+        let mut command = Command::new(binary());
+        let output = command
+            .args(["leaks", "--pid", &pid])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        (String::from_utf8(output.stdout).unwrap(), errors)
+    };
+    let (report, errors) = leaks(&["-d", "2s"]);
+    assert!(report.contains("too few looks"), "{report}");
+    assert!(!report.contains("nothing only grows"), "{report}");
+    assert!(
+        errors.contains("too short") && errors.contains("--duration"),
+        "{errors}"
+    );
+    let (report, _) = leaks(&["-d", "2s", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["conclusive"], false);
+    assert!(
+        report["inconclusive_because"]
+            .as_str()
+            .unwrap()
+            .contains("too few looks")
+    );
+    // What it says is needed suffices, with a little more.
+    let (report, _) = leaks(&["-d", "8s"]);
+    assert!(report.contains("__main__.Row"), "{report}");
 }

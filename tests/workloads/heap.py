@@ -12,6 +12,8 @@ import enum
 import gc
 import json
 import sys
+import types
+import weakref
 
 
 class Plain:
@@ -65,6 +67,58 @@ class Grown:
     pass
 
 
+def generator(first, second):
+    yield first
+    yield [first, second]
+
+
+@types.coroutine
+def pause():
+    yield
+
+
+async def coroutine(number):
+    await pause()
+    return number
+
+
+async def asynchronous(first, second, third):
+    yield first, second, third
+
+
+def fails(depth):
+    if depth:
+        fails(depth - 1)
+    raise ValueError(depth)
+
+
+def calls(scale):
+    """What keeps the frame of a call: one that has begun, has not, has ended, or has failed."""
+    begun = [generator(n, n) for n in range(4 * scale)]
+    for it in begun[: 3 * scale]:
+        next(it)
+    for it in begun[: scale]:
+        list(it)
+    begun += [asynchronous(n, n, n) for n in range(2 * scale)]
+    for it in begun[-scale:]:
+        try:
+            it.asend(None).send(None)
+        except StopIteration:
+            pass
+    # Something refers weakly to every other one, as event loops do.
+    weak = [weakref.ref(it) for it in begun[::2]]
+    coroutines = [coroutine(n) for n in range(scale)]
+    for it in coroutines:
+        it.send(None)
+    failures = []
+    for n in range(scale):
+        try:
+            fails(n % 3)
+        except ValueError as error:
+            failures.append(error)
+    return begun, weak, coroutines, failures
+
+
 def build(scale):
     keep = []
     keep.append([Plain(i) for i in range(20 * scale)])
@@ -72,7 +126,7 @@ def build(scale):
     keep.append([OfMeta() for i in range(5 * scale)])
     keep.append([Outer.Inner([i]) for i in range(3 * scale)])
     keep.append([Text("text %d" % i) for i in range(3 * scale)])
-    keep.append([Number(i + 1000) for i in range(3 * scale)])
+    keep.append([Number(i % 2000 - 1000) for i in range(3 * scale)])
     keep.append([Table(a=i) for i in range(2 * scale)])
     keep.append([Point(i, str(i)) for i in range(4 * scale)])
     keep.append([{i: i for i in range(n % 40)} for n in range(4 * scale)])
@@ -102,6 +156,7 @@ def build(scale):
     keep.append(text)
     keep.append(tuple(n for n in range(scale)))
     keep.append([object() for n in range(scale)])
+    keep.append(calls(scale))
     keep.append(bytes(3 << 20))
     return keep
 
@@ -114,8 +169,16 @@ def referents(obj):
     if isinstance(obj, type):
         found += [obj.__mro__, obj.__bases__]
     if isinstance(obj, type(build.__code__)):
-        for name in ("co_consts", "co_names", "co_filename", "co_name", "co_lnotab", "co_code"):
-            if sys.version_info < (3, 11) or name not in ("co_lnotab", "co_code"):
+        # What is not kept but made for who asks is left out.
+        for name, end in (
+            ("co_consts", (4,)),
+            ("co_names", (4,)),
+            ("co_filename", (4,)),
+            ("co_name", (4,)),
+            ("co_lnotab", (3, 10)),
+            ("co_code", (3, 11)),
+        ):
+            if sys.version_info < end:
                 found.append(getattr(obj, name))
         if sys.version_info >= (3, 11):
             found.append(obj.co_qualname)

@@ -1,10 +1,10 @@
 //! The engine: samples in, profiles out. One loop over a closed set of events.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
 use profiler_common::counters::{Counter, N_COUNTERS};
@@ -13,14 +13,16 @@ use tokio::sync::oneshot;
 
 use super::health::Health;
 use super::huge_faults::{HugeFaults, Rest};
+use super::live_blocks::{LiveBlocks, Part};
+use super::prober::{ProbeChange, ProbeMessage, ProbeNews};
 use super::rate::{PeriodLimit, RateLimit};
 use super::threads::TrackMessage;
 use super::throttle::Throttle;
 use super::waiting::Waiting;
 use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
-use crate::config::SamplingConfig;
-use crate::ids::Generation;
+use crate::config::{POOL_PERIOD, SamplingConfig};
+use crate::ids::{Generation, Pid};
 use crate::kernel::cpus::n_cpus_online;
 use crate::process::container::{Container, Runtime};
 use crate::process::lifecycle::{Change, Lifecycle};
@@ -57,6 +59,10 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(700);
 const REMOTE_NOTE: &str =
     "read from outside, without BPF: running threads, no native or kernel frames";
 
+/// Remark in profiles of allocations.
+const ALLOCATION_NOTE: &str =
+    "memory that was allocated before the probes were placed is not in it";
+
 /// A profile of everything that is selected, from the first sample on.
 pub struct Recording {
     /// Of what.
@@ -77,7 +83,7 @@ pub(super) enum Sampler {
 
 impl Sampler {
     /// What one sample of this type stands for, in the unit of its second value.
-    fn period(&self, profile_type: ProfileType, rate_hz: u32) -> i64 {
+    fn period(&self, profile_type: ProfileType, rate_hz: u32, alloc_period: u64) -> i64 {
         let periods = match self {
             Self::Kernel(sources) => sources.periods(),
             Self::Remote(_) => Periods {
@@ -88,6 +94,8 @@ impl Sampler {
         let period = match profile_type {
             ProfileType::Cpu => periods.cpu_ns,
             ProfileType::Faults => periods.faults,
+            ProfileType::Pools => return POOL_PERIOD as i64,
+            ProfileType::Alloc => return alloc_period as i64,
         };
         profile_type.values(period.unwrap_or(0), page_bytes())[1]
     }
@@ -129,6 +137,8 @@ pub(super) struct EngineParts {
     /// Tells the thread that delivers samples to end.
     pub(super) stop_sampling: Arc<AtomicBool>,
     pub(super) tracker: SyncSender<TrackMessage>,
+    /// Places probes; `None`: none are asked for.
+    pub(super) prober: Option<Sender<ProbeMessage>>,
     pub(super) config: SamplingConfig,
     pub(super) show_cmdline: bool,
     /// Told once, after the first scan.
@@ -191,6 +201,9 @@ struct EngineCounters {
     samples: u64,
     /// Of them page faults.
     faults: u64,
+    /// Of them allocations.
+    allocations: u64,
+    probes_placed: u64,
     undecodable: u64,
     waiting_lost: u64,
     ended_undiscovered: u64,
@@ -212,6 +225,7 @@ pub(super) struct Engine {
     second_begun: Instant,
     samples_before: u64,
     faults_before: u64,
+    allocations_before: u64,
     samples_per_second: f64,
     stopping: Option<Instant>,
     process_counts: ProcessCounts,
@@ -220,6 +234,9 @@ pub(super) struct Engine {
     n_missed: Cell<u64>,
     health: Health,
     huge_faults: HugeFaults,
+    live: LiveBlocks,
+    /// What is missing of a program's probes, in words.
+    probe_notes: BTreeMap<Pid, Vec<String>>,
 }
 
 impl Engine {
@@ -232,6 +249,8 @@ impl Engine {
         );
         let mut engine = Self {
             window: None,
+            live: LiveBlocks::new(parts.config.allocation.temporary),
+            probe_notes: BTreeMap::new(),
             parts,
             symbolizer: Symbolizer::default(),
             waiting: Waiting::default(),
@@ -243,6 +262,7 @@ impl Engine {
             second_begun: now,
             samples_before: 0,
             faults_before: 0,
+            allocations_before: 0,
             samples_per_second: 0.0,
             stopping: None,
             process_counts: ProcessCounts::default(),
@@ -287,6 +307,7 @@ impl Engine {
         }
         let settled = self.huge_faults.settled(u64::MAX);
         self.add_rests(settled);
+        self.finish_allocations(|_| true);
         for pull in std::mem::take(&mut self.pulls) {
             self.finish(pull);
         }
@@ -298,6 +319,11 @@ impl Engine {
             Event::Sample(sample) => self.on_sample(*sample),
             Event::Lifecycle(lifecycle) => self.on_lifecycle(lifecycle),
             Event::Collapse(time_ns) => self.huge_faults.on_collapse(time_ns),
+            Event::Release(release) => {
+                let temporary = self.live.release(release);
+                self.add_parts(temporary);
+            }
+            Event::Probes(news) => self.on_probes(news),
             Event::Undecodable => self.counters.undecodable += 1,
             Event::Drained(at) => self.on_drained(at),
             Event::Process(update) => self.on_update(update),
@@ -308,6 +334,7 @@ impl Engine {
                 if let Sampler::Kernel(sources) = &mut self.parts.sampler {
                     sources.detach_all();
                 }
+                self.tell_prober(ProbeMessage::Stop);
                 raise(&self.parts.stop_sampling);
                 self.stopping = Some(Instant::now());
             }
@@ -337,7 +364,11 @@ impl Engine {
 
     fn on_sample(&mut self, sample: RawSample) {
         self.counters.samples += 1;
-        self.counters.faults += u64::from(type_of(&sample) == Some(ProfileType::Faults));
+        match type_of(&sample) {
+            Some(ProfileType::Faults) => self.counters.faults += 1,
+            Some(ProfileType::Pools | ProfileType::Alloc) => self.counters.allocations += 1,
+            Some(ProfileType::Cpu) | None => {}
+        }
         if self.symbolizer.knows(sample.generation) {
             self.judge(&sample);
             self.aggregate(&sample);
@@ -370,12 +401,16 @@ impl Engine {
     fn forget(&mut self, generation: Generation) {
         let rests = self.huge_faults.take(generation);
         self.add_rests(rests);
+        let (parts, blocks) = self.live.end(generation, boot_ns());
+        self.add_parts(parts);
+        self.tell_prober(ProbeMessage::Ended(generation, blocks));
         self.symbolizer.remove(generation);
         self.health.remove(generation);
     }
 
     fn on_profiled(&mut self, process: Arc<PythonProcess>) {
         let generation = process.generation;
+        self.tell_prober(ProbeMessage::Profiled(process.clone()));
         self.symbolizer.add(process);
         for sample in self.waiting.take(generation) {
             self.aggregate(&sample);
@@ -414,9 +449,16 @@ impl Engine {
             return;
         };
         resolved.values = profile_type.values(sample.period, page_bytes());
-        if profile_type == ProfileType::Faults {
-            let n_bytes = self.huge_faults.look(sample, boot_ns(), &resolved);
-            resolved.values = profile_type.values(sample.period, n_bytes);
+        match profile_type {
+            ProfileType::Cpu => {}
+            ProfileType::Faults => {
+                let n_bytes = self.huge_faults.look(sample, boot_ns(), &resolved);
+                resolved.values = profile_type.values(sample.period, n_bytes);
+            }
+            ProfileType::Pools | ProfileType::Alloc => {
+                resolved.values = profile_type.values(sample.period, sample.n_bytes);
+                self.live.add(profile_type, sample, &resolved, boot_ns());
+            }
         }
         let Some(process) = self.symbolizer.process(sample.generation) else {
             return;
@@ -450,6 +492,41 @@ impl Engine {
         }
     }
 
+    /// Adds to the profiles of allocations.
+    fn add_parts(&mut self, parts: impl IntoIterator<Item = Part>) {
+        for part in parts {
+            for pull in &mut self.pulls {
+                if pull.profile_type == part.profile_type {
+                    pull.add_part(&part);
+                }
+            }
+        }
+    }
+
+    fn tell_prober(&self, message: ProbeMessage) {
+        if let Some(prober) = &self.parts.prober {
+            // It has ended only when everything ends.
+            let _ = prober.send(message);
+        }
+    }
+
+    fn on_probes(&mut self, news: ProbeNews) {
+        let pid = news.pid;
+        let note = match news.change {
+            ProbeChange::Placed(names) => {
+                tracing::debug!("process {pid}: probes on {names}");
+                self.counters.probes_placed += 1;
+                return;
+            }
+            ProbeChange::Missing(reason) => format!("process {pid}: {reason}"),
+            ProbeChange::Removed(reason) => {
+                format!("allocations of process {pid} are not sampled any more: {reason}")
+            }
+        };
+        tracing::warn!("{note}");
+        self.probe_notes.entry(pid).or_default().push(note);
+    }
+
     /// What the windows are about: the first type.
     fn window_type(&self) -> ProfileType {
         let first = self.parts.config.types.first().copied();
@@ -458,10 +535,11 @@ impl Engine {
 
     /// An empty profile that begins now.
     fn aggregator(&self, profile_type: ProfileType) -> Aggregator {
-        let period = self
-            .parts
-            .sampler
-            .period(profile_type, self.rate.current_hz());
+        let period = self.parts.sampler.period(
+            profile_type,
+            self.rate.current_hz(),
+            self.parts.config.allocation.period,
+        );
         Aggregator::new(SystemTime::now(), profile_type.sample_types(), period)
     }
 
@@ -560,6 +638,7 @@ impl Engine {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
+        self.live.look(boot_ns());
         self.finish_pulls(Pull::is_abandoned);
         self.counters.waiting_lost += self.waiting.expire() as u64;
         if let Some(mut window) = self.window.take() {
@@ -585,13 +664,15 @@ impl Engine {
         let n_faults = self.counters.faults - self.faults_before;
         self.samples_per_second = n_samples as f64 / elapsed;
         self.samples_before = self.counters.samples;
+        let n_allocations = self.counters.allocations - self.allocations_before;
         self.faults_before = self.counters.faults;
+        self.allocations_before = self.counters.allocations;
         self.second_begun = now;
         if self.stopping.is_some() {
             return;
         }
         let before_hz = self.rate.current_hz();
-        let n_cpu_a_second = (n_samples - n_faults) as f64 / elapsed;
+        let n_cpu_a_second = (n_samples - n_faults - n_allocations) as f64 / elapsed;
         let n_faults_a_second = n_faults as f64 / elapsed;
         let mut periods = Periods::default();
         if let Some(rate_hz) = self.rate.on_second(n_cpu_a_second as u64) {
@@ -635,6 +716,7 @@ impl Engine {
         }
         let settled = self.huge_faults.settled(u64::MAX);
         self.add_rests(settled);
+        self.finish_allocations(&is_done);
         let (done, going): (Vec<Pull>, Vec<Pull>) = std::mem::take(&mut self.pulls)
             .into_iter()
             .partition(is_done);
@@ -644,8 +726,31 @@ impl Engine {
         }
     }
 
+    /// Adds what is in use, and was at the peak, to the profiles that end.
+    fn finish_allocations(&mut self, is_done: impl Fn(&Pull) -> bool) {
+        let is_meant = |pull: &Pull| pull.profile_type.is_of_allocations() && is_done(pull);
+        if !self.pulls.iter().any(is_meant) {
+            return;
+        }
+        let parts = self.live.parts(boot_ns());
+        for pull in self.pulls.iter_mut().filter(|pull| is_meant(pull)) {
+            for part in &parts {
+                let process = self.symbolizer.process(part.generation);
+                if let Some(process) = process.filter(|_| part.profile_type == pull.profile_type)
+                    && pull.means(part.generation, process, self.parts.show_cmdline)
+                {
+                    pull.add_part(part);
+                }
+            }
+        }
+    }
+
     fn finish(&self, pull: Pull) {
-        let comments = self.comments(&pull.counters);
+        let mut comments = self.comments(&pull.counters);
+        if pull.profile_type.is_of_allocations() {
+            comments.push(ALLOCATION_NOTE.to_owned());
+            comments.extend(self.probe_notes.values().flatten().cloned());
+        }
         let elapsed = pull.begun.elapsed();
         let length = pull.duration.map_or(elapsed, |length| length.min(elapsed));
         let profile = pull.aggregator.finish(length, comments);
@@ -709,6 +814,11 @@ impl Engine {
                     "samples_ended_undiscovered",
                     "Samples of new programs that ended before it was known whether they run Python",
                     own.ended_undiscovered,
+                ),
+                (
+                    "probes_placed",
+                    "Times that probes were placed in the allocators of a process",
+                    own.probes_placed,
                 ),
                 (
                     "huge_faults_uncounted",
@@ -779,14 +889,32 @@ impl Pull {
         process: &PythonProcess,
         show_cmdline: bool,
     ) {
-        let filter = &self.filter;
-        let is_meant = *self
-            .decided
-            .entry(sample.generation)
-            .or_insert_with(|| matches(filter, process, show_cmdline));
+        let is_meant = self.means(sample.generation, process, show_cmdline);
         if is_meant && self.contains(sample.time_ns) {
             self.aggregator.add(resolved);
             self.aggregator.set_period(resolved.values[1]);
+        }
+    }
+
+    /// Whether the filter means this program.
+    fn means(
+        &mut self,
+        generation: Generation,
+        process: &PythonProcess,
+        show_cmdline: bool,
+    ) -> bool {
+        let filter = &self.filter;
+        *self
+            .decided
+            .entry(generation)
+            .or_insert_with(|| matches(filter, process, show_cmdline))
+    }
+
+    /// Adds to what has the stack of an allocation.
+    fn add_part(&mut self, part: &Part) {
+        if self.decided.get(&part.generation) == Some(&true) {
+            self.aggregator
+                .add_values(part.frames(), part.labels(), part.values);
         }
     }
 
@@ -922,6 +1050,7 @@ fn is_loss(name: &str) -> bool {
             | "python_complete"
             | "python_native_thread"
             | "python_no_frame"
+            | "probes_placed"
             | "samples_ended_undiscovered"
     )
 }

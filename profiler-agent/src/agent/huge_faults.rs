@@ -60,7 +60,7 @@ impl HugeFaults {
                 time_ns: sample.time_ns,
                 generation: sample.generation,
                 resolved: ResolvedSample {
-                    values: [0, i64::try_from(more).unwrap_or(i64::MAX)],
+                    values: [0, i64::try_from(more).unwrap_or(i64::MAX)].into(),
                     ..resolved.clone()
                 },
             };
@@ -161,7 +161,7 @@ mod tests {
             resolved: ResolvedSample {
                 frames: Vec::new(),
                 labels: Arc::new(labels),
-                values: [0, 7],
+                values: [0, 7].into(),
             },
         };
         Looked {

@@ -90,6 +90,7 @@ pub(super) fn read_ring(
                     Event::Lifecycle(lifecycle)
                 }
                 Ok(Record::Collapse(time_ns)) => Event::Collapse(time_ns),
+                Ok(Record::Release(release)) => Event::Release(release),
                 Err(_) => Event::Undecodable,
             };
             batch.push(event);

@@ -1,19 +1,27 @@
 //! Loads the kernel programs: settings in, verified programs and their maps out.
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, PerfEvent, Program, ProgramError, RawTracePoint};
+use aya::programs::{BtfTracePoint, Program, ProgramError, RawTracePoint};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 
 use super::access::{Access, AccessError};
 use super::log;
 use super::ring::EventRing;
-use super::source::{Periods, Source, Sources};
-use super::tables::{CounterTable, LayoutTable, ProcessTable};
+use super::source::probes::Probes;
+use super::source::{Build, Periods, SharedEbpf, Source, Sources};
+use super::tables::{BlockValue, CounterTable, HitsValue, LayoutTable, ProcessTable};
 use crate::process::huge_pages::has_huge_pages;
 use crate::profile::model::ProfileType;
 
 /// The programs' object file, linked into the binary.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pyagent-bpf"));
+
+/// Scratches of each CPU where probes take samples: one more than without.
+const N_SCRATCHES: u32 = 3;
+
+/// Most sampled allocations that are under way at the same time: one for each thread.
+const MAX_CALLS: u32 = 4096;
 
 /// What the kernel programs are told before they are loaded.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +36,12 @@ pub struct Settings<'a> {
     pub ring_bytes: u32,
     /// Entries of the process map.
     pub max_processes: u32,
+    /// Mean distance of sampled allocations, in bytes.
+    pub alloc_period: u64,
+    /// Distance of sampled pools of small objects, in bytes.
+    pub pool_period: u64,
+    /// Most sampled allocations that are followed until they are given back; 80 bytes of kernel memory each.
+    pub max_allocations: u32,
     /// Level of the programs' own log: 0 is off, 4 is debug.
     pub log_level: u8,
 }
@@ -62,7 +76,7 @@ pub struct Programs {
     /// Keeps programs and links alive; detaches when dropped.
     ebpf: Ebpf,
     /// The build of the sampling programs that was loaded.
-    sampler_of: fn(&'static Source) -> &'static str,
+    build: Build,
     /// Records from the kernel.
     pub ring: EventRing,
     /// Processes that are profiled.
@@ -71,6 +85,10 @@ pub struct Programs {
     pub layouts: LayoutTable,
     /// The kernel's counters.
     pub counters: CounterTable,
+    /// Processes that have probes.
+    probed: HashMap<MapData, u32, HitsValue>,
+    /// Sampled allocations that are alive.
+    live: HashMap<MapData, BlockValue, u64>,
 }
 
 impl Programs {
@@ -102,9 +120,20 @@ impl Programs {
             .override_global("FOLLOW_CHILDREN", &follow_children, true)
             .override_global("AGENT_PID", &agent_pid, true)
             .override_global("WAKEUP_BYTES", &wakeup_bytes, true)
+            .override_global("ALLOC_PERIOD", &settings.alloc_period, true)
+            .override_global("POOL_PERIOD", &settings.pool_period, true)
             .override_global(aya_log::LEVEL, &settings.log_level, false)
             .map_max_entries("EVENTS", settings.ring_bytes)
             .map_max_entries("PROCESSES", settings.max_processes);
+        if settings.types.iter().any(|it| it.is_of_allocations()) {
+            let n_cpus = nr_cpus().map_or(1, |n_cpus| n_cpus as u32).max(1);
+            loader
+                .map_max_entries("SCRATCHES", N_SCRATCHES)
+                .map_max_entries("PREEMPTIBLE", n_cpus)
+                .map_max_entries("PROBED", settings.max_processes)
+                .map_max_entries("CALLS", MAX_CALLS)
+                .map_max_entries("LIVE", settings.max_allocations);
+        }
         if settings.log_level == 0 {
             loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
         }
@@ -114,20 +143,22 @@ impl Programs {
             log::forward(&mut ebpf);
         }
         attach(&mut ebpf, "process_exec", "sched_process_exec")?;
-        let sampler_of: fn(&'static Source) -> &'static str = match access {
+        let build = match access {
             Access::Typed { btf, .. } => {
                 attach_typed(&mut ebpf, "process_fork", "sched_process_fork", btf)?;
                 attach(&mut ebpf, "process_exit", "sched_process_exit")?;
-                |source| source.program
+                Build::Typed
             }
             Access::Probed { .. } => {
                 attach(&mut ebpf, "process_fork_probed", "sched_process_fork")?;
                 attach(&mut ebpf, "process_exit_probed", "sched_process_exit")?;
-                |source| source.program_probed
+                Build::Probed
             }
         };
         for profile_type in settings.types {
-            load_sampler(&mut ebpf, sampler_of(Source::of(*profile_type)))?;
+            for name in Source::of(*profile_type).programs {
+                load_sampler(&mut ebpf, name.of(build))?;
+            }
         }
         if settings.types.contains(&ProfileType::Faults) && has_huge_pages() {
             // Without it some small pages count as huge ones.
@@ -139,21 +170,30 @@ impl Programs {
         let processes = HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?;
         let layouts = Array::try_from(take(&mut ebpf, "LAYOUTS")?)?;
         let counters = PerCpuArray::<MapData, u64>::try_from(take(&mut ebpf, "COUNTERS")?)?;
+        let probed = HashMap::try_from(take(&mut ebpf, "PROBED")?)?;
+        let live = HashMap::try_from(take(&mut ebpf, "LIVE")?)?;
         Ok(Self {
             ring: EventRing::new(ring),
             processes: ProcessTable::new(processes, settings.max_processes),
             layouts: LayoutTable::new(layouts),
             counters: CounterTable::new(counters),
-            sampler_of,
+            probed,
+            live,
+            build,
             ebpf,
         })
     }
 
     /// Splits into what takes samples (and keeps all programs alive), and what the tasks of the agent take.
     #[must_use]
-    pub fn split(self, periods: Periods) -> (Sources, EventRing, ProcessTable, LayoutTable) {
+    pub fn split(
+        self,
+        periods: Periods,
+    ) -> (Sources, Probes, EventRing, ProcessTable, LayoutTable) {
+        let ebpf = SharedEbpf::new(self.ebpf);
         (
-            Sources::new(self.ebpf, self.sampler_of, self.counters, periods),
+            Sources::new(ebpf.clone(), self.build, self.counters, periods),
+            Probes::new(ebpf, self.build, self.probed, self.live),
             self.ring,
             self.processes,
             self.layouts,
@@ -187,8 +227,12 @@ fn attach_typed(
 }
 
 fn load_sampler(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
-    let program: &mut PerfEvent = program(ebpf, name)?;
-    program.load().map_err(refused(name))
+    let loaded = match ebpf.program_mut(name).ok_or(LoadError::Part(name))? {
+        Program::PerfEvent(program) => program.load(),
+        Program::UProbe(program) => program.load(),
+        _ => return Err(LoadError::Part(name)),
+    };
+    loaded.map_err(refused(name))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>

@@ -4,6 +4,7 @@ use std::collections::HashMap as StdHashMap;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use profiler_common::allocation::{BlockKey, Hits};
 use profiler_common::counters::{Counter, N_COUNTERS};
 use profiler_common::layout::PyLayout;
 use profiler_common::process::{MAX_LAYOUTS, ProcessEntry};
@@ -27,6 +28,22 @@ pub(super) struct LayoutValue(PyLayout);
 
 // SAFETY: as above; only ever written by this program, and never read back.
 unsafe impl Pod for LayoutValue {}
+
+/// Counts of a process's probes as the map holds them.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(super) struct HitsValue(pub(super) Hits);
+
+// SAFETY: `repr(C)` and `Copy`, of words only.
+unsafe impl Pod for HitsValue {}
+
+/// Key of a sampled allocation as the map holds it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(super) struct BlockValue(pub(super) BlockKey);
+
+// SAFETY: `repr(C)` and `Copy`; its fields leave no padding.
+unsafe impl Pod for BlockValue {}
 
 /// Why a table could not be written.
 #[derive(Debug, thiserror::Error)]

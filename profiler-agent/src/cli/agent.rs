@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::exit::ExitError;
 use super::{AgentArgs, log::LogFormat, named};
 use crate::agent::{Agent, AgentAsker};
+use crate::config::SamplingConfig;
 use crate::format::escape;
 use crate::kernel::probe::Rights;
 use crate::serve::query::{ProcessState, Query, Status};
@@ -48,6 +49,10 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     let config = args
         .sampling
         .config(&args.types, selection, max_samples, &args.log);
+    let config = SamplingConfig {
+        allocation: args.allocation.config(),
+        ..config
+    };
     let mut agent = Agent::start(&config, None, args.show_cmdline)?;
     let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
     let (stop_server, server_stopped) = oneshot::channel::<()>();

@@ -12,9 +12,10 @@ use super::DoctorArgs;
 use super::exit;
 use crate::bpf::access::Access;
 use crate::bpf::load::{Programs, Settings};
+use crate::bpf::source::Periods;
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
-use crate::config::{DEFAULT_RATE_HZ, DEFAULT_RING_BYTES};
+use crate::config::{DEFAULT_ALLOC_PERIOD, DEFAULT_RATE_HZ, DEFAULT_RING_BYTES, POOL_PERIOD};
 use crate::format::escape;
 use crate::ids::Pid;
 use crate::kernel::probe::{
@@ -104,6 +105,10 @@ fn host_checks() -> Vec<Check> {
             what: "kernel programs",
             result: programs().map(|access| format!("they load; {access}")),
         });
+        checks.push(Check {
+            what: "probes",
+            result: probes(),
+        });
     }
     let restrictions = restrictions::all(&rights, DEFAULT_RATE_HZ);
     checks.extend(
@@ -150,24 +155,50 @@ fn kernel() -> Result<String, String> {
 
 /// Loads the kernel programs as the agent does, and lets them go.
 fn programs() -> Result<Access, String> {
+    load(&[ProfileType::Cpu, ProfileType::Faults], DEFAULT_RING_BYTES).map(|(access, _)| access)
+}
+
+/// For programs that send nothing.
+const SMALL_RING_BYTES: u32 = 1 << 16;
+
+/// What a probe in an allocator costs here.
+fn probes() -> Result<String, String> {
+    let (_, programs) = load(&[ProfileType::Pools, ProfileType::Alloc], SMALL_RING_BYTES)?;
+    let (_, mut probes, ..) = programs.split(Periods::default());
+    let cost = probes.cost().map_err(|error| first_line(&error))?;
+    Ok(format!(
+        "for --type pools and alloc alone: breakpoints in the chosen processes, {:.2} us each, {:.1} us where the kernel \
+         has to single-step",
+        cost.emulated_ns / 1e3,
+        cost.stepped_ns / 1e3
+    ))
+}
+
+fn load(types: &[ProfileType], ring_bytes: u32) -> Result<(Access, Programs), String> {
     let settings = Settings {
-        types: &ProfileType::ALL,
+        types,
+        alloc_period: DEFAULT_ALLOC_PERIOD,
+        pool_period: POOL_PERIOD,
+        // Nothing is sampled.
+        max_allocations: 1,
         follow_all: false,
         follow_children: false,
-        ring_bytes: DEFAULT_RING_BYTES,
+        ring_bytes,
         max_processes: DEFAULT_MAX_PROCESSES,
         log_level: 0,
     };
-    let loaded = || -> Result<Access> {
+    let loaded = || -> Result<(Access, Programs)> {
         let access = Access::of_running_kernel()?;
-        Programs::load_by(settings, &access)?;
-        Ok(access)
+        let programs = Programs::load_by(settings, &access)?;
+        Ok((access, programs))
     };
-    // What follows the first line is the verifier's log.
-    loaded().map_err(|error| {
-        let text = format!("{error:#}");
-        text.lines().next().unwrap_or_default().to_owned()
-    })
+    loaded().map_err(|error| first_line(&error))
+}
+
+/// What follows it is the verifier's log.
+fn first_line(error: &dyn std::fmt::Display) -> String {
+    let text = format!("{error:#}");
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Every step of discovery with its result.

@@ -1,26 +1,30 @@
 //! `pyagent heap`: objects of a process by type.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use super::ending::Ending;
 use super::exit::ExitError;
 use super::named;
+use super::output::print;
 use crate::config::parse_duration;
 use crate::format::escape;
-use crate::format::file::Target;
+use crate::format::file::{FileError, Target};
 use crate::heap::chart::Chart;
 use crate::heap::mark::{self, MarkPlace};
 use crate::heap::report::{self, Document};
 use crate::heap::show;
 use crate::heap::snapshot::{HeapError, Snapshot};
 use crate::ids::Pid;
-use crate::process::facts::Stat;
+use crate::process::facts::{self, Stat};
 use crate::process::memory::MemoryError;
+use crate::process::program::ProgramId;
 use crate::python::discover::{Discoverer, Discovery, Interpreter};
 
 /// Progress is shown when a scan takes longer than this, and then as often.
@@ -32,7 +36,7 @@ const N_LARGEST: usize = 10;
 /// `pyagent heap`.
 #[derive(Debug, Args, Clone)]
 #[command(
-    after_long_help = "Examples:\n  sudo pyagent heap --pid 1234                      what is the memory made of?\n  sudo pyagent heap --pid 1234 --mark               remember it, and later:\n  sudo pyagent heap --pid 1234 --diff               what became more since?\n  sudo pyagent heap --pid 1234 --show app.Session   which ones, and who holds them?\n  sudo pyagent heap --pid 1234 --every 10s -o heap.html\n\nThe process runs on, and no page is read that is not in memory already: what is swapped out is not counted, and\nsaid to be missing. Sizes are those of sys.getsizeof: of an object alone, not of what it refers to."
+    after_long_help = "Examples:\n  sudo pyagent heap --pid 1234                      what is the memory made of?\n  sudo pyagent heap --pid 1234 --mark               remember it, and later:\n  sudo pyagent heap --pid 1234 --diff               what became more since?\n  sudo pyagent heap --pid 1234 --show app.Session   which ones, and who holds them?\n  sudo pyagent heap --pid 1234 --every 10s -o heap.html\n\nThe process runs on, and no page is read that is not in memory already: what is swapped out is not counted, and said to be missing. Sizes are those of sys.getsizeof: of an object alone, not of what it refers to.\n\nMarks lie in $XDG_STATE_HOME/pyagent, else in /var/lib/pyagent (root) or ~/.local/state/pyagent, one for each process, the last one. Those of processes that have ended, and those older than 7 days, are removed when another one is made or read."
 )]
 pub struct HeapArgs {
     /// The process
@@ -62,15 +66,23 @@ pub struct HeapArgs {
 }
 
 /// Runs the command.
-pub fn run(args: &HeapArgs) -> Result<ExitCode> {
+pub async fn run(args: HeapArgs) -> Result<ExitCode> {
     let pid = Pid(args.pid);
+    if let Some(path) = &args.output {
+        check_ending(path)?;
+    }
     let interpreter = interpreter(pid)?;
     if let (Some(interval), Some(path)) = (args.every, &args.output) {
-        return watch(pid, &interpreter, interval, path, args.top);
+        return watch(pid, interpreter, interval, path, args.top).await;
     }
     if let Some(name) = &args.show {
-        return show_type(pid, &interpreter, name, args);
+        return show_type(pid, &interpreter, name, &args);
     }
+    count(pid, &interpreter, &args)
+}
+
+/// Counts once.
+fn count(pid: Pid, interpreter: &Interpreter, args: &HeapArgs) -> Result<ExitCode> {
     let place = MarkPlace::new(pid, start_ticks(pid)?);
     // Read first: without it there is no need to look.
     let earlier = match &args.diff {
@@ -78,8 +90,15 @@ pub fn run(args: &HeapArgs) -> Result<ExitCode> {
         Some(Some(path)) => Some(mark::read(path)?),
         Some(None) => Some(place.read()?),
     };
-    let snapshot = take(pid, &interpreter)?;
-    let document = Document::new(pid, interpreter.version, &snapshot);
+    let program = ProgramId::of_process(pid).ok();
+    let snapshot = take(pid, interpreter)?;
+    let document = Document::new(pid, interpreter.version, program, &snapshot);
+    let changes = earlier
+        .as_ref()
+        .map(|earlier| report::diff(earlier, &document));
+    for warning in changes.iter().flat_map(|changes| &changes.warnings) {
+        tell!("pyagent: {warning}");
+    }
     if args.mark {
         let path = place.write(&document)?;
         tell!(
@@ -90,23 +109,26 @@ pub fn run(args: &HeapArgs) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    print(&match (&earlier, args.json) {
-        (Some(earlier), true) => report::json(&report::diff(earlier, &document)),
-        (Some(earlier), false) => {
-            report::diff_table(earlier, &report::diff(earlier, &document), args.top)
-        }
-        (None, true) => report::json(&document),
-        (None, false) => report::table(&document, args.top),
+    print(&match (&earlier, &changes, args.json) {
+        (Some(_), Some(changes), true) => report::json(changes),
+        (Some(earlier), Some(changes), false) => report::diff_table(earlier, changes, args.top),
+        (_, _, true) => report::json(&document),
+        (_, _, false) => report::table(&document, args.top),
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .context("cannot write to standard output")
+/// The page of `--every` is HTML.
+fn check_ending(path: &Path) -> Result<(), ExitError> {
+    if path.extension().is_some_and(|ending| ending == "html") {
+        return Ok(());
+    }
+    let name = path.to_string_lossy();
+    let message = format!(
+        "`{}` does not end with .html: --every writes a page",
+        escape(&name)
+    );
+    Err(ExitError::Usage(message))
 }
 
 fn show_type(pid: Pid, interpreter: &Interpreter, name: &str, args: &HeapArgs) -> Result<ExitCode> {
@@ -132,47 +154,131 @@ fn show_type(pid: Pid, interpreter: &Interpreter, name: &str, args: &HeapArgs) -
     Ok(ExitCode::SUCCESS)
 }
 
-/// Counts until the process ends. Each time the whole file is written anew, so that Ctrl-C loses nothing.
-fn watch(
+/// Counts until the process ends, runs another program, or somebody ends it. Each time the whole file is written anew, so
+/// that nothing is lost then; what could not be written is in the next one.
+async fn watch(
     pid: Pid,
-    interpreter: &Interpreter,
+    interpreter: Interpreter,
     interval: Duration,
     path: &Path,
     n_types: usize,
 ) -> Result<ExitCode> {
-    let target = Target::named(path.to_owned());
-    target.check()?;
+    let mut page = Page::new(path, n_types)?;
+    let mut ending = Ending::new()?;
     let mut chart = Chart::new(pid, interpreter.version);
-    let start_ticks = start_ticks(pid)?;
-    loop {
+    let life = Life::of_process(pid)?;
+    let interpreter = Arc::new(interpreter);
+    let why = loop {
         let started = Instant::now();
-        match take(pid, interpreter) {
-            Ok(snapshot) => chart.add(SystemTime::now(), &snapshot),
-            Err(_) if Stat::read(&format!("/proc/{pid}/stat")).is_err() && !chart.is_empty() => {
-                tell!(
-                    "process {pid} has ended: {} is complete",
-                    escape(&path.to_string_lossy())
-                );
-                return Ok(ExitCode::SUCCESS);
-            }
-            Err(error) => return Err(error),
+        let interpreter = Arc::clone(&interpreter);
+        let look = tokio::task::spawn_blocking(move || take(pid, &interpreter));
+        let snapshot = tokio::select! {
+            snapshot = look => snapshot.context("cannot look at the heap")?,
+            () = ending.received() => break "ended".to_owned(),
+        };
+        if let Some(end) = life.end() {
+            break end;
         }
-        target.write_with(|out| out.write_all(chart.html(n_types).as_bytes()))?;
-        tell!(
-            "{}: {} objects, {} looks",
-            escape(&path.to_string_lossy()),
-            chart.last_count(),
-            chart.n_looks()
-        );
-        std::thread::sleep(interval.saturating_sub(started.elapsed()));
+        chart.add(SystemTime::now(), &snapshot?);
+        page.write(&chart);
+        let pause = interval.saturating_sub(started.elapsed());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = ending.received() => break "ended".to_owned(),
+        }
         // Another process can have the number by now.
-        if self::start_ticks(pid).ok() != Some(start_ticks) {
-            tell!(
-                "process {pid} has ended: {} is complete",
-                escape(&path.to_string_lossy())
-            );
-            return Ok(ExitCode::SUCCESS);
+        if let Some(end) = life.end() {
+            break end;
         }
+    };
+    if chart.is_empty() {
+        bail!("{why} before the first look: nothing was written");
+    }
+    page.finish(&why)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The file of `--every`.
+struct Page {
+    target: Target,
+    /// Its name, made harmless.
+    name: String,
+    n_types: usize,
+    /// Why the last one could not be written.
+    failure: Option<FileError>,
+}
+
+impl Page {
+    fn new(path: &Path, n_types: usize) -> Result<Self> {
+        let target = Target::named(path.to_owned());
+        target.check()?;
+        Ok(Self {
+            target,
+            name: escape(&path.to_string_lossy()).into_owned(),
+            n_types,
+            failure: None,
+        })
+    }
+
+    /// Writes all of it. Of failures in a row the first is told.
+    fn write(&mut self, chart: &Chart) {
+        let html = chart.html(self.n_types);
+        let written = self.target.write_with(|out| out.write_all(html.as_bytes()));
+        match (&written, &self.failure) {
+            (Ok(()), _) => {
+                let n_looks = chart.n_looks();
+                let noun = if n_looks == 1 { "look" } else { "looks" };
+                tell!(
+                    "{}: {} objects, {n_looks} {noun}",
+                    self.name,
+                    chart.last_count()
+                );
+            }
+            (Err(error), None) => tell!("pyagent: {error}; it is tried again after each look"),
+            (Err(_), Some(_)) => {}
+        }
+        self.failure = written.err();
+    }
+
+    fn finish(self, why: &str) -> Result<(), FileError> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => {
+                tell!("{why}: {} is complete", self.name);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// One life of a process: from an exec to the next one, or to its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Life {
+    pid: Pid,
+    start_ticks: u64,
+    program: Option<ProgramId>,
+}
+
+impl Life {
+    /// That which a process has now.
+    pub(super) fn of_process(pid: Pid) -> Result<Self> {
+        Ok(Self {
+            pid,
+            start_ticks: start_ticks(pid)?,
+            program: ProgramId::of_process(pid).ok(),
+        })
+    }
+
+    /// How it has ended, in words.
+    pub(super) fn end(&self) -> Option<String> {
+        let pid = self.pid;
+        if start_ticks(pid).ok() != Some(self.start_ticks) || !facts::is_alive(pid) {
+            return Some(format!("process {pid} has ended"));
+        }
+        let program = self.program.zip(ProgramId::of_process(pid).ok());
+        program
+            .filter(|(before, now)| before != now)
+            .map(|_| format!("process {pid} runs another program now (exec)"))
     }
 }
 

@@ -1,27 +1,27 @@
 //! `pyagent leaks`: types whose objects only grow, and the lines that touched memory meanwhile.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::ending::Ending;
 use super::exit::ExitError;
+use super::heap::Life;
 use super::log::LogArgs;
+use super::output::print;
 use super::{LeaksArgs, heap};
 use crate::agent::{Agent, Recording};
-use crate::format::{bytes_text, escape};
+use crate::format::{bytes_text, duration_text, escape};
 use crate::heap::names::TypeName;
-use crate::heap::snapshot::{HeapError, Snapshot};
+use crate::heap::snapshot::Snapshot;
 use crate::ids::Pid;
 use crate::kernel::probe::Rights;
-use crate::process::memory::MemoryError;
 use crate::process::resident;
-use crate::profile::growth::{Growth, MIN_POINTS};
+use crate::profile::growth::{Growth, points_needed};
 use crate::profile::model::{Profile, ProfileType};
 use crate::python::discover::Interpreter;
 use crate::track::tracker::Selection;
@@ -31,7 +31,7 @@ use crate::view::memory::touched_by_line;
 const N_LOOKS: u32 = 30;
 
 /// Looks do not follow each other faster, ...
-const MIN_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_millis(250);
 
 /// ... and take no more than one of so many parts of a core.
 const MAX_SHARE: u32 = 4;
@@ -89,9 +89,9 @@ pub async fn run(args: LeaksArgs, log: &LogArgs) -> Result<ExitCode> {
     agent.scanned().await;
     let interval = (args.duration / (N_LOOKS - 1)).max(MIN_INTERVAL);
     tell!(
-        "looking at the heap of {pid} every {:.1} s for {:.0} s",
-        interval.as_secs_f64(),
-        args.duration.as_secs_f64()
+        "looking at the heap of {pid} every {} for {}",
+        duration_text(interval),
+        duration_text(args.duration)
     );
     let watched = watch(pid, &interpreter, interval, args.duration).await;
     tokio::task::spawn_blocking(|| agent.stop())
@@ -104,11 +104,7 @@ pub async fn run(args: LeaksArgs, log: &LogArgs) -> Result<ExitCode> {
     } else {
         watched.as_text(profile.as_ref())
     };
-    let mut stdout = std::io::stdout();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .context("cannot write to standard output")?;
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,15 +118,16 @@ struct Watched {
     seconds: f64,
 }
 
-/// Looks at the heap again and again, until the time is over, the process ends, or Ctrl-C.
+/// Looks at the heap again and again, until the time is over, the process ends or runs another program, or somebody ends
+/// it.
 async fn watch(
     pid: Pid,
     interpreter: &Interpreter,
     interval: Duration,
     duration: Duration,
 ) -> Result<Watched> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut ending = Ending::new()?;
+    let life = Life::of_process(pid)?;
     let begun = Instant::now();
     let mut watched = Watched::default();
     loop {
@@ -138,17 +135,16 @@ async fn watch(
         let at = begun.elapsed().as_secs_f64();
         let interpreter = interpreter.clone();
         let look = move || Snapshot::take(pid, &interpreter, 0, &mut |_, _| {});
-        let snapshot = tokio::task::spawn_blocking(look)
-            .await
-            .context("cannot look at the heap")?;
-        match snapshot {
-            Ok(snapshot) => watched.add(at, snapshot),
-            Err(HeapError::Memory(MemoryError::Gone)) if watched.n_looks > 0 => {
-                tell!("process {pid} has ended");
-                return Ok(watched);
-            }
-            Err(error) => return Err(heap::explained(pid, error)),
+        let snapshot = tokio::select! {
+            snapshot = tokio::task::spawn_blocking(look) => snapshot.context("cannot look at the heap")?,
+            () = ending.received() => return Ok(watched),
+        };
+        if let Some(end) = life.end().filter(|_| watched.n_looks > 0) {
+            tell!("{end}");
+            return Ok(watched);
         }
+        let snapshot = snapshot.map_err(|error| heap::explained(pid, error))?;
+        watched.add(at, snapshot);
         if let Ok(resident) = resident::read(pid) {
             watched.resident.push((at, resident.total() as f64));
         }
@@ -158,10 +154,14 @@ async fn watch(
         // A large heap is looked at less often.
         let took = looked.elapsed();
         let pause = interval.saturating_sub(took).max(took * (MAX_SHARE - 1));
+        if watched.n_looks == 1 {
+            watched.warn_if_too_short(took + pause, duration);
+        }
+        // The last look is at the end of the time.
+        let pause = pause.min(duration.saturating_sub(begun.elapsed()));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = interrupt.recv() => return Ok(watched),
-            _ = terminate.recv() => return Ok(watched),
+            () = ending.received() => return Ok(watched),
         }
     }
 }
@@ -181,6 +181,36 @@ impl Watched {
                 series.counts.push((at, 0.0));
                 series.bytes.push((at, 0.0));
             }
+        }
+    }
+
+    /// Looks after which a type that grows in each step is told from chance.
+    fn looks_needed(&self) -> usize {
+        points_needed(self.types.len(), MAX_CHANCE)
+    }
+
+    /// Why it cannot be said that nothing grows; `None`: it can.
+    fn inconclusive(&self) -> Option<String> {
+        let needed = self.looks_needed();
+        (self.n_looks < needed).then(|| {
+            format!(
+                "too few looks to tell growth from chance among {} types, {needed} are needed; look longer (--duration)",
+                self.types.len()
+            )
+        })
+    }
+
+    /// Says so where the time does not suffice for the looks that are needed.
+    fn warn_if_too_short(&self, step: Duration, duration: Duration) {
+        let n_steps = u32::try_from(self.looks_needed() - 1).unwrap_or(u32::MAX);
+        let needed = step.saturating_mul(n_steps);
+        if needed > duration {
+            tell!(
+                "too short to tell growth from chance: {} looks are needed for {} types, at least {} here (--duration)",
+                n_steps + 1,
+                self.types.len(),
+                duration_text(needed)
+            );
         }
     }
 
@@ -215,14 +245,11 @@ impl Watched {
             text.push('\n');
         };
         let noun = if self.n_looks == 1 { "look" } else { "looks" };
-        let looks = format!("{} {noun} in {:.0} s", self.n_looks, self.seconds);
-        if self.n_looks < MIN_POINTS {
-            say(&format!(
-                "{looks}: too few to tell growth from chance; look longer (--duration)"
-            ));
-            return text;
-        }
-        if leaks.is_empty() {
+        let seconds = Duration::from_secs_f64(self.seconds);
+        let looks = format!("{} {noun} in {}", self.n_looks, duration_text(seconds));
+        if let Some(why) = self.inconclusive() {
+            say(&format!("{looks}: {why}"));
+        } else if leaks.is_empty() {
             say(&format!(
                 "nothing only grows: {} types, {looks}",
                 self.types.len()
@@ -282,6 +309,8 @@ impl Watched {
             "format": 1,
             "looks": self.n_looks,
             "seconds": self.seconds,
+            "conclusive": self.inconclusive().is_none(),
+            "inconclusive_because": self.inconclusive(),
             "types": leaks,
             "lines": lines,
             "resident_bytes_per_second": Growth::of(&self.resident).map(|growth| growth.per_second),

@@ -1,18 +1,19 @@
 //! `pyagent mem`: the memory of Python processes over time, live or into a file.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
+use super::ending::Ending;
 use super::exit::ExitError;
 use super::log::LogArgs;
+use super::output::print;
 use super::{MemArgs, named};
 use crate::agent::{Agent, AgentAsker};
 use crate::config::DEFAULT_MAX_SAMPLES_PER_SECOND;
@@ -98,6 +99,10 @@ pub async fn run(args: MemArgs, log: &LogArgs) -> Result<ExitCode> {
     if let Some(faults) = rest.get().await {
         watch.add_touched(&faults);
     }
+    if watch.all().next().is_none() {
+        let message = "no Python process that was selected ran meanwhile; `pyagent doctor PID` says why one is not seen";
+        return Err(ExitError::NothingMatched(message.to_owned()).into());
+    }
     if let (Some(target), Some(path), Some(kind)) = (target, &args.output, file) {
         let text = match kind {
             FileKind::Mprof(pid) => mprof::dat(&watch, pid),
@@ -138,34 +143,37 @@ async fn watch(
     asker: &AgentAsker,
     file: Option<FileKind>,
 ) -> Result<(MemoryWatch, Faults)> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut ending = Ending::new()?;
     let mut watch = MemoryWatch::default();
-    let mut screen = Screen::new(args, file);
-    let begun = Instant::now();
-    let mut faults = Faults::begin(asker, args.every);
+    let mut screen = Screen::new(args, file)?;
+    let begun = TokioInstant::now();
+    let end = args.duration.map(|length| begun + length);
+    // The time that is left counts, where that is less than the interval.
+    let next_after = |last: TokioInstant| {
+        let next = (last + args.every).max(TokioInstant::now());
+        end.map_or(next, |end| next.min(end))
+    };
+    let mut next = next_after(begun);
+    let mut faults = Faults::begin(asker, next - begun);
     watch.add(SystemTime::now(), observe(asker).await, None);
-    let mut next = TokioInstant::now();
     loop {
-        next = (next + args.every).max(TokioInstant::now());
         let is_stopped = tokio::select! {
             () = sleep_until(next) => false,
-            _ = interrupt.recv() => true,
-            _ = terminate.recv() => true,
+            () = ending.received() => true,
         };
         if is_stopped {
             watch.add(SystemTime::now(), observe(asker).await, None);
             break;
         }
+        let is_over = args.once || end.is_some_and(|end| next >= end);
+        let last = next;
+        next = next_after(last);
         // The next ones begin before these are there: none falls in between.
-        let before = std::mem::replace(&mut faults, Faults::begin(asker, args.every));
+        let length = if is_over { args.every } else { next - last };
+        let before = std::mem::replace(&mut faults, Faults::begin(asker, length));
         let profile = before.get().await;
         watch.add(SystemTime::now(), observe(asker).await, profile.as_ref());
-        let is_over = args.once
-            || args
-                .duration
-                .is_some_and(|length| begun.elapsed() >= length);
-        if !screen.show(&watch) || is_over || has_ended(args, &watch) {
+        if !screen.show(&watch)? || is_over || has_ended(args, &watch) {
             break;
         }
     }
@@ -250,26 +258,26 @@ struct Screen<'a> {
 }
 
 impl<'a> Screen<'a> {
-    fn new(args: &'a MemArgs, file: Option<FileKind>) -> Self {
+    fn new(args: &'a MemArgs, file: Option<FileKind>) -> Result<Self> {
         let is_terminal = std::io::stdout().is_terminal();
         let screen = Self {
             args,
-            is_live: is_terminal && !args.json && !args.once,
+            is_live: is_terminal && has_screen() && !args.json && !args.once,
             // Into a file, without anybody who looks.
             is_quiet: file.is_some() && !is_terminal && !args.json,
             begun: Instant::now(),
         };
         if screen.is_live {
             // Another screen, so that what was there comes back; no cursor.
-            print("\x1b[?1049h\x1b[?25l");
+            print("\x1b[?1049h\x1b[?25l")?;
         }
-        screen
+        Ok(screen)
     }
 
     /// False: nobody reads it any more.
-    fn show(&self, watch: &MemoryWatch) -> bool {
+    fn show(&self, watch: &MemoryWatch) -> Result<bool> {
         if self.is_quiet {
-            return true;
+            return Ok(true);
         }
         if self.args.json {
             return print(&format!("{}\n", last_as_json(watch)));
@@ -291,6 +299,7 @@ impl<'a> Screen<'a> {
             },
             self.begun.elapsed().as_secs_f64()
         );
+        let title: String = title.chars().take(width).collect();
         // Home, each line cleared to its end, then the rest of the screen.
         let mut text = format!("\x1b[H{title}\x1b[K\n\x1b[K\n");
         for line in table.lines() {
@@ -303,23 +312,21 @@ impl<'a> Screen<'a> {
 
     fn close(&mut self) {
         if std::mem::take(&mut self.is_live) {
-            print("\x1b[?25h\x1b[?1049l");
+            // A terminal that has gone needs no cursor.
+            let _ = print("\x1b[?25h\x1b[?1049l");
         }
     }
+}
+
+/// Whether the terminal can be drawn over: one that is called dumb cannot.
+fn has_screen() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 impl Drop for Screen<'_> {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// False: nobody reads it any more.
-fn print(text: &str) -> bool {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .is_ok()
 }
 
 fn unix_seconds(at: SystemTime) -> f64 {

@@ -1,11 +1,12 @@
 //! Processes and containers that were named: whether they can be profiled, and why not, before anything is started.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 
 use super::exit::ExitError;
 use crate::format::escape;
 use crate::ids::Pid;
-use crate::kernel::probe::in_initial_pid_namespace;
+use crate::kernel::probe::{CAP_SYS_PTRACE, Rights, in_initial_pid_namespace};
 use crate::process::cgroup;
 use crate::process::container::{self, Container};
 use crate::process::facts;
@@ -17,9 +18,19 @@ use crate::python::discover::{Discoverer, Discovery};
 pub(super) fn check(pids: &[u32]) -> Result<Vec<String>, ExitError> {
     let problems: Vec<String> = pids.iter().filter_map(|pid| problem(Pid(*pid))).collect();
     if !pids.is_empty() && problems.len() == pids.len() {
+        let rights = Rights::of_this_process();
+        if !rights.has(CAP_SYS_PTRACE) && pids.iter().any(|pid| is_denied(Pid(*pid))) {
+            return Err(ExitError::Rights(vec![CAP_SYS_PTRACE]));
+        }
         return Err(ExitError::NothingMatched(problems.join("; ")));
     }
     Ok(problems)
+}
+
+/// Whether the kernel does not let this process read the other's memory.
+fn is_denied(pid: Pid) -> bool {
+    let opened = std::fs::File::open(format!("/proc/{pid}/mem"));
+    opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 /// Containers or control groups that were named and in which nothing runs.
@@ -118,6 +129,11 @@ pub(super) fn check_namespace() -> anyhow::Result<()> {
 }
 
 fn problem(pid: Pid) -> Option<String> {
+    if facts::is_zombie(pid) {
+        return Some(format!(
+            "process {pid} has ended: what is left of it is a zombie, until its parent asks how it ended"
+        ));
+    }
     if !facts::is_alive(pid) {
         return Some(format!("there is no process {pid}"));
     }

@@ -9,7 +9,6 @@ use super::PullArgs;
 use super::exit::ExitError;
 use crate::format::file::Target;
 use crate::format::{Format, escape};
-use crate::profile::model::ProfileType;
 use crate::serve::client::{AgentAddress, PullFailure, containers, pull};
 
 /// Runs the command; Ctrl-C ends it without a file.
@@ -59,10 +58,7 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
             escape(&path.to_string_lossy()),
             pulled.format,
             pulled.n_samples,
-            match profile_type {
-                ProfileType::Cpu => "samples",
-                ProfileType::Faults => "page faults",
-            }
+            profile_type.noun()
         );
     }
     Ok(ExitCode::SUCCESS)

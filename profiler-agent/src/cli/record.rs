@@ -14,9 +14,10 @@ use super::launch::Launch;
 use super::named;
 use super::{RecordArgs, log::LogArgs};
 use crate::agent::{Agent, AgentAsker, Recording};
-use crate::config::SamplingConfig;
+use crate::bpf::source::probe_cost::ProbeCost;
+use crate::config::{POOL_PERIOD, SamplingConfig};
 use crate::format::file::Target;
-use crate::format::{Format, escape};
+use crate::format::{Format, bytes_text, escape};
 use crate::ids::Pid;
 use crate::kernel::probe::Rights;
 use crate::kernel::restrictions::is_confidential;
@@ -96,6 +97,9 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
         }
     };
     announce(&args, &listing);
+    if let Some(cost) = agent.probe_cost() {
+        tell!("{}", probes_text(cost, args.allocation.alloc_budget));
+    }
     let outcome = wait(&args, &config, &agent.asker(), child, profile).await?;
     let (profile, status) = finish(agent, outcome).await?;
     if profile.n_samples() == 0 && status.is_some_and(is_not_started) {
@@ -117,10 +121,23 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     Ok(status.map_or(ExitCode::SUCCESS, code_of_status))
 }
 
+/// What probes cost the processes.
+fn probes_text(cost: ProbeCost, budget: f64) -> String {
+    format!(
+        "a probe costs {:.2} us here, {:.1} us where the kernel has to single-step; above {} % of a process's CPU time \
+         they are taken away",
+        cost.emulated_ns / 1e3,
+        cost.stepped_ns / 1e3,
+        budget * 100.0
+    )
+}
+
 /// What an empty profile means.
 fn nothing_sampled(args: &RecordArgs) -> &'static str {
     if args.profile_type == ProfileType::Faults {
         "no samples: nothing that was selected touched new memory while it was recorded"
+    } else if args.profile_type.is_of_allocations() {
+        "no samples: nothing that was selected allocated enough memory of this kind while it was recorded"
     } else if !args.command.is_empty() && !args.selection.subprocesses {
         "no samples: the command itself ran no Python, or hardly any; --subprocesses records what it starts"
     } else {
@@ -183,12 +200,16 @@ fn config(args: &RecordArgs, log: &LogArgs, launch: Option<&Launch>) -> Sampling
         },
         None => args.selection.selection(),
     };
-    args.sampling.config(
+    let config = args.sampling.config(
         &[args.profile_type],
         selection,
         args.max_samples_per_second,
         log,
-    )
+    );
+    SamplingConfig {
+        allocation: args.allocation.config(),
+        ..config
+    }
 }
 
 /// Whether stacks can be read from outside: that takes the right to read the memory of every process that was
@@ -257,6 +278,12 @@ fn announce(args: &RecordArgs, listing: &[ProcessListing]) {
         match args.profile_type {
             ProfileType::Cpu => format!("at {} Hz", args.sampling.rate),
             ProfileType::Faults => format!("at each {}th page fault", args.sampling.fault_period),
+            ProfileType::Pools =>
+                format!("each {} of small objects", bytes_text(POOL_PERIOD as i64)),
+            ProfileType::Alloc => format!(
+                "one allocation each {}",
+                bytes_text(args.allocation.alloc_period as i64)
+            ),
         }
     );
 }

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 pub use self::escape::escape;
-pub use self::text::{bytes_text, frame_text};
+pub use self::text::{bytes_text, duration_text, frame_text, weight_text};
 use crate::profile::model::Profile;
 
 /// A format that profiles can be written in.

@@ -47,7 +47,7 @@ fn encode(profile: &Profile) -> proto::Profile {
             .iter()
             .map(|text| strings.add(text))
             .collect(),
-        default_sample_type: strings.add(profile.sample_types[1].kind),
+        default_sample_type: strings.add(profile.sample_types[profile.weight_idx().max(1)].kind),
         drop_frames: 0,
         keep_frames: 0,
         doc_url: 0,
@@ -106,7 +106,7 @@ fn samples(profile: &Profile) -> Vec<proto::Sample> {
             .get(sample.stack.0 as usize)
             .map(|stack| stack.iter().map(|location| id(location.0)).collect())
             .unwrap_or_default(),
-        value: sample.values.to_vec(),
+        value: sample.values.of(profile.sample_types).to_vec(),
         label: label_sets
             .get(sample.labels.0 as usize)
             .cloned()

@@ -11,7 +11,7 @@ use inferno::flamegraph::color::{Color, PaletteMap};
 use inferno::flamegraph::{self, Options};
 
 use super::folded;
-use super::text::{Origin, bytes_text, frame_text, origin};
+use super::text::{Origin, frame_text, origin, weight_text};
 use crate::profile::model::{Frame, FrameKind, Profile};
 use crate::profile::query;
 
@@ -48,7 +48,7 @@ pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
 fn quantity_name(profile: &Profile) -> &'static str {
     match profile.weight_idx() {
         0 => "samples",
-        _ => profile.sample_types[1].unit,
+        weight_idx => profile.sample_types[weight_idx].unit,
     }
 }
 
@@ -56,7 +56,7 @@ fn quantity_name(profile: &Profile) -> &'static str {
 fn quantity(profile: &Profile) -> String {
     match profile.weight_idx() {
         0 => format!("{} samples", profile.n_samples()),
-        _ => format!("{} touched", bytes_text(profile.total_weight())),
+        _ => weight_text(profile),
     }
 }
 

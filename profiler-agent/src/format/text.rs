@@ -11,8 +11,10 @@
 //! (`django/core/handlers/base.py`, `threading.py`), others with their whole path: two files never become one
 //! for want of a folder, as they would with the last component alone.
 
+use std::time::Duration;
+
 use super::escape::escape;
-use crate::profile::model::{Frame, FrameKind};
+use crate::profile::model::{Frame, FrameKind, Profile, ValueType};
 
 /// The text of a frame. Escaped, never empty, without line breaks.
 #[must_use]
@@ -36,6 +38,17 @@ pub fn frame_text(frame: &Frame<'_>) -> String {
     }
 }
 
+/// What was done with the bytes that a profile weighs its samples by: `256.0 MiB touched`.
+#[must_use]
+pub fn weight_text(profile: &Profile) -> String {
+    let n_bytes = bytes_text(profile.total_weight());
+    if profile.sample_types == ValueType::ALLOCATIONS {
+        format!("{n_bytes} in use at the peak")
+    } else {
+        format!("{n_bytes} touched")
+    }
+}
+
 /// Bytes for people: `512 B`, `1.5 KiB`, `256.0 MiB`.
 #[must_use]
 pub fn bytes_text(n_bytes: i64) -> String {
@@ -52,6 +65,21 @@ pub fn bytes_text(n_bytes: i64) -> String {
         "B" => format!("{n_bytes} B"),
         unit => format!("{value:.1} {unit}"),
     }
+}
+
+/// A time for people: `250 ms`, `2.5 s`, `5 min`.
+#[must_use]
+pub fn duration_text(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    let (value, unit) = match seconds {
+        ..1.0 => (seconds * 1e3, "ms"),
+        ..120.0 => (seconds, "s"),
+        ..7200.0 => (seconds / 60.0, "min"),
+        ..172_800.0 => (seconds / 3600.0, "h"),
+        _ => (seconds / 86_400.0, "days"),
+    };
+    let tenths = (value * 10.0).round() / 10.0;
+    format!("{tenths} {unit}")
 }
 
 /// Where the code of a Python file comes from.
@@ -113,6 +141,23 @@ mod tests {
             line,
             address: 0,
         })
+    }
+
+    #[test]
+    fn times_have_the_unit_that_fits() {
+        let shown = |seconds| duration_text(Duration::from_secs_f64(seconds));
+        let cases = [
+            (0.0, "0 ms"),
+            (0.25, "250 ms"),
+            (2.069, "2.1 s"),
+            (60.0, "60 s"),
+            (150.0, "2.5 min"),
+            (7200.0, "2 h"),
+            (359_996_400.0, "4166.6 days"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(shown(seconds), text);
+        }
     }
 
     #[test]

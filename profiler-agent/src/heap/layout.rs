@@ -4,7 +4,9 @@
 //! offsets were compiled from the headers of 3.8.18, 3.9.18, 3.10.13, 3.11.7, 3.12.1 and 3.13.0, and checked in 3.14.10
 //! and 3.15.2 by the tests, which compare the counts with what the process itself says.
 
-use crate::python::layout::Version;
+use profiler_common::layout::PyLayout;
+
+use crate::python::layout::{CodeLayout, Layout, Version};
 use crate::python::string::StrLayout;
 
 /// Offsets in `PyTypeObject` that are the same from 3.8 to 3.15.
@@ -101,6 +103,36 @@ pub enum DigitCount {
     Tag,
 }
 
+/// Offsets in the frames of the interpreter, `struct _PyInterpreterFrame` (3.11+), and in their code objects. Generators
+/// and frame objects have such a frame at their end: room for the variables and the stack of its code follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameLayout {
+    /// Bytes up to the variables (`localsplus`).
+    pub n_bytes: u64,
+    /// `f_code` or `f_executable`.
+    pub code: u64,
+    /// Bits to clear in it.
+    pub code_tag_mask: u64,
+    /// `co_stacksize`, in code objects; `co_firstlineno` and `co_nlocalsplus` follow it, all of them ints.
+    pub code_stack_size: u64,
+}
+
+impl FrameLayout {
+    /// `None`: frames are objects (up to 3.10).
+    const fn new(walk: &PyLayout, code: &CodeLayout) -> Option<Self> {
+        const INT_BYTES: u16 = 4;
+        if !walk.has_data_stack() || code.first_line < INT_BYTES {
+            return None;
+        }
+        Some(Self {
+            n_bytes: walk.frame_bytes as u64,
+            code: walk.frame_code as u64,
+            code_tag_mask: walk.code_tag_mask as u64,
+            code_stack_size: (code.first_line - INT_BYTES) as u64,
+        })
+    }
+}
+
 /// All of it for one version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeapLayout {
@@ -124,15 +156,18 @@ pub struct HeapLayout {
     pub digits: DigitCount,
     /// Strings.
     pub str: StrLayout,
+    /// Frames, where they are no objects.
+    pub frame: Option<FrameLayout>,
 }
 
 /// Versions that can be read.
 pub const SUPPORTED: &str = "3.8 to 3.15";
 
 impl HeapLayout {
-    /// That of a version with the GIL; `None`: it has none.
+    /// That of an interpreter with the GIL; `None`: its version has none.
     #[must_use]
-    pub const fn of_version(version: Version) -> Option<Self> {
+    pub const fn of_interpreter(layout: &Layout) -> Option<Self> {
+        let version = Version(layout.walk.version_hex);
         let (3, minor) = version.minor() else {
             return None;
         };
@@ -146,7 +181,7 @@ impl HeapLayout {
         };
         Some(Self {
             version: (3, minor),
-            pool_bytes: if minor < 10 { 4096 } else { 16384 },
+            pool_bytes: version.pool_bytes() as usize,
             refcount: if minor < 14 {
                 Refcount::Word
             } else {
@@ -171,6 +206,7 @@ impl HeapLayout {
                 DigitCount::Tag
             },
             str: StrLayout::of_version(version.0, false),
+            frame: FrameLayout::new(&layout.walk, &layout.code),
         })
     }
 
@@ -194,17 +230,23 @@ impl HeapLayout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::python::layout::{Offsets, row};
 
     #[test]
     fn versions_without_a_layout_have_none() {
+        let Some(Offsets::Table(mut layout)) = row(Version::of_minor(3, 12)).map(|row| row.offsets)
+        else {
+            panic!("a table has the offsets of 3.12");
+        };
+        let mut of_minor = |major, minor| {
+            layout.walk.version_hex = Version::of_minor(major, minor).0;
+            HeapLayout::of_interpreter(&layout)
+        };
         for minor in 8..=15 {
-            assert!(HeapLayout::of_version(Version::of_minor(3, minor)).is_some());
+            assert!(of_minor(3, minor).is_some());
         }
         for (major, minor) in [(3, 7), (3, 16), (2, 7), (4, 8)] {
-            assert_eq!(
-                HeapLayout::of_version(Version::of_minor(major, minor)),
-                None
-            );
+            assert_eq!(of_minor(major, minor), None);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What types are called: `module.Qualname`, as the program itself would say.
 
 use super::bytes::word;
-use super::layout::{HeapLayout, KeysLayout};
+use super::layout::{HeapLayout, KeysLayout, flags, type_object};
 use super::types::TypeInfo;
 use crate::ids::Address;
 use crate::process::memory::ReadMemory;
@@ -16,8 +16,8 @@ const PIECE_BYTES: u64 = 64;
 /// Most entries of a class's namespace that are looked at; `__module__` is among the first.
 const MAX_ENTRIES: u64 = 256;
 
-/// Longest module name that is shown, in bytes.
-const MAX_MODULE_CHARS: usize = 512;
+/// Stands for a `__module__` that is no str.
+const NO_MODULE_NAME: &str = "[no str]";
 
 /// What a type is called.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,6 +91,15 @@ fn str_text(memory: &impl ReadMemory, layout: &HeapLayout, object: Address) -> O
     Some(header.decode(&data))
 }
 
+/// Whether an object is a str, by the flags of its type.
+fn is_str(memory: &impl ReadMemory, object: Address) -> bool {
+    const TYPE: u64 = 8;
+    let type_flags = memory
+        .read_u64(object.add(TYPE))
+        .and_then(|of| memory.read_u64(Address(of).add(type_object::FLAGS as u64)));
+    type_flags.is_ok_and(|type_flags| type_flags & flags::STR != 0)
+}
+
 /// `__module__` of a class, by its namespace.
 fn module_of_class(
     memory: &impl ReadMemory,
@@ -127,8 +136,10 @@ fn module_of_class(
         memory.read(entry, &mut pair).ok()?;
         let (key, value) = (word(&pair, 0)?, word(&pair, 8)?);
         if key != 0 && str_text(memory, layout, Address(key)).as_deref() == Some("__module__") {
-            let module = str_text(memory, layout, Address(value))?;
-            return (module.len() <= MAX_MODULE_CHARS).then_some(module);
+            if !is_str(memory, Address(value)) {
+                return Some(NO_MODULE_NAME.to_owned());
+            }
+            return str_text(memory, layout, Address(value));
         }
     }
     None

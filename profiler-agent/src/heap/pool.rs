@@ -14,7 +14,7 @@ const HEADER_BYTES: usize = 48;
 const ALIGNMENT: usize = 16;
 
 /// `SMALL_REQUEST_THRESHOLD`: the largest block.
-const MAX_BLOCK_BYTES: usize = 512;
+pub(super) const MAX_BLOCK_BYTES: usize = 512;
 
 /// Blocks of the largest pool, at most.
 const MAX_BLOCKS: usize = 16384 / ALIGNMENT;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::snapshot::{LargeRow, Snapshot, TypeRow};
 use crate::format::{bytes_text, escape};
 use crate::ids::Pid;
+use crate::process::program::ProgramId;
 use crate::process::regions::NotRead;
 use crate::python::layout::Version;
 
@@ -24,6 +25,9 @@ pub struct Document {
     pub pid: u32,
     /// Version of its interpreter.
     pub python: String,
+    /// Tells the program that it ran from one that it ran before or after (exec); absent where it is not known.
+    #[serde(default)]
+    pub program: Option<String>,
     /// When it was counted, in seconds since 1970.
     pub taken: u64,
     /// Objects of all types.
@@ -88,12 +92,18 @@ pub struct NotReadEntry {
 impl Document {
     /// Of a snapshot.
     #[must_use]
-    pub fn new(pid: Pid, version: Version, snapshot: &Snapshot) -> Self {
+    pub fn new(
+        pid: Pid,
+        version: Version,
+        program: Option<ProgramId>,
+        snapshot: &Snapshot,
+    ) -> Self {
         let total = snapshot.total();
         Self {
             format: FORMAT,
             pid: pid.0,
             python: version.to_string(),
+            program: program.map(|program| program.to_string()),
             taken: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
@@ -175,6 +185,8 @@ pub struct Diff {
     pub count_change: i64,
     /// Bytes of all types together.
     pub bytes_change: i64,
+    /// Why it may not be growth what differs, in words.
+    pub warnings: Vec<String>,
     /// Types whose count or bytes changed, those that grew most first.
     pub types: Vec<Change>,
 }
@@ -230,8 +242,36 @@ pub fn diff(earlier: &Document, later: &Document) -> Diff {
         taken: later.taken,
         count_change: later.count.wrapping_sub(earlier.count).cast_signed(),
         bytes_change: later.bytes.wrapping_sub(earlier.bytes).cast_signed(),
+        warnings: warnings(earlier, later),
         types,
     }
+}
+
+/// What says that two looks are not those of one program.
+fn warnings(earlier: &Document, later: &Document) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if earlier.pid != later.pid {
+        warnings.push(format!(
+            "the earlier counts are those of process {}",
+            earlier.pid
+        ));
+    } else if let (Some(before), Some(now)) = (&earlier.program, &later.program)
+        && before != now
+    {
+        let pid = later.pid;
+        warnings.push(format!(
+            "process {pid} ran another program when it was counted earlier"
+        ));
+    }
+    if earlier.python != later.python {
+        let (before, now) = (&earlier.python, &later.python);
+        warnings.push(format!(
+            "it was CPython {} then, and is {} now",
+            escape(before),
+            escape(now)
+        ));
+    }
+    warnings
 }
 
 /// As JSON, on one line.
@@ -415,6 +455,7 @@ mod tests {
             format: FORMAT,
             pid: 7,
             python: "3.12.1".into(),
+            program: Some("a".into()),
             taken: 100,
             count: types.iter().map(|row| row.1).sum(),
             bytes: types.iter().map(|row| row.2).sum(),
@@ -456,6 +497,22 @@ mod tests {
         let table = diff_table(&earlier, &changes, 2);
         assert!(table.contains("+1,000"), "{table}");
         assert!(table.contains("1 more types"), "{table}");
+    }
+
+    #[test]
+    fn counts_of_another_process_program_or_version_are_compared_with_a_warning() {
+        let later = document(&[]);
+        assert_eq!(diff(&later, &later).warnings, [""; 0]);
+        let differs = |change: fn(&mut Document)| {
+            let mut earlier = later.clone();
+            change(&mut earlier);
+            diff(&earlier, &later).warnings.len()
+        };
+        assert_eq!(differs(|earlier| earlier.pid = 8), 1);
+        assert_eq!(differs(|earlier| earlier.program = Some("b".into())), 1);
+        assert_eq!(differs(|earlier| earlier.python = "3.8.0".into()), 1);
+        // A mark that an older pyagent made.
+        assert_eq!(differs(|earlier| earlier.program = None), 0);
     }
 
     #[test]

@@ -9,9 +9,9 @@
 use super::bytes::{HOOK_BYTES, is_debug_hook, start_of_block, word};
 use super::layout::{GC_HEAD_BYTES, HeapLayout, type_object};
 use super::memory::QuietMemory;
-use super::pool::Pool;
+use super::pool::{MAX_BLOCK_BYTES, Pool};
 use super::size::{self, OBJECT_BYTES, Size};
-use super::types::{Allocator, TypeFinder, TypeInfo, TypeTable};
+use super::types::{Allocator, SizeRule, TypeFinder, TypeInfo, TypeTable};
 use crate::ids::Address;
 use crate::process::memory::{MemoryError, ReadMemory as _};
 use crate::process::regions::{RegionKind, Run};
@@ -114,6 +114,7 @@ fn find_types_in(window: &Window<'_>, layout: &HeapLayout, finder: &mut TypeFind
     while at < window.to {
         // Types are larger than the blocks of a pool.
         if window.pool(layout, at).is_some() {
+            finder.add_pool();
             at += layout.pool_bytes;
             continue;
         }
@@ -232,7 +233,9 @@ impl<'a> Scanner<'a> {
                     may_be_variable && object.size.own_bytes <= MAX_STATIC_BYTES
                         || self.is_chunk(window, at, &object)
                 }
-                (RegionKind::Anonymous | RegionKind::DataAndMore, Allocator::Other) => true,
+                (RegionKind::Anonymous | RegionKind::DataAndMore, Allocator::Other) => {
+                    may_be_variable || !self.belongs_in_pool(info, &object)
+                }
             };
             let own_bytes = object.size.own_bytes;
             if !is_believed
@@ -307,6 +310,13 @@ impl<'a> Scanner<'a> {
             front: &window.bytes[at.saturating_sub(bytes_before as usize)..at],
             bytes,
         })
+    }
+
+    /// Whether an object would lie in a pool. What has items can have become smaller where it was.
+    fn belongs_in_pool(&self, info: &TypeInfo, object: &Object<'_>) -> bool {
+        let n_bytes = object.bytes_before + object.size.own_bytes + 2 * HOOK_BYTES as u64;
+        let may_shrink = info.itemsize != 0 || info.size_rule == SizeRule::Str;
+        self.types.has_pools && !may_shrink && n_bytes <= MAX_BLOCK_BYTES as u64
     }
 
     /// Whether an object begins a chunk of glibc's that is in use and fits it.

@@ -365,6 +365,8 @@ impl Visitor for Owners {
             | SizeRule::ByteArray
             | SizeRule::Deque
             | SizeRule::Array
+            | SizeRule::Generator
+            | SizeRule::Frame
             | SizeRule::Type => {}
         }
         if info.flags & flags::MANAGED_DICT == 0 {

@@ -5,7 +5,7 @@
 
 use super::bytes::{half, word};
 use super::layout::{DigitCount, HeapLayout, flags, type_object};
-use super::types::{SizeRule, TypeInfo, TypeTable, is_pointer};
+use super::types::{MAX_INLINE_VALUES, SizeRule, TypeInfo, TypeTable, is_pointer};
 use crate::ids::Address;
 
 /// Most bytes of an object's start that its size is told by.
@@ -50,6 +50,16 @@ pub enum Elsewhere {
         /// How many there is room for.
         n_items: u64,
     },
+    /// The variables and the stack of a frame, as many as this code object says.
+    Slots {
+        /// Where it is.
+        code: Address,
+    },
+    /// The same of a frame that is elsewhere, and says there which code object that is.
+    SlotsOfFrame {
+        /// Where it is.
+        frame: Address,
+    },
 }
 
 /// The size of an object of a type whose memory begins with `object`; `None`: its fields make no sense, so that it is
@@ -72,7 +82,7 @@ pub fn size(
     // `object.__sizeof__` leaves the attributes' values out.
     let basic = Size {
         n_bytes: info.basicsize,
-        ..in_block(info.basicsize + inline_bytes(info, object))
+        ..in_block(info.basicsize + inline_bytes(info, object)?)
     };
     let size = match info.size_rule {
         SizeRule::Items if info.itemsize == 0 => basic,
@@ -87,7 +97,11 @@ pub fn size(
         }
         SizeRule::Int => {
             let n_digits = match layout.digits {
-                DigitCount::Size => field(16)?.cast_signed().unsigned_abs(),
+                DigitCount::Size => {
+                    // From 3.11 on 0 has a digit too.
+                    let min = u64::from(layout.version >= (3, 11));
+                    field(16)?.cast_signed().unsigned_abs().max(min)
+                }
                 DigitCount::Tag => (field(16)? >> 3).max(1),
             };
             let digit_bytes = bounded(n_digits)? * 4;
@@ -104,6 +118,15 @@ pub fn size(
         | SizeRule::ByteArray
         | SizeRule::Array
         | SizeRule::Deque => container_size(layout, info, basic, object)?,
+        SizeRule::Frame if layout.frame.is_none() => {
+            // The first item is in `tp_basicsize` too.
+            let n_more = bounded(field(16)?)?.saturating_sub(1);
+            in_block(basic.own_bytes + n_more * info.itemsize)
+        }
+        SizeRule::Generator | SizeRule::Frame => Size {
+            elsewhere: Some(slots(layout, info, address, object)?),
+            ..basic
+        },
         // What is no type that is known is none.
         SizeRule::Type => {
             let n_bytes = types.bytes_of_type(address)?;
@@ -206,22 +229,54 @@ fn container_size(
                 ..basic
             }
         }
-        SizeRule::Items | SizeRule::Int | SizeRule::Str | SizeRule::Type => return None,
+        SizeRule::Items
+        | SizeRule::Int
+        | SizeRule::Str
+        | SizeRule::Generator
+        | SizeRule::Frame
+        | SizeRule::Type => return None,
     };
     Some(size)
 }
 
+/// What says how many variables there is room for at the end of a generator or frame object. Its own frame ends where
+/// they begin; that of a frame object is in use when `f_frame` points to it, and else the call still runs.
+fn slots(
+    layout: &HeapLayout,
+    info: &TypeInfo,
+    address: Address,
+    object: &[u8],
+) -> Option<Elsewhere> {
+    const F_FRAME: usize = 24;
+    let frame = layout.frame?;
+    let own = info.basicsize.checked_sub(frame.n_bytes)?;
+    if info.size_rule == SizeRule::Frame {
+        let used = word(object, F_FRAME)?;
+        if !is_pointer(used) {
+            return None;
+        }
+        if used != address.add(own).0 {
+            let frame = Address(used);
+            return Some(Elsewhere::SlotsOfFrame { frame });
+        }
+    }
+    let code = word(object, usize::try_from(own + frame.code).ok()?)? & !frame.code_tag_mask;
+    is_pointer(code).then_some(Elsewhere::Slots {
+        code: Address(code),
+    })
+}
+
 /// `_PyInlineValuesSize` of an object: its `PyDictValues` begin with how many there are, which differs from instance to
-/// instance; a word each, one for that, and a byte of order each, in whole words.
-fn inline_bytes(info: &TypeInfo, object: &[u8]) -> u64 {
+/// instance; a word each, one for that, and a byte of order each, in whole words. `None`: more than there can be.
+fn inline_bytes(info: &TypeInfo, object: &[u8]) -> Option<u64> {
     if !info.has_inline_values {
-        return 0;
+        return Some(0);
     }
     let capacity = usize::try_from(info.basicsize)
         .ok()
         .and_then(|at| object.get(at))
         .map_or(info.n_values, |capacity| u64::from(*capacity));
-    capacity.next_multiple_of(8) + (capacity + 1) * 8
+    (capacity <= MAX_INLINE_VALUES).then(|| capacity.next_multiple_of(8) + (capacity + 1) * 8)
 }
 
 /// Whether an object has what stands in front of the instances of its type: a type that is no class has not.

@@ -29,7 +29,7 @@ pub enum HeapError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// What the kernel shows of it cannot be read.
-    #[error("/proc/{pid}: {source}")]
+    #[error("/proc/{pid} cannot be read")]
     Proc {
         /// The process.
         pid: Pid,
@@ -156,7 +156,8 @@ pub(super) fn layout_of(interpreter: &Interpreter) -> Result<HeapLayout, HeapErr
     if interpreter.binary.free_threaded {
         return Err(HeapError::FreeThreaded(interpreter.version));
     }
-    HeapLayout::of_version(interpreter.version).ok_or(HeapError::Unsupported(interpreter.version))
+    HeapLayout::of_interpreter(&interpreter.layout)
+        .ok_or(HeapError::Unsupported(interpreter.version))
 }
 
 pub(super) fn proc_error(pid: Pid, source: std::io::Error) -> HeapError {

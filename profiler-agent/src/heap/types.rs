@@ -28,7 +28,10 @@ const MAX_BASES: usize = 64;
 const MAX_ADDRESS: u64 = 1 << 47;
 
 /// Most values that lie behind an instance (`SHARED_KEYS_MAX_SIZE` is 30).
-const MAX_INLINE_VALUES: u64 = 64;
+pub(super) const MAX_INLINE_VALUES: u64 = 64;
+
+/// A process with so many pools has its small objects in pools; fewer can be chance.
+const MIN_POOLS: usize = 16;
 
 /// Bytes at the start of a key table that say how large it is.
 pub(super) const KEYS_HEAD_BYTES: usize = 40;
@@ -73,6 +76,10 @@ pub enum SizeRule {
     Deque,
     /// The allocated items of an `array.array`.
     Array,
+    /// The frame at the end of a generator, coroutine or asynchronous generator (3.11+).
+    Generator,
+    /// The same of a frame object, which can have its frame elsewhere. Up to 3.10 it has items itself.
+    Frame,
     /// A type object: one size for classes, another for variables of programs.
     Type,
 }
@@ -143,6 +150,7 @@ struct Candidate {
 pub struct TypeFinder {
     layout: HeapLayout,
     candidates: Vec<Candidate>,
+    n_pools: usize,
     /// There were more than are kept.
     pub is_cut: bool,
 }
@@ -154,8 +162,14 @@ impl TypeFinder {
         Self {
             layout,
             candidates: Vec::new(),
+            n_pools: 0,
             is_cut: false,
         }
+    }
+
+    /// Counts a pool, in which there are no types.
+    pub fn add_pool(&mut self) {
+        self.n_pools += 1;
     }
 
     /// Looks at what lies at `at` of `bytes`, whose first byte is at `base`.
@@ -248,6 +262,7 @@ impl TypeFinder {
             by_address,
             class_bytes: root_bytes,
             static_type_bytes: self.layout.static_type_bytes,
+            has_pools: self.n_pools >= MIN_POOLS,
             // Classes are too large for pymalloc: if they lie in chunks of glibc's, so does all that is.
             allocator: if n_heap_types >= 8 && n_in_chunks * 10 >= n_heap_types * 9 {
                 Allocator::Glibc
@@ -321,6 +336,8 @@ pub struct TypeTable {
     /// `tp_basicsize` of `type`: the size of a class.
     class_bytes: u64,
     static_type_bytes: u64,
+    /// Small objects lie in pools of pymalloc: it was not switched off (`PYTHONMALLOC`).
+    pub has_pools: bool,
     /// Who gives the memory of large objects.
     pub allocator: Allocator,
 }
@@ -357,7 +374,7 @@ impl TypeTable {
         let mut by_address = HashMap::new();
         for info in &mut self.infos {
             let name = names::c_text(memory, info.name).unwrap_or_default();
-            by_address.insert(info.address, own_rule(info, &name));
+            by_address.insert(info.address, own_rule(layout, info, &name));
             info.may_be_static = !info.is_heap_type() && STATIC.contains(&name.as_str());
         }
         for idx in 0..self.infos.len() {
@@ -394,13 +411,20 @@ impl TypeTable {
 }
 
 /// The rule of a type of the interpreter's or its libraries'; `None`: that of its base.
-fn own_rule(info: &TypeInfo, name: &str) -> Option<SizeRule> {
+fn own_rule(layout: &HeapLayout, info: &TypeInfo, name: &str) -> Option<SizeRule> {
+    let has_frame = layout
+        .frame
+        .is_some_and(|frame| info.itemsize != 0 && info.basicsize >= frame.n_bytes);
     match name {
         // Of a library, and so a class in some versions.
         "collections.deque" => return Some(SizeRule::Deque),
         "array.array" => return Some(SizeRule::Array),
         _ if info.is_heap_type() => return None,
         "set" | "frozenset" => return Some(SizeRule::Set),
+        "generator" | "coroutine" | "async_generator" if has_frame => {
+            return Some(SizeRule::Generator);
+        }
+        "frame" if has_frame || layout.frame.is_none() => return Some(SizeRule::Frame),
         "bytearray" => return Some(SizeRule::ByteArray),
         _ => {}
     }

@@ -4,17 +4,39 @@
 //! bytes give an error or a value.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 
 use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
 use object::{
-    Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, ReadCache, ReadRef as _, elf,
+    Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, ObjectSymbolTable as _,
+    ReadCache, ReadRef as _, Relocation, RelocationFlags, RelocationTarget, elf,
 };
 
 /// Most bytes that are read of one file.
 const MAX_READ_BYTES: u64 = 256 << 20;
+
+/// Relocations of slots through which functions of other files are called.
+const IS_FUNCTION: [elf::RelocationType; 4] = [
+    elf::R_X86_64_JUMP_SLOT,
+    elf::R_X86_64_GLOB_DAT,
+    elf::R_AARCH64_JUMP_SLOT,
+    elf::R_AARCH64_GLOB_DAT,
+];
+
+/// Relocations of slots whose value a function of this file chooses.
+const IS_CHOSEN: [elf::RelocationType; 2] = [elf::R_X86_64_IRELATIVE, elf::R_AARCH64_IRELATIVE];
+
+/// What the dynamic linker binds a slot to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Import {
+    /// A symbol, which may be defined in this file or in another.
+    Symbol(String),
+    /// What the function of this file at an address chooses when the program starts.
+    ChosenBy(u64),
+}
 
 /// Why a file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -210,6 +232,31 @@ impl Elf<'_> {
             }
         }
         found
+    }
+
+    /// The functions that the dynamic linker binds, by the address of the slot that it writes them into; at most
+    /// `max_slots`. ELF for x86-64 and for AArch64, "Relocation Types".
+    #[must_use]
+    pub fn imports(&self, max_slots: usize) -> HashMap<u64, Import> {
+        let symbols = self.file.dynamic_symbol_table();
+        let relocations = self.file.dynamic_relocations().into_iter().flatten();
+        let import = |(slot, relocation): (u64, Relocation)| {
+            let RelocationFlags::Elf { r_type } = relocation.flags() else {
+                return None;
+            };
+            let import = match relocation.target() {
+                _ if IS_CHOSEN.contains(&r_type) => {
+                    Import::ChosenBy(relocation.addend().cast_unsigned())
+                }
+                RelocationTarget::Symbol(idx) if IS_FUNCTION.contains(&r_type) => {
+                    let symbol = symbols.as_ref()?.symbol_by_index(idx).ok()?;
+                    Import::Symbol(symbol.name().ok()?.to_owned())
+                }
+                _ => return None,
+            };
+            Some((slot, import))
+        };
+        relocations.filter_map(import).take(max_slots).collect()
     }
 
     /// Bytes of the file at a virtual address.

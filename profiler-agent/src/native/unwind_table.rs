@@ -74,6 +74,12 @@ impl UnwindTable {
             })
     }
 
+    /// Where functions begin, ascending.
+    pub(super) fn starts(&self) -> impl Iterator<Item = u64> {
+        let entries = self.entries.iter();
+        entries.map(|entry| self.address.wrapping_add_signed(entry.start.into()))
+    }
+
     /// The function that holds an address, as linked.
     pub(super) fn lookup(&self, file: &File, address: u64) -> Option<AddressRange> {
         let offset = address.wrapping_sub(self.address).cast_signed();

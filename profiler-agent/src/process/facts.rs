@@ -141,6 +141,13 @@ pub fn is_alive(pid: Pid) -> bool {
         .is_ok_and(|stat| !stat.has_ended() || stat.n_threads > 1)
 }
 
+/// Whether a process has ended, and its parent has not asked for it yet.
+#[must_use]
+pub fn is_zombie(pid: Pid) -> bool {
+    Stat::read(&format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.state == 'Z' && stat.n_threads <= 1)
+}
+
 /// The id under which the kernel shows the memory, the mappings and the files of a process whose main thread has ended
 /// while others go on: one of those. `None` for every other process, whose own id it is.
 #[must_use]

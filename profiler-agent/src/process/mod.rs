@@ -1,7 +1,9 @@
 //! Facts about one process: its memory, its mappings, its files, its names, its container.
 
+pub mod block;
 pub mod cgroup;
 pub mod container;
+pub mod cpu_time;
 pub mod facts;
 pub mod file;
 pub mod huge_pages;
@@ -11,6 +13,8 @@ pub mod memory;
 #[cfg(test)]
 pub(crate) mod memory_image;
 pub mod pages;
+pub mod probe;
+pub mod program;
 pub mod regions;
 pub mod resident;
 pub mod thread_ids;

@@ -23,6 +23,16 @@ pub fn read(pid: Pid) -> io::Result<Resident> {
     parsed.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
+/// The sum alone, in bytes, which takes some 5 microseconds. `None`: the process has gone, or has no memory of its own.
+#[must_use]
+pub fn total(pid: Pid) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let n_pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    n_pages
+        .checked_mul(rustix::param::page_size() as u64)
+        .filter(|n_bytes| *n_bytes > 0)
+}
+
 /// The lines of proc_pid_status(5).
 fn parse(status: &str) -> Option<Resident> {
     let bytes = |name: &str| {

@@ -16,7 +16,7 @@ use indexmap::IndexMap;
 use super::intern::{SharedTable, Table, address_of};
 use super::model::{
     FrameKind, Function, FunctionId, LabelSetId, LabelValue, Location, LocationId, Mapping,
-    MappingId, Profile, Sample, StackId, StringId, ValueType, label,
+    MappingId, Profile, Sample, StackId, StringId, ValueType, Values, label,
 };
 
 /// Most frames in all different stacks of one profile together (4 bytes each, and up to 32 more where the
@@ -113,8 +113,8 @@ pub struct ResolvedSample {
     pub frames: Vec<ResolvedFrame>,
     /// Whose sample it is.
     pub labels: Arc<ThreadLabels>,
-    /// Number of samples, and their sum in the second unit (nanoseconds).
-    pub values: [i64; 2],
+    /// In the order of the profile's sample types.
+    pub values: Values,
 }
 
 /// A frame without its texts: the function by its address (see [`SharedTable`]).
@@ -129,7 +129,7 @@ struct FrameKey {
 #[derive(Debug)]
 pub struct Aggregator {
     start: SystemTime,
-    sample_types: [ValueType; 2],
+    sample_types: &'static [ValueType],
     period: i64,
     strings: Table<Box<str>>,
     functions: Table<Function>,
@@ -140,7 +140,7 @@ pub struct Aggregator {
     shared_functions: SharedTable<ResolvedFunction, (FunctionId, MappingId)>,
     shared_labels: SharedTable<ThreadLabels, LabelSetId>,
     frames: HashMap<FrameKey, LocationId, RandomState>,
-    values: IndexMap<(StackId, LabelSetId), [i64; 2], RandomState>,
+    values: IndexMap<(StackId, LabelSetId), Values, RandomState>,
     /// The stack that is being added; kept for its allocation.
     scratch: Vec<LocationId>,
     n_stack_frames: usize,
@@ -152,7 +152,7 @@ pub struct Aggregator {
 impl Aggregator {
     /// Begins a profile at `start`. `period` is the distance of two samples in the unit of the second type.
     #[must_use]
-    pub fn new(start: SystemTime, sample_types: [ValueType; 2], period: i64) -> Self {
+    pub fn new(start: SystemTime, sample_types: &'static [ValueType], period: i64) -> Self {
         let mut aggregator = Self {
             start,
             sample_types,
@@ -184,13 +184,20 @@ impl Aggregator {
 
     /// Adds a sample.
     pub fn add(&mut self, sample: &ResolvedSample) {
-        let labels = self.intern_labels(&sample.labels);
-        let stack = self.intern_stack(&sample.frames, sample.values[0]);
-        let sums = self.values.entry((stack, labels)).or_default();
-        for (sum, value) in sums.iter_mut().zip(sample.values) {
-            *sum = sum.saturating_add(value);
-        }
-        self.n_samples = self.n_samples.saturating_add(sample.values[0]);
+        self.add_values(&sample.frames, &sample.labels, sample.values);
+    }
+
+    /// Adds values to what has this stack, leaf first, and these labels.
+    pub fn add_values(
+        &mut self,
+        frames: &[ResolvedFrame],
+        labels: &Arc<ThreadLabels>,
+        values: Values,
+    ) {
+        let labels = self.intern_labels(labels);
+        let stack = self.intern_stack(frames, values[0]);
+        self.values.entry((stack, labels)).or_default().add(values);
+        self.n_samples = self.n_samples.saturating_add(values[0]);
     }
 
     /// Sum of the first value (samples) of all that was added.
@@ -391,7 +398,7 @@ mod tests {
     }
 
     fn aggregator() -> Aggregator {
-        Aggregator::new(SystemTime::UNIX_EPOCH, ValueType::CPU_SAMPLES, 10_101_010)
+        Aggregator::new(SystemTime::UNIX_EPOCH, &ValueType::CPU_SAMPLES, 10_101_010)
     }
 
     fn names(profile: &Profile, sample: &Sample) -> Vec<String> {
@@ -413,18 +420,18 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames: vec![frame(function, 6), frame(&main, 2)],
                 labels: Arc::clone(&labels),
-                values: [1, 100],
+                values: [1, 100].into(),
             });
         }
         aggregator.add(&ResolvedSample {
             frames: vec![frame(&spin, 7), frame(&main, 2)],
             labels: thread(7, 7),
-            values: [1, 100],
+            values: [1, 100].into(),
         });
         assert_eq!(aggregator.n_samples(), 4);
         let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
         assert_eq!(profile.samples.len(), 2);
-        assert_eq!(profile.samples[0].values, [3, 300]);
+        assert_eq!(profile.samples[0].values, [3, 300].into());
         assert_eq!(names(&profile, &profile.samples[0]), ["spin:6", "main:2"]);
         assert_eq!(names(&profile, &profile.samples[1]), ["spin:7", "main:2"]);
         assert_eq!(profile.functions.len(), 2);
@@ -440,7 +447,7 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames: vec![frame(&main, 2)],
                 labels: thread(7, tid),
-                values: [1, 100],
+                values: [1, 100].into(),
             });
         }
         let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
@@ -457,7 +464,7 @@ mod tests {
         aggregator.add(&ResolvedSample {
             frames: Vec::new(),
             labels: thread(1, 1),
-            values: [1, 100],
+            values: [1, 100].into(),
         });
         let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
         assert_eq!(profile.n_samples(), 1);
@@ -474,7 +481,7 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames: vec![frame(&main, line), frame(&main, 50)],
                 labels: Arc::clone(&labels),
-                values: [1, 100],
+                values: [1, 100].into(),
             });
         }
         let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
@@ -486,9 +493,9 @@ mod tests {
         assert_eq!(
             told,
             [
-                ("main:1".to_owned(), [2, 200]),
-                ("main:2".to_owned(), [2, 200]),
-                ("[too many different stacks]:0".to_owned(), [4, 400]),
+                ("main:1".to_owned(), [2, 200].into()),
+                ("main:2".to_owned(), [2, 200].into()),
+                ("[too many different stacks]:0".to_owned(), [4, 400].into()),
             ]
         );
         assert_eq!(profile.comments.len(), 1);
@@ -503,11 +510,11 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames: Vec::new(),
                 labels: Arc::clone(&labels),
-                values: [i64::MAX, i64::MIN],
+                values: [i64::MAX, i64::MIN].into(),
             });
         }
         let profile = aggregator.finish(Duration::ZERO, Vec::new());
-        assert_eq!(profile.samples[0].values, [i64::MAX, i64::MIN]);
+        assert_eq!(profile.samples[0].values, [i64::MAX, i64::MIN].into());
     }
 
     /// Shows the price of an add in a release build: `cargo test --release -- --nocapture the_price`. Only the
@@ -524,7 +531,7 @@ mod tests {
                     .map(|depth| frame(&functions[(idx * 7 + depth * 11) % 300], depth as u32))
                     .collect(),
                 labels: Arc::clone(&labels[idx % labels.len()]),
-                values: [1, 100],
+                values: [1, 100].into(),
             })
             .collect();
         let mut aggregator = aggregator();
@@ -582,7 +589,7 @@ mod tests {
                 aggregator.add(&ResolvedSample {
                     frames,
                     labels: Arc::clone(&threads[case.thread]),
-                    values: [case.count, case.count * 10],
+                    values: [case.count, case.count * 10].into(),
                 });
             }
             let profile = aggregator.finish(Duration::from_secs(1), Vec::new());

@@ -12,6 +12,14 @@ pub struct Growth {
 /// Fewer points say nothing.
 pub const MIN_POINTS: usize = 8;
 
+/// Points that a series must have for growth in each of its steps to be less probable by chance than `max_chance`, where it is
+/// one of `n_series`.
+#[must_use]
+pub fn points_needed(n_series: usize, max_chance: f64) -> usize {
+    let n_steps = (n_series.max(1) as f64 / max_chance).log2().ceil();
+    MIN_POINTS.max(n_steps as usize + 1)
+}
+
 /// Of a series that only grows so large a share of the steps goes up.
 const MIN_UP: f64 = 0.8;
 
@@ -97,6 +105,20 @@ mod tests {
         assert_eq!(Growth::of(&series(churn)), None);
         assert_eq!(Growth::of(&series((0..5).map(f64::from))), None);
         assert_eq!(Growth::of(&[]), None);
+    }
+
+    #[test]
+    fn so_many_points_are_needed_that_chance_is_excluded() {
+        for n_series in [1, 57, 1000, 100_000] {
+            let n_points = points_needed(n_series, 1e-3);
+            let chance = |n_points: usize| {
+                let growth = Growth::of(&series((0_u32..).take(n_points).map(f64::from))).unwrap();
+                growth.p * n_series as f64
+            };
+            assert!(chance(n_points) <= 1e-3, "{n_series}");
+            assert!(chance(n_points - 1) > 1e-3, "{n_series}");
+        }
+        assert_eq!(points_needed(0, 0.5), MIN_POINTS);
     }
 
     #[test]

@@ -113,16 +113,75 @@ impl ValueType {
 
     /// The two values of a profile of page faults: how many, and how much memory they made resident. `go tool pprof` tells
     /// values apart by their kind alone and refuses a profile with two of one kind.
-    pub const PAGE_FAULTS: [Self; 2] = [
-        Self {
-            kind: "page_faults",
-            unit: "count",
-        },
-        Self {
-            kind: "fault_space",
-            unit: "bytes",
-        },
+    pub const PAGE_FAULTS: [Self; 2] = [Self::count("page_faults"), Self::bytes("fault_space")];
+
+    /// The values of a profile of allocations: how many and how much, of them what is alive at its end, what was alive when
+    /// the process had most memory resident, and what was given back soon after it was allocated.
+    pub const ALLOCATIONS: [Self; 6] = [
+        Self::count("alloc_objects"),
+        Self::bytes("alloc_space"),
+        Self::count("inuse_objects"),
+        Self::bytes("inuse_space"),
+        Self::bytes(PEAK_SPACE),
+        Self::bytes("temporary_space"),
     ];
+
+    const fn count(kind: &'static str) -> Self {
+        Self {
+            kind,
+            unit: "count",
+        }
+    }
+
+    const fn bytes(kind: &'static str) -> Self {
+        Self {
+            kind,
+            unit: "bytes",
+        }
+    }
+}
+
+const PEAK_SPACE: &str = "peak_space";
+
+/// Most values of a sample.
+pub const MAX_VALUES: usize = 6;
+
+/// The values of a sample, in the order of [`Profile::sample_types`]. Those that the profile does not have are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Values([i64; MAX_VALUES]);
+
+impl Values {
+    /// Adds others, each to its like.
+    pub fn add(&mut self, others: Self) {
+        for (sum, value) in self.0.iter_mut().zip(others.0) {
+            *sum = sum.saturating_add(value);
+        }
+    }
+
+    /// As many as the profile has.
+    #[must_use]
+    pub fn of(&self, sample_types: &[ValueType]) -> &[i64] {
+        &self.0[..sample_types.len().min(MAX_VALUES)]
+    }
+}
+
+impl<const N: usize> From<[i64; N]> for Values {
+    /// The first values; more than there can be are dropped.
+    fn from(first: [i64; N]) -> Self {
+        let mut values = [0; MAX_VALUES];
+        for (into, value) in values.iter_mut().zip(first) {
+            *into = value;
+        }
+        Self(values)
+    }
+}
+
+impl std::ops::Index<usize> for Values {
+    type Output = i64;
+
+    fn index(&self, idx: usize) -> &i64 {
+        &self.0[idx]
+    }
 }
 
 /// What a profile is about.
@@ -132,11 +191,15 @@ pub enum ProfileType {
     Cpu,
     /// Memory touched for the first time.
     Faults,
+    /// Memory for small objects.
+    Pools,
+    /// Memory from `malloc` and its like.
+    Alloc,
 }
 
 impl ProfileType {
     /// Every type.
-    pub const ALL: [Self; 2] = [Self::Cpu, Self::Faults];
+    pub const ALL: [Self; 4] = [Self::Cpu, Self::Faults, Self::Pools, Self::Alloc];
 
     /// Name, as `--type` takes it.
     #[must_use]
@@ -144,26 +207,64 @@ impl ProfileType {
         match self {
             Self::Cpu => "cpu",
             Self::Faults => "faults",
+            Self::Pools => "pools",
+            Self::Alloc => "alloc",
         }
     }
 
-    /// What the two values of its samples mean.
+    /// What the values of its samples mean.
     #[must_use]
-    pub const fn sample_types(self) -> [ValueType; 2] {
+    pub const fn sample_types(self) -> &'static [ValueType] {
         match self {
-            Self::Cpu => ValueType::CPU_SAMPLES,
-            Self::Faults => ValueType::PAGE_FAULTS,
+            Self::Cpu => &ValueType::CPU_SAMPLES,
+            Self::Faults => &ValueType::PAGE_FAULTS,
+            Self::Pools | Self::Alloc => &ValueType::ALLOCATIONS,
         }
     }
 
-    /// The values of a sample that stands for `period` (nanoseconds, or page faults).
+    /// What the first value counts, in words.
     #[must_use]
-    pub fn values(self, period: u64, page_bytes: u64) -> [i64; 2] {
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Cpu => "samples",
+            Self::Faults => "page faults",
+            Self::Pools => "pools",
+            Self::Alloc => "allocations",
+        }
+    }
+
+    /// Whether its samples are allocations, which may be given back.
+    #[must_use]
+    pub const fn is_of_allocations(self) -> bool {
+        matches!(self, Self::Pools | Self::Alloc)
+    }
+
+    /// The first two values of a sample that stands for `period`: nanoseconds, page faults of `n_bytes` each, bytes of
+    /// pools of `n_bytes` each; or of an allocation of `n_bytes` that was chosen with a probability of
+    /// `1 - exp(-n_bytes / period)`.
+    #[must_use]
+    pub fn values(self, period: u64, n_bytes: u64) -> Values {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        match self {
+        let first = match self {
             Self::Cpu => [1, number(period)],
-            Self::Faults => [number(period), number(period.saturating_mul(page_bytes))],
-        }
+            Self::Faults => [number(period), number(period.saturating_mul(n_bytes))],
+            Self::Pools => [number(period / n_bytes.max(1)), number(period)],
+            Self::Alloc => {
+                let share = n_bytes as f64 / period.max(1) as f64;
+                let n_objects = 1.0 / -(-share).exp_m1();
+                // One of no bytes stands for none.
+                let n_objects = if n_objects.is_finite() {
+                    n_objects
+                } else {
+                    1.0
+                };
+                [
+                    n_objects.round() as i64,
+                    (n_objects * n_bytes as f64).round() as i64,
+                ]
+            }
+        };
+        first.into()
     }
 }
 
@@ -217,14 +318,14 @@ pub struct Sample {
     /// The labels.
     pub labels: LabelSetId,
     /// Values, in the order of [`Profile::sample_types`].
-    pub values: [i64; 2],
+    pub values: Values,
 }
 
 /// A profile over one span of time.
 #[derive(Debug, Clone)]
 pub struct Profile {
-    /// What the two values of each sample mean.
-    pub sample_types: [ValueType; 2],
+    /// What the values of each sample mean: at least two, at most [`MAX_VALUES`].
+    pub sample_types: &'static [ValueType],
     /// What [`Profile::period`] counts.
     pub period_type: ValueType,
     /// Distance between two samples, in the unit of `period_type`; the true one, also when it was lowered.
@@ -290,11 +391,13 @@ impl Profile {
         self.strings.get(id.0 as usize).map_or("", |text| text)
     }
 
-    /// Which of the two values tells how much a sample weighs, where there is room for one: the number of samples of
-    /// time, the bytes of memory.
+    /// Which of the values tells how much a sample weighs, where there is room for one: the number of samples of time, the
+    /// bytes of memory, of allocations those that were alive when the process had most.
     #[must_use]
     pub fn weight_idx(&self) -> usize {
-        usize::from(self.sample_types[1].unit == "bytes")
+        let is_peak = |it: &ValueType| it.kind == PEAK_SPACE;
+        let peak = self.sample_types.iter().position(is_peak);
+        peak.unwrap_or_else(|| usize::from(self.sample_types[1].unit == "bytes"))
     }
 
     /// Sum of the weights of all samples.

@@ -385,7 +385,7 @@ mod tests {
             python_version: "".into(),
             process: Arc::new([]),
         });
-        let mut aggregator = Aggregator::new(SystemTime::UNIX_EPOCH, ValueType::CPU_SAMPLES, 1);
+        let mut aggregator = Aggregator::new(SystemTime::UNIX_EPOCH, &ValueType::CPU_SAMPLES, 1);
         let stacks: [(&[&Arc<ResolvedFunction>], i64); 3] = [
             (&[&fib, &fib, &fib, &main], 5),
             (&[&leaf, &fib, &fib, &main], 3),
@@ -404,7 +404,7 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames,
                 labels,
-                values: [n_samples, n_samples],
+                values: [n_samples, n_samples].into(),
             });
         }
         let profile = aggregator.finish(Duration::from_secs(1), Vec::new());

@@ -35,8 +35,8 @@ pub struct Interpreter {
     pub layout: Layout,
     /// `_PyRuntime`.
     pub runtime: Address,
-    /// First interpreter state.
-    pub first: Address,
+    /// Its main interpreter's state.
+    pub main: Address,
     /// Path of the binary that holds it, as the process sees it.
     pub binary_path: PathBuf,
     /// The binary's identity.
@@ -51,6 +51,18 @@ pub struct Interpreter {
     pub thread_slot: Option<ThreadSlot>,
     /// Frames of this process, or of another of the binary, were found to be what the offsets say.
     pub is_verified: bool,
+}
+
+impl Interpreter {
+    /// Bytes of a pool of small objects; 0 where there are none: free-threaded builds use another allocator.
+    #[must_use]
+    pub fn pool_bytes(&self) -> u64 {
+        if self.binary.free_threaded {
+            0
+        } else {
+            self.version.pool_bytes()
+        }
+    }
 }
 
 /// What a process turned out to be.
@@ -291,21 +303,21 @@ impl Discoverer {
             ""
         };
         step("layout", Ok(format!("offsets of CPython {version}{build}")));
-        let first = runtime::first_interpreter(&memory, &layout, runtime);
-        let first = first.inspect_err(|error| step("runtime", Err(error.to_string())))?;
+        let main = runtime::main_interpreter(&memory, &layout, runtime);
+        let main = main.inspect_err(|error| step("runtime", Err(error.to_string())))?;
         step(
             "runtime",
             Ok(format!(
-                "_PyRuntime at {runtime}, an interpreter at {first}"
+                "_PyRuntime at {runtime}, its main interpreter at {main}"
             )),
         );
-        let thread_slot = runtime::calibrate_thread_slot(&memory, &layout, first);
+        let thread_slot = runtime::calibrate_thread_slot(&memory, &layout, runtime);
         let found = match thread_slot {
             Some(slot) => format!("threads keep their state {}", slot_text(slot)),
             None => "no slot found; threads are looked up in the interpreter's list".to_owned(),
         };
         step("thread state", Ok(found));
-        let is_verified = self.verify(memory, &layout, first, key, step)?;
+        let is_verified = self.verify(memory, &layout, main, key, step)?;
         let loaded = |range: AddressRange| AddressRange {
             start: range.start.wrapping_add(bias),
             end: range.end.wrapping_add(bias),
@@ -324,7 +336,7 @@ impl Discoverer {
             version,
             layout,
             runtime,
-            first,
+            main,
             binary_path: mapping.path,
             binary_key: key,
             eval,
@@ -345,14 +357,14 @@ impl Discoverer {
         &mut self,
         memory: ProcessMemory,
         layout: &Layout,
-        first: Address,
+        main: Address,
         key: FileKey,
         step: &mut dyn FnMut(&'static str, Result<String, String>),
     ) -> Result<bool, Unusable> {
         if self.verified.contains(&key) {
             return Ok(true);
         }
-        match verify(&memory, layout, first) {
+        match verify(&memory, layout, main) {
             Evidence::Sound { n_frames } => {
                 let found = format!(
                     "{n_frames} looked at; code objects, names and lines are where they should be"

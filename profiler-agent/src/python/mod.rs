@@ -9,6 +9,7 @@ pub mod line_table;
 pub mod process;
 pub mod refusal;
 pub mod runtime;
+pub mod small_objects;
 pub mod string;
 pub mod thread_bytecode;
 pub mod thread_name;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use profiler_common::arch::{self, IS_ARM64};
-use profiler_common::layout::GilKind;
+use profiler_common::layout::{GilKind, PyLayout};
 use profiler_common::process::ThreadSlot;
 
 use super::layout::{Layout, LayoutNotFound, Offsets, Version, debug_offsets, row};
@@ -16,6 +16,9 @@ const MAX_CALIBRATED: usize = 8;
 
 /// Most thread states of a list that it goes through to find the oldest.
 const MAX_STATES: usize = 1024;
+
+/// Most interpreters of a process that are looked at.
+const MAX_INTERPRETERS: usize = 4096;
 
 /// Where the C libraries keep what belongs to a thread. Where keys lie is counted from the thread's `pthread_t`.
 struct Storage {
@@ -103,32 +106,43 @@ pub fn layout(
     }
 }
 
-/// The first interpreter of an initialised runtime: its list of threads is there and leads back to it.
-pub fn first_interpreter(
+/// The main interpreter of an initialised runtime: it is the oldest, and its list of threads is there and leads back to
+/// it. Sub-interpreters come in front of it, and from 3.13 on they have no thread while nothing runs in them.
+pub fn main_interpreter(
     memory: &impl ReadMemory,
     layout: &Layout,
     runtime: Address,
 ) -> Result<Address, RuntimeError> {
     let walk = &layout.walk;
-    let interp = memory.read_u64(runtime.add(walk.runtime_interpreters_head.into()))?;
-    if interp == 0 {
-        return Err(RuntimeError::NotInitialised);
+    let head = memory.read_u64(runtime.add(walk.runtime_interpreters_head.into()))?;
+    let mut why_not = RuntimeError::NotInitialised;
+    for interp in interpreters(memory, layout, Address(head))
+        .into_iter()
+        .rev()
+    {
+        let word = |at: Address, offset: u16| memory.read_u64(at.add(offset.into())).ok();
+        let state = word(interp, walk.interp_threads_head);
+        if state == Some(0) {
+            continue;
+        }
+        if state.and_then(|state| word(Address(state), walk.tstate_interp)) == Some(interp.0) {
+            return Ok(interp);
+        }
+        why_not = RuntimeError::Inconsistent(Version(walk.version_hex));
     }
-    let inconsistent = |_| RuntimeError::Inconsistent(Version(walk.version_hex));
-    let state = memory
-        .read_u64(Address(interp).add(walk.interp_threads_head.into()))
-        .map_err(inconsistent)?;
-    if state == 0 {
-        return Err(RuntimeError::NotInitialised);
+    Err(why_not)
+}
+
+/// The interpreters from this one on, newest first.
+fn interpreters(memory: &impl ReadMemory, layout: &Layout, head: Address) -> Vec<Address> {
+    let mut interpreters = Vec::new();
+    let mut interp = head;
+    while !interp.is_null() && interpreters.len() < MAX_INTERPRETERS {
+        interpreters.push(interp);
+        let next = memory.read_u64(interp.add(layout.walk.interp_next.into()));
+        interp = Address(next.unwrap_or(0));
     }
-    let back = memory
-        .read_u64(Address(state).add(walk.tstate_interp.into()))
-        .map_err(inconsistent)?;
-    if back == interp {
-        Ok(Address(interp))
-    } else {
-        Err(RuntimeError::Inconsistent(Version(walk.version_hex)))
-    }
+    interpreters
 }
 
 /// Finds where the process's threads keep their `PyThreadState` (the slot of `autoTSSkey`), by looking for it
@@ -137,10 +151,10 @@ pub fn first_interpreter(
 pub fn calibrate_thread_slot(
     memory: &impl ReadMemory,
     layout: &Layout,
-    interp: Address,
+    runtime: Address,
 ) -> Option<ThreadSlot> {
     let version = Version(layout.walk.version_hex);
-    let threads = listed_threads(memory, layout, interp);
+    let threads = listed_threads(memory, layout, runtime);
     let mut slots: Vec<ThreadSlot> = Vec::new();
     for thread in &threads {
         for slot in find_slots(memory, version, thread) {
@@ -150,8 +164,7 @@ pub fn calibrate_thread_slot(
         }
     }
     let n_right = |slot: &ThreadSlot| {
-        let is_right =
-            |thread: &&Thread| read_slot(memory, *slot, thread.pointer) == Some(thread.state);
+        let is_right = |thread: &&Thread| thread.is_in(memory, *slot);
         threads.iter().filter(is_right).count()
     };
     // The first of those that are right for the most threads: musl keeps the storage of a thread right behind what the
@@ -164,14 +177,11 @@ pub fn calibrate_thread_slot(
 pub fn slot_holds(
     memory: &impl ReadMemory,
     layout: &Layout,
-    interp: Address,
+    runtime: Address,
     slot: ThreadSlot,
 ) -> bool {
-    let threads = listed_threads(memory, layout, interp);
-    !threads.is_empty()
-        && threads
-            .into_iter()
-            .all(|thread| read_slot(memory, slot, thread.pointer) == Some(thread.state))
+    let threads = listed_threads(memory, layout, runtime);
+    !threads.is_empty() && threads.iter().all(|thread| thread.is_in(memory, slot))
 }
 
 /// What a thread has in a slot.
@@ -191,41 +201,44 @@ struct Thread {
     id: Address,
     /// Its thread pointer.
     pointer: Address,
-    /// Its `PyThreadState`.
-    state: u64,
+    /// Its `PyThreadState`: that of the main interpreter, then those of others in which it may be at work.
+    states: Vec<u64>,
 }
 
-/// Some threads whose thread pointer can be told. States that share a `pthread_t` are left out but for the first with a
-/// frame: a thread that is about to start carries its parent's (3.8 to 3.11).
-fn listed_threads(memory: &impl ReadMemory, layout: &Layout, interp: Address) -> Vec<Thread> {
+impl Thread {
+    /// Whether a slot has one of its states.
+    fn is_in(&self, memory: &impl ReadMemory, slot: ThreadSlot) -> bool {
+        read_slot(memory, slot, self.pointer).is_some_and(|state| self.states.contains(&state))
+    }
+}
+
+/// Some threads of the main interpreter whose thread pointer can be told. States that share a `pthread_t` are left out
+/// but for the first with a frame: a thread that is about to start carries its parent's (3.8 to 3.11).
+fn listed_threads(memory: &impl ReadMemory, layout: &Layout, runtime: Address) -> Vec<Thread> {
     let walk = &layout.walk;
+    let Ok(main) = main_interpreter(memory, layout, runtime) else {
+        return Vec::new();
+    };
     let mut threads: Vec<Thread> = Vec::new();
-    let mut state = memory
-        .read_u64(interp.add(walk.interp_threads_head.into()))
-        .unwrap_or(0);
-    for _ in 0..MAX_STATES {
-        if state == 0 {
-            break;
-        }
-        let word = |offset: u16| {
-            memory
-                .read_u64(Address(state).add(offset.into()))
-                .unwrap_or(0)
-        };
-        let id = Address(word(walk.tstate_thread_id));
-        if id.0 != 0
-            && word(walk.tstate_frame) != 0
-            && !threads.iter().any(|thread| thread.id == id)
-        {
+    for (id, state) in states_with_frames(memory, walk, main) {
+        if !threads.iter().any(|thread| thread.id == id) {
             // The last is the oldest: the main thread, whose storage can lie elsewhere.
             threads.truncate(MAX_CALIBRATED - 1);
             threads.push(Thread {
                 id,
                 pointer: id,
-                state,
+                states: vec![state],
             });
         }
-        state = word(walk.tstate_next);
+    }
+    let head = memory.read_u64(runtime.add(walk.runtime_interpreters_head.into()));
+    let others = interpreters(memory, layout, Address(head.unwrap_or(0)));
+    let others = others.into_iter().filter(|interp| *interp != main);
+    let states = others.flat_map(|interp| states_with_frames(memory, walk, interp));
+    for (id, state) in states.take(MAX_STATES) {
+        if let Some(thread) = threads.iter_mut().find(|thread| thread.id == id) {
+            thread.states.push(state);
+        }
     }
     if IS_ARM64 {
         threads.retain_mut(|thread| {
@@ -235,6 +248,28 @@ fn listed_threads(memory: &impl ReadMemory, layout: &Layout, interp: Address) ->
         });
     }
     threads
+}
+
+/// The thread states of an interpreter that have a frame, newest first, each with its thread's `pthread_t`.
+fn states_with_frames(
+    memory: &impl ReadMemory,
+    walk: &PyLayout,
+    interp: Address,
+) -> Vec<(Address, u64)> {
+    let word = |at: u64, offset: u16| memory.read_u64(Address(at).add(offset.into())).unwrap_or(0);
+    let mut states = Vec::new();
+    let mut state = word(interp.0, walk.interp_threads_head);
+    for _ in 0..MAX_STATES {
+        if state == 0 {
+            break;
+        }
+        let id = word(state, walk.tstate_thread_id);
+        if id != 0 && word(state, walk.tstate_frame) != 0 {
+            states.push((Address(id), state));
+        }
+        state = word(state, walk.tstate_next);
+    }
+    states
 }
 
 /// The thread pointer of an arm64 thread, by its `pthread_t`, which is the address of the C library's `struct pthread`.
@@ -287,9 +322,9 @@ fn leads_back(memory: &impl ReadMemory, pointer: Address) -> bool {
     (1..=length.min(MAX_MODULES)).any(is_right_behind)
 }
 
-/// Every place in a thread's storage that has its state: first those in the first block, then those in others.
+/// Every place in a thread's storage that has a state of it: first those in the first block, then those in others.
 fn find_slots(memory: &impl ReadMemory, version: Version, thread: &Thread) -> Vec<ThreadSlot> {
-    let state = thread.state;
+    let is_state = |word: &u64| thread.states.contains(word);
     let Some(words) = read_words(memory, thread.id, STORAGE.keys.end) else {
         return Vec::new();
     };
@@ -303,7 +338,7 @@ fn find_slots(memory: &impl ReadMemory, version: Version, thread: &Thread) -> Ve
     let words = words.iter().copied().enumerate();
     let own = words.clone().skip(STORAGE.keys.start / 8);
     let mut slots: Vec<ThreadSlot> = own
-        .filter(|(_, word)| *word == state)
+        .filter(|(_, word)| is_state(word))
         .map(|(idx, _)| slot(idx, -1))
         .collect();
     // Before, the only thread-local word with the state was that of the thread's current one, which is NULL while the
@@ -321,7 +356,7 @@ fn find_slots(memory: &impl ReadMemory, version: Version, thread: &Thread) -> Ve
         for (idx, pointer) in pointers {
             let second = read_words(memory, Address(pointer), SECOND_LEVEL_BYTES)
                 .or_else(|| read_words(memory, Address(pointer), SECOND_LEVEL_BYTES / 2));
-            let inner = second.and_then(|second| second.iter().position(|word| *word == state));
+            let inner = second.and_then(|second| second.iter().position(is_state));
             slots.extend(inner.map(|inner| slot(idx, inner as i32 * 8)));
         }
     }
@@ -335,7 +370,7 @@ fn find_thread_local(memory: &impl ReadMemory, thread: &Thread) -> Option<Thread
     let Range { start, end } = STORAGE.thread_local;
     let address = Address(thread.pointer.0.wrapping_add_signed(start.into()));
     let words = read_words(memory, address, (end - start) as usize)?;
-    let is_state = |(_, word): &(usize, &u64)| **word == thread.state;
+    let is_state = |(_, word): &(usize, &u64)| thread.states.contains(word);
     let mut matches = words.iter().enumerate().filter(is_state);
     let (idx, _) = matches.next()?;
     if matches.next().is_some() {

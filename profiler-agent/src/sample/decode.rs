@@ -6,6 +6,7 @@ use profiler_common::event::{
 };
 
 use crate::ids::{Address, Generation, Pid, Tid};
+use crate::process::block::{Block, Release};
 use crate::process::lifecycle::{Change, Lifecycle};
 
 /// Why a record could not be decoded. The ring's records come from this build's own programs, so this means
@@ -32,6 +33,8 @@ pub enum Record {
     Lifecycle(Lifecycle),
     /// Small pages of some process were put together into a huge one, at this time in nanoseconds since boot.
     Collapse(u64),
+    /// Memory whose allocation was sampled was given back.
+    Release(Release),
 }
 
 /// A sample as the kernel took it; nothing has a name yet.
@@ -51,8 +54,10 @@ pub struct RawSample {
     pub source: u8,
     /// What the sample stands for, in the source's unit.
     pub period: u64,
-    /// What the event is about: for a page fault the address that was touched.
+    /// What the event is about: for a page fault the address that was touched, for an allocation that of the memory.
     pub address: Address,
+    /// Size of an allocation; else 0.
+    pub n_bytes: u64,
     /// User-space instruction address; 0 when unknown.
     pub user_ip: Address,
     /// `PyThreadState`; 0 when none was found.
@@ -130,8 +135,24 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             lifecycle(&mut reader, kind).map(Record::Lifecycle)
         }
         Some(RecordKind::Collapse) => Ok(Record::Collapse(time_ns)),
+        Some(RecordKind::Release) => release(&mut reader, time_ns).map(Record::Release),
         None => Err(DecodeError::Kind(kind)),
     }
+}
+
+/// The fields in the order of [`profiler_common::event::ReleaseRecord`].
+fn release(reader: &mut Reader<'_>, time_ns: u64) -> Result<Release, DecodeError> {
+    let address = Address(reader.u64()?);
+    let pid = Pid(reader.u32()?);
+    let source = reader.u32()? as u8;
+    Ok(Release {
+        time_ns,
+        block: Block {
+            pid,
+            source,
+            address,
+        },
+    })
 }
 
 /// The fields in the order of [`SampleRecord`].
@@ -142,6 +163,7 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
     let frame = Address(reader.u64()?);
     let period = reader.u64()?;
     let address = Address(reader.u64()?);
+    let n_bytes = reader.u64()?;
     let (pid, tid) = (Pid(reader.u32()?), Tid(reader.u32()?));
     let (cpu, flags) = (reader.u32()?, reader.u32()?);
     let (python_status, kernel_status, source, _) =
@@ -174,6 +196,7 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
         source,
         period,
         address,
+        n_bytes,
         user_ip,
         thread_state,
         frame,
@@ -214,10 +237,12 @@ fn lifecycle(reader: &mut Reader<'_>, kind: RecordKind) -> Result<Lifecycle, Dec
         RecordKind::Exit => Change::Exit {
             generation: previous,
         },
-        RecordKind::Exec | RecordKind::Sample | RecordKind::Collapse => Change::Exec {
-            previous,
-            generation,
-        },
+        RecordKind::Exec | RecordKind::Sample | RecordKind::Collapse | RecordKind::Release => {
+            Change::Exec {
+                previous,
+                generation,
+            }
+        }
     };
     Ok(Lifecycle { change, pid, comm })
 }
@@ -253,6 +278,7 @@ mod tests {
             header.frame,
             header.period,
             header.address,
+            header.n_bytes,
         ] {
             bytes.extend(word.to_le_bytes());
         }
@@ -324,7 +350,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_give_a_value(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600), kind in 0_u16..6) {
+        fn any_bytes_give_a_value(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600), kind in 0_u16..8) {
             if bytes.len() > 4 {
                 bytes[..2].copy_from_slice(&RECORD_VERSION.to_le_bytes());
                 bytes[2..4].copy_from_slice(&kind.to_le_bytes());

@@ -45,7 +45,7 @@ impl RemoteSampler {
         let memory = ProcessMemory::new(process.pid);
         let layout = &process.interpreter.layout.walk;
         let mut samples = Vec::new();
-        for listed in listed_threads(memory, layout, process.interpreter.first) {
+        for listed in listed_threads(memory, layout, process.interpreter.runtime) {
             let has_tid = layout.tstate_native_thread_id != ABSENT;
             let tid = if has_tid {
                 let own = self
@@ -74,6 +74,7 @@ impl RemoteSampler {
                 source: 0,
                 period,
                 address: Address(0),
+                n_bytes: 0,
                 user_ip: Address(0),
                 thread_state: Address(thread.state),
                 frame: Address(thread.frame),
@@ -150,10 +151,11 @@ fn walk(
 }
 
 /// The thread states of all interpreters, at most [`MAX_LISTED`].
-fn listed_threads(memory: ProcessMemory, layout: &PyLayout, first: Address) -> Vec<Listed> {
+fn listed_threads(memory: ProcessMemory, layout: &PyLayout, runtime: Address) -> Vec<Listed> {
     let mut reader = RemoteReader(&memory);
     let mut listed = Vec::new();
-    let mut interp = first.0;
+    let head = runtime.add(layout.runtime_interpreters_head.into());
+    let mut interp = reader.u64(head.0).unwrap_or(0);
     let mut n_steps = 0;
     while interp != 0 && n_steps < MAX_LISTED {
         let head = interp.wrapping_add(layout.interp_threads_head.into());

@@ -221,7 +221,7 @@ impl Symbolizer {
         Some(ResolvedSample {
             frames,
             labels,
-            values: [1, i64::try_from(sample.period).unwrap_or(i64::MAX)],
+            values: [1, i64::try_from(sample.period).unwrap_or(i64::MAX)].into(),
         })
     }
 }
@@ -334,7 +334,7 @@ impl Program {
         ) else {
             return;
         };
-        if let Ok(names) = thread_names(&self.memory, &layout, interpreter.first) {
+        if let Ok(names) = thread_names(&self.memory, &layout, interpreter.main) {
             self.names = names;
         }
     }

@@ -192,7 +192,7 @@ fn status() -> Status {
 const N_FUNCTIONS: u32 = 20_000;
 
 fn profile(duration: Duration) -> Profile {
-    let mut aggregator = Aggregator::new(SystemTime::now(), ValueType::CPU_SAMPLES, 1000);
+    let mut aggregator = Aggregator::new(SystemTime::now(), &ValueType::CPU_SAMPLES, 1000);
     let labels = Arc::new(ThreadLabels {
         pid: PID,
         tid: PID,
@@ -215,7 +215,7 @@ fn profile(duration: Duration) -> Profile {
         aggregator.add(&ResolvedSample {
             frames: vec![frame],
             labels: Arc::clone(&labels),
-            values: [1, 1000],
+            values: [1, 1000].into(),
         });
     }
     aggregator.finish(duration, vec!["3 lost".to_owned()])

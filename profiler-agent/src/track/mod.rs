@@ -1,4 +1,5 @@
 //! Which processes exist, which interpreter each runs, and what the kernel is told of them.
 
+pub mod allocators;
 pub mod process;
 pub mod tracker;

@@ -596,6 +596,7 @@ impl<K: KernelTable> Tracker<K> {
             thread_slot: interpreter.thread_slot.unwrap_or_default(),
             layout: self.kernel.layout_row(&interpreter.layout.walk)?,
             state: ProcessState::Python,
+            pool_bytes: interpreter.pool_bytes(),
         })
     }
 

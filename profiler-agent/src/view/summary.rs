@@ -4,7 +4,7 @@
 use std::fmt::{self, Write as _};
 
 use super::columns::cut;
-use crate::format::{bytes_text, escape, frame_text};
+use crate::format::{escape, frame_text, weight_text};
 use crate::profile::model::{Frame, FrameKind, Profile};
 use crate::profile::query::{FunctionTotals, function_totals, n_processes};
 
@@ -43,7 +43,7 @@ fn write(out: &mut String, profile: &Profile) -> fmt::Result {
     let whole = profile.total_weight();
     let what = match profile.weight_idx() {
         0 => counted(whole, "sample", "samples"),
-        _ => format!("{} touched", bytes_text(whole)),
+        _ => weight_text(profile),
     };
     writeln!(
         out,
@@ -148,7 +148,7 @@ mod tests {
 
     /// A profile of stacks (leaf first) with their counts, one process for each stack.
     fn profile(stacks: &[(&[&str], i64)], comments: Vec<String>) -> Profile {
-        let mut aggregator = Aggregator::new(SystemTime::now(), ValueType::CPU_SAMPLES, 1);
+        let mut aggregator = Aggregator::new(SystemTime::now(), &ValueType::CPU_SAMPLES, 1);
         for (pid, (stack, count)) in (1..).zip(stacks) {
             let frame = |name: &&str| ResolvedFrame {
                 function: Arc::new(ResolvedFunction::python(name, "/srv/app.py", 7)),
@@ -165,7 +165,7 @@ mod tests {
                     python_version: "3.12.1".into(),
                     process: Arc::new([]),
                 }),
-                values: [*count, *count],
+                values: [*count, *count].into(),
             });
         }
         aggregator.finish(Duration::from_millis(30_040), comments)

@@ -85,6 +85,13 @@ fn start_steady(hosts: &Hosts) -> Vec<Running> {
             running.push(hosts.script(&name("jit"), &python, &[], &jit, "plain.py"));
         }
     }
+    for python in usual((3, 13)) {
+        let (major, minor) = python.minor();
+        let n_chains = if minor >= 14 { 3 } else { 2 };
+        let name = format!("isolated {major}.{minor}");
+        let running_interpreters = hosts.script(&name, &python, &[], &[], "isolated.py");
+        running.push(running_interpreters.with_chains(n_chains));
+    }
     running.extend(hosts.packaged());
     running.extend(hosts.servers());
     running
@@ -217,6 +224,11 @@ fn a_state_that_was_lent_to_another_thread_gives_no_wrong_stack() {
         assert_eq!(seen.n_with("own_thread"), 0, "{seen}");
         assert!(seen.n_true >= MIN_SAMPLES, "{seen}");
     }
+}
+
+#[test]
+fn interpreters_with_a_gil_of_their_own_and_some_in_which_nothing_runs() {
+    assert_true("isolated");
 }
 
 #[test]

@@ -2,8 +2,11 @@
 
 mod cpu;
 mod faults;
+pub mod probe_cost;
+pub mod probes;
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
 use aya::programs::{PerfEvent, ProgramError};
@@ -26,10 +29,37 @@ pub struct Source {
     pub number: u8,
     /// What it measures, for `--help` and `doctor`.
     pub summary: &'static str,
-    /// The program that takes its samples.
-    pub(super) program: &'static str,
-    /// The same where the kernel's memory must be read.
-    pub(super) program_probed: &'static str,
+    /// The programs that take its samples, first; then others that it needs.
+    pub(super) programs: &'static [ProgramName],
+}
+
+/// A program of the BPF object.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ProgramName {
+    /// In two builds: the one for typed pointers, and the one where the kernel's memory must be read.
+    Two(&'static str, &'static str),
+    /// The same everywhere.
+    One(&'static str),
+}
+
+/// Which build of the programs was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Build {
+    /// The kernel's structures are reached through typed pointers.
+    Typed,
+    /// Its memory is read.
+    Probed,
+}
+
+impl ProgramName {
+    /// The name in the object.
+    pub(super) const fn of(self, build: Build) -> &'static str {
+        match (self, build) {
+            (Self::Two(name, _), Build::Typed)
+            | (Self::Two(_, name), Build::Probed)
+            | (Self::One(name), _) => name,
+        }
+    }
 }
 
 /// Every event source.
@@ -38,15 +68,25 @@ pub const SOURCES: &[Source] = &[
         profile_type: ProfileType::Cpu,
         number: source::CPU,
         summary: "time on the CPU (software event cpu-clock, one timer per online CPU)",
-        program: "sample_cpu",
-        program_probed: "sample_cpu_probed",
+        programs: &[ProgramName::Two("sample_cpu", "sample_cpu_probed")],
     },
     Source {
         profile_type: ProfileType::Faults,
         number: source::FAULTS,
         summary: "memory touched for the first time (software event page-faults on each online CPU)",
-        program: "sample_faults",
-        program_probed: "sample_faults_probed",
+        programs: &[ProgramName::Two("sample_faults", "sample_faults_probed")],
+    },
+    Source {
+        profile_type: ProfileType::Pools,
+        number: source::POOLS,
+        summary: "memory for small objects (probes on CPython's allocator in each process, when asked for)",
+        programs: probes::POOLS,
+    },
+    Source {
+        profile_type: ProfileType::Alloc,
+        number: source::ALLOC,
+        summary: "memory from malloc and its like (probes in each process, when asked for)",
+        programs: probes::ALLOC,
     },
 ];
 
@@ -76,6 +116,19 @@ pub enum SourceError {
     /// The list of CPUs could not be read.
     #[error("cannot read the list of online CPUs: {0}")]
     Cpus(std::io::Error),
+    /// A probe could not be placed.
+    #[error("cannot probe {file} at {offset:#x}: {source}")]
+    Probe {
+        /// The file.
+        file: String,
+        /// Offset in it.
+        offset: u64,
+        /// What aya says.
+        source: Box<ProgramError>,
+    },
+    /// The table of processes with probes is full, or could not be written.
+    #[error("cannot note the process: {0}")]
+    Table(#[from] aya::maps::MapError),
     /// The event could not be opened on a CPU.
     #[error("cannot sample CPU {cpu}: {source}")]
     Attach {
@@ -95,9 +148,23 @@ pub struct Periods {
     pub faults: Option<u64>,
 }
 
+/// The loaded programs, which two threads attach.
+#[derive(Clone)]
+pub(super) struct SharedEbpf(Arc<Mutex<Ebpf>>);
+
+impl SharedEbpf {
+    pub(super) fn new(ebpf: Ebpf) -> Self {
+        Self(Arc::new(Mutex::new(ebpf)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ebpf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The attached sources. Dropping the [`Ebpf`] it holds detaches everything.
 pub struct Sources {
-    ebpf: Ebpf,
+    ebpf: SharedEbpf,
     counters: CounterTable,
     cpu: Option<CpuTimers>,
     faults: Option<FaultEvents>,
@@ -108,15 +175,15 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Not attached yet. `names`: the loaded program of each source.
+    /// Not attached yet.
     #[must_use]
     pub(super) fn new(
-        ebpf: Ebpf,
-        name_of: impl Fn(&'static Source) -> &'static str,
+        ebpf: SharedEbpf,
+        build: Build,
         counters: CounterTable,
         periods: Periods,
     ) -> Self {
-        let name = |profile_type| name_of(Source::of(profile_type));
+        let name = |profile_type| Source::of(profile_type).programs[0].of(build);
         Self {
             ebpf,
             counters,
@@ -214,10 +281,10 @@ impl Sources {
 
     fn attach_sources(&mut self, cpus: &[u32]) -> Result<(), SourceError> {
         if let Some(timers) = &mut self.cpu {
-            timers.attach(&mut self.ebpf, &self.counters, cpus)?;
+            timers.attach(&mut self.ebpf.lock(), &self.counters, cpus)?;
         }
         if let Some(faults) = &mut self.faults {
-            faults.attach(&mut self.ebpf, cpus)?;
+            faults.attach(&mut self.ebpf.lock(), cpus)?;
         }
         Ok(())
     }
@@ -227,10 +294,10 @@ impl Sources {
             return;
         }
         if let Some(timers) = &mut self.cpu {
-            timers.detach(&mut self.ebpf, &self.counters, cpus);
+            timers.detach(&mut self.ebpf.lock(), &self.counters, cpus);
         }
         if let Some(faults) = &mut self.faults {
-            faults.detach(&mut self.ebpf, cpus);
+            faults.detach(&mut self.ebpf.lock(), cpus);
         }
         for cpu in cpus {
             self.cpus.remove(cpu);

@@ -82,6 +82,14 @@ impl Version {
         ((self.0 >> 24) as u8, (self.0 >> 16) as u8)
     }
 
+    /// Bytes of a pool of small objects, and the alignment of pools, in builds with the GIL (`POOL_SIZE` in
+    /// Objects/obmalloc.c; from 3.10 on, where it can keep a tree of its arenas, 16 KiB).
+    #[must_use]
+    pub const fn pool_bytes(self) -> u64 {
+        let (_, minor) = self.minor();
+        if minor < 10 { 4096 } else { 16_384 }
+    }
+
     /// From numbers of a final release.
     #[must_use]
     pub const fn new(major: u8, minor: u8, micro: u8) -> Self {

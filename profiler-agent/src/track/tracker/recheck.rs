@@ -34,7 +34,7 @@ impl<K: KernelTable> Tracker<K> {
         }
         let (memory, interpreter) = (ProcessMemory::new(pid), &process.interpreter);
         let holds = |slot: ThreadSlot| {
-            runtime::slot_holds(&memory, &interpreter.layout, interpreter.first, slot)
+            runtime::slot_holds(&memory, &interpreter.layout, interpreter.runtime, slot)
         };
         if interpreter.thread_slot.is_some_and(holds) {
             return;
@@ -43,7 +43,7 @@ impl<K: KernelTable> Tracker<K> {
         process.interpreter.thread_slot = runtime::calibrate_thread_slot(
             &memory,
             &process.interpreter.layout,
-            process.interpreter.first,
+            process.interpreter.runtime,
         );
         // A process that ended meanwhile has no entry to update; other failures leave the list as the way.
         if let Ok(entry) = self.entry(&process)

@@ -375,7 +375,7 @@ struct Growth {
 fn grown_by_process(profile: &Profile) -> HashMap<u32, Growth> {
     let mut by_process: HashMap<u32, Growth> = HashMap::new();
     for sample in &profile.samples {
-        let [n_faults, n_bytes] = sample.values;
+        let (n_faults, n_bytes) = (sample.values[0], sample.values[1]);
         let Ok(pid) = u32::try_from(profile.thread(sample.labels).pid) else {
             continue;
         };

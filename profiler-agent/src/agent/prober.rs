@@ -1,0 +1,254 @@
+//! The thread that places probes in the allocators of processes, and takes them away where they cost too much.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use super::Event;
+use crate::bpf::source::probe_cost::ProbeCost;
+use crate::bpf::source::probes::Probes;
+use crate::config::AllocationConfig;
+use crate::ids::{Generation, Pid};
+use crate::process::block::Block;
+use crate::process::cpu_time;
+use crate::profile::model::ProfileType;
+use crate::python::process::PythonProcess;
+use crate::track::allocators::{Allocators, Found, PoolProbes, Wanted};
+
+/// What the probes cost is compared with the budget this often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Allocators in libraries that were loaded later are looked for this often.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The budget counts once the probes cost this in an interval: less is nobody's harm.
+const MIN_COST: Duration = Duration::from_millis(1);
+
+/// A process's own time is known to a tick: it may have used so much more than is said.
+const CLOCK_TICK: f64 = 0.01;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(super) enum ProbeMessage {
+    /// A process is profiled from now on.
+    Profiled(Arc<PythonProcess>),
+    /// A program has ended, with memory that nobody will give back.
+    Ended(Generation, Vec<Block>),
+    /// Nothing is sampled any more.
+    Stop,
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+pub(super) struct ProbeNews {
+    pub(super) pid: Pid,
+    pub(super) change: ProbeChange,
+}
+
+/// What happened to the probes of a program.
+#[derive(Debug)]
+pub(super) enum ProbeChange {
+    /// They are there: how many, and how the places were found.
+    Placed(String),
+    /// They, or some, are not there, for a reason.
+    Missing(String),
+    /// They were taken away, for a reason.
+    Removed(String),
+}
+
+/// A process that has probes, or could have.
+struct Probed {
+    process: Arc<PythonProcess>,
+    /// How often it came to a probe, the cost of that, its CPU time, and when they were looked at.
+    n_hits: u64,
+    cost: Duration,
+    cpu_time: Duration,
+    looked: Instant,
+    /// For how many looks in a row the probes cost too much.
+    n_above: u32,
+    is_removed: bool,
+}
+
+/// See the module's documentation.
+pub(super) struct Prober {
+    probes: Probes,
+    allocators: Allocators,
+    config: AllocationConfig,
+    processes: HashMap<Generation, Probed>,
+    events: SyncSender<Event>,
+}
+
+impl Prober {
+    pub(super) fn new(
+        probes: Probes,
+        cost: ProbeCost,
+        types: &[ProfileType],
+        config: AllocationConfig,
+        events: SyncSender<Event>,
+    ) -> Self {
+        Self {
+            allocators: Allocators::new(Wanted {
+                pools: types.contains(&ProfileType::Pools),
+                alloc: types.contains(&ProfileType::Alloc),
+                pool_probes: if cost.is_stepping_cheap() && config.pool_probes == PoolProbes::Auto {
+                    PoolProbes::Pools
+                } else {
+                    config.pool_probes
+                },
+                any_register: probes.have_any_register(),
+            }),
+            probes,
+            config,
+            processes: HashMap::new(),
+            events,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) fn run(mut self, messages: &Receiver<ProbeMessage>) {
+        let mut next_look = Instant::now() + LOOK_INTERVAL;
+        let mut next_search = Instant::now() + SEARCH_INTERVAL;
+        loop {
+            let timeout = next_look.saturating_duration_since(Instant::now());
+            match messages.recv_timeout(timeout) {
+                Ok(ProbeMessage::Profiled(process)) => self.on_profiled(&process),
+                Ok(ProbeMessage::Ended(generation, blocks)) => {
+                    self.on_ended(generation);
+                    self.probes.forget(&blocks);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(ProbeMessage::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let now = Instant::now();
+            if now >= next_look {
+                next_look = now + LOOK_INTERVAL;
+                self.look();
+            }
+            if now >= next_search {
+                next_search = now + SEARCH_INTERVAL;
+                self.search();
+            }
+        }
+        for probed in self.processes.into_values() {
+            self.probes.detach(probed.process.pid);
+        }
+    }
+
+    fn on_profiled(&mut self, process: &Arc<PythonProcess>) {
+        let generation = process.generation;
+        let probed = Probed {
+            n_hits: 0,
+            cost: Duration::ZERO,
+            cpu_time: cpu_time::read(process.pid).unwrap_or_default(),
+            looked: Instant::now(),
+            n_above: 0,
+            is_removed: false,
+            process: process.clone(),
+        };
+        // Recalibrated processes are told of again.
+        if self.processes.insert(generation, probed).is_none() {
+            self.place(process, true);
+        }
+    }
+
+    fn on_ended(&mut self, generation: Generation) {
+        self.allocators.forget(generation);
+        if let Some(probed) = self.processes.remove(&generation) {
+            self.probes.detach(probed.process.pid);
+        }
+    }
+
+    /// Places probes in what was not seen in the process before.
+    fn place(&mut self, process: &PythonProcess, is_first: bool) {
+        let Found {
+            sites,
+            names,
+            missing,
+        } = self.allocators.find(process);
+        let attached = if sites.is_empty() {
+            Ok(())
+        } else {
+            self.probes.attach(process.pid, &sites)
+        };
+        let news = |change| {
+            Event::Probes(ProbeNews {
+                pid: process.pid,
+                change,
+            })
+        };
+        let changes = match attached {
+            Ok(()) if sites.is_empty() => None,
+            Ok(()) => Some(ProbeChange::Placed(names.join(", "))),
+            Err(error) => {
+                self.probes.detach(process.pid);
+                Some(ProbeChange::Missing(error.to_string()))
+            }
+        };
+        let missing = (is_first || !missing.is_empty())
+            .then(|| missing.into_iter().map(ProbeChange::Missing))
+            .into_iter()
+            .flatten();
+        for change in changes.into_iter().chain(missing) {
+            // The engine ends after this thread was told to.
+            let _ = self.events.send(news(change));
+        }
+    }
+
+    /// Looks for allocators that were loaded later.
+    fn search(&mut self) {
+        let processes: Vec<_> = self
+            .processes
+            .values()
+            .filter(|probed| !probed.is_removed)
+            .map(|probed| probed.process.clone())
+            .collect();
+        for process in processes {
+            self.place(&process, false);
+        }
+    }
+
+    /// Takes probes away that cost too much.
+    fn look(&mut self) {
+        let mut removed = Vec::new();
+        for probed in self.processes.values_mut() {
+            let pid = probed.process.pid;
+            let (Some((n_hits, cost_ns)), Some(cpu_time)) =
+                (self.probes.hits(pid), cpu_time::read(pid))
+            else {
+                continue;
+            };
+            let cost = Duration::from_nanos(cost_ns);
+            let spent = cost.saturating_sub(probed.cost);
+            let own = cpu_time.saturating_sub(probed.cpu_time);
+            let seconds = probed.looked.elapsed().as_secs_f64();
+            let per_second = n_hits.saturating_sub(probed.n_hits) as f64 / seconds;
+            probed.n_hits = n_hits;
+            probed.cost = cost;
+            probed.cpu_time = cpu_time;
+            probed.looked = Instant::now();
+            let share = spent.as_secs_f64() / (own.as_secs_f64() + CLOCK_TICK);
+            let is_above = spent >= MIN_COST && share > self.config.budget;
+            probed.n_above = if is_above { probed.n_above + 1 } else { 0 };
+            // One interval may be an odd one, unless it is far too much.
+            if probed.n_above >= 2 || (is_above && share > 2.0 * self.config.budget) {
+                let reason = format!(
+                    "its allocator was called {per_second:.0} times a second, which cost {:.1} % of its CPU time \
+                     (--alloc-budget {:.1}%)",
+                    share * 100.0,
+                    self.config.budget * 100.0
+                );
+                probed.is_removed = true;
+                removed.push((pid, reason));
+            }
+        }
+        for (pid, reason) in removed {
+            let news = ProbeNews {
+                pid,
+                change: ProbeChange::Removed(reason),
+            };
+            let _ = self.events.send(Event::Probes(news));
+            self.probes.detach(pid);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! What `alloc` and `pools` say of a program whose allocations are known: by the program. And that their probes are in
+//! the processes that were chosen and in no other, and gone with the agent. Root, one test at a time.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use profiler_agent::config::AllocationConfig;
+use profiler_agent::ids::Pid;
+use profiler_agent::native::allocator;
+use profiler_agent::native::elf::{ElfReader, load_bias};
+use profiler_agent::native::probe_points::Code;
+use profiler_agent::process::file::open_mapped;
+use profiler_agent::process::maps;
+use profiler_agent::profile::model::{Profile, ProfileType, Sample};
+use profiler_agent::track::allocators::PoolProbes;
+use pyagent_tests::compiler::workload;
+use pyagent_tests::interpreters::{self, Interpreter};
+use pyagent_tests::pyagent::{Pyagent, binary};
+use pyagent_tests::recorder::{Recorder, counter, of_pids};
+use pyagent_tests::target::Target;
+
+/// Mean distance of samples in the tests, in bytes.
+const PERIOD: u64 = 256 << 10;
+
+/// Values of a profile of allocations, by their places.
+const ALLOC_OBJECTS: usize = 0;
+const ALLOC_SPACE: usize = 1;
+const INUSE_OBJECTS: usize = 2;
+const INUSE_SPACE: usize = 3;
+const PEAK_SPACE: usize = 4;
+const TEMPORARY_SPACE: usize = 5;
+
+fn version(python: &Interpreter) -> String {
+    let (major, minor, micro) = python.version;
+    format!("{major}.{minor}.{micro}")
+}
+
+/// What a program says of one of its functions: allocations and their bytes, those that are kept, bytes of small objects
+/// that are kept.
+type Phase = (String, [f64; 5]);
+
+fn sum(profile: &Profile, function: &str, value_idx: usize) -> f64 {
+    let is_in = |sample: &&Sample| {
+        let mut frames = profile.frames(sample.stack);
+        frames.any(|frame| frame.name == function)
+    };
+    let samples = profile.samples.iter().filter(is_in);
+    samples.map(|sample| sample.values[value_idx] as f64).sum()
+}
+
+/// Deviation of a sum over `n` allocations of `n_bytes` together, if each is sampled with its probability: that of
+/// `n` times a binomial with the weight `1 / p`.
+fn deviation(n: f64, n_bytes: f64) -> f64 {
+    if n == 0.0 {
+        return 0.0;
+    }
+    let size = n_bytes / n;
+    let p = 1.0 - (-size / PERIOD as f64).exp();
+    size * (n * (1.0 - p) / p).sqrt()
+}
+
+/// Runs the program under a recording; the recording ends while the program waits.
+fn record(
+    python: &Interpreter,
+    profile_type: ProfileType,
+    pool_probes: PoolProbes,
+) -> (Profile, Vec<Phase>) {
+    let script = workload("allocated.py").display().to_string();
+    let mut target = Target::start(Command::new(&python.path).args(["-I", "-S", "-B", &script]));
+    assert_eq!(target.line(), "ready", "{}", python.path.display());
+    let mut config = of_pids(&[target.pid()], 99);
+    config.types = vec![profile_type];
+    config.allocation = AllocationConfig {
+        period: PERIOD,
+        // The program does nothing but allocate.
+        budget: 1000.0,
+        pool_probes,
+        ..AllocationConfig::default()
+    };
+    let recorder = Recorder::start(&config);
+    recorder.wait_until("probes are placed", |status| {
+        counter(status, "probes_placed") > 0
+    });
+    target.tell("");
+    let phases: Vec<Phase> = serde_json::from_str(&target.line()).unwrap();
+    for counter in [
+        "lost_full",
+        "lost_nested",
+        "allocations_not_followed",
+        "releases_lost",
+    ] {
+        assert_eq!(recorder.counter(counter), 0, "{counter}");
+    }
+    let profile = recorder.stop();
+    drop(target);
+    (profile, phases)
+}
+
+#[test]
+fn alloc_says_by_function_what_is_allocated_and_what_is_kept() {
+    let mut wrong = Vec::new();
+    for python in interpreters::usual() {
+        let (profile, phases) = record(&python, ProfileType::Alloc, PoolProbes::Auto);
+        assert_eq!(profile.sample_types, ProfileType::Alloc.sample_types());
+        for (function, [n, n_bytes, n_kept, n_bytes_kept, _]) in phases {
+            let values = [
+                (ALLOC_OBJECTS, n, deviation(n, n_bytes) * n / n_bytes),
+                (ALLOC_SPACE, n_bytes, deviation(n, n_bytes)),
+                (
+                    INUSE_OBJECTS,
+                    n_kept,
+                    deviation(n_kept, n_bytes_kept) * n_kept / n_bytes_kept,
+                ),
+                (INUSE_SPACE, n_bytes_kept, deviation(n_kept, n_bytes_kept)),
+            ];
+            for (value_idx, expected, deviation) in values {
+                if function == "small" {
+                    continue;
+                }
+                let found = sum(&profile, &function, value_idx);
+                let kind = profile.sample_types[value_idx].kind;
+                let name = format!("{} {function} {kind}", version(&python));
+                eprintln!("{name}: {found:.0} of {expected:.0}");
+                // 99.99 % of the sampling error, and what the interpreter allocates beside the objects.
+                let allowed = 3.9 * deviation.max(0.0) + 0.01 * expected + f64::from(1 << 16);
+                if (found - expected).abs() > allowed {
+                    wrong.push(format!(
+                        "{name}: {found:.0}, not {expected:.0} +- {allowed:.0}"
+                    ));
+                }
+            }
+        }
+        // What is kept in the end is most of the memory, and the peak is close to it.
+        let (peak, in_use) = (
+            sum(&profile, "<module>", PEAK_SPACE),
+            sum(&profile, "<module>", INUSE_SPACE),
+        );
+        assert!(
+            peak > 0.9 * in_use && peak < 1.1 * in_use,
+            "{peak} at the peak, {in_use} now"
+        );
+        let temporary = sum(&profile, "churn", TEMPORARY_SPACE);
+        let allocated = sum(&profile, "churn", ALLOC_SPACE);
+        assert!(temporary > 0.99 * allocated, "{temporary} of {allocated}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn pools_say_by_function_what_small_objects_take() {
+    const MAX_ERROR: f64 = 0.05;
+    let mut wrong = Vec::new();
+    for python in interpreters::usual() {
+        for probes in [PoolProbes::Pools, PoolProbes::Arenas] {
+            let (profile, phases) = record(&python, ProfileType::Pools, probes);
+            for (function, [.., n_bytes]) in phases {
+                for value_idx in [ALLOC_SPACE, INUSE_SPACE] {
+                    let found = sum(&profile, &function, value_idx);
+                    let kind = profile.sample_types[value_idx].kind;
+                    let name = format!("{} {probes:?} {function} {kind}", version(&python));
+                    eprintln!("{name}: {found:.0} of {n_bytes:.0}");
+                    let allowed = MAX_ERROR * n_bytes + f64::from(1 << 20);
+                    if (found - n_bytes).abs() > allowed {
+                        wrong.push(format!("{name}: {found:.0}, not {n_bytes:.0}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Calls `malloc` again and again.
+const ALLOCATES: &str = "
+print('ready', flush=True)
+while True:
+    block = bytearray(5000)
+";
+
+/// The addresses in a process at which probes on the C library's allocator are to stand.
+fn probe_addresses(pid: Pid) -> Vec<u64> {
+    let mappings = maps::of_process(pid).unwrap();
+    let libc = mappings
+        .iter()
+        .find(|it| it.executable && it.path.to_string_lossy().contains("libc"))
+        .unwrap();
+    let (file, _) = open_mapped(pid, libc).unwrap();
+    let reader = ElfReader::new(file.try_clone().unwrap());
+    let elf = reader.parse().unwrap();
+    let bias = load_bias(&elf.segments(), libc.start.0, libc.file_offset).unwrap();
+    let code = Code::of(&elf, &file);
+    let functions = allocator::functions(&elf, &code);
+    let malloc = functions.iter().find(|it| it.name == "malloc").unwrap();
+    let free = functions.iter().find(|it| it.name == "free").unwrap();
+    [malloc, free]
+        .map(|function| {
+            function
+                .probes
+                .as_ref()
+                .unwrap()
+                .enter
+                .address
+                .wrapping_add(bias)
+        })
+        .into()
+}
+
+/// What the process executes there: its own copy of the page.
+fn code_at(pid: Pid, address: u64) -> u8 {
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut code = [0];
+    memory.read_exact_at(&mut code, address).unwrap();
+    code[0]
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn probes_are_in_the_chosen_process_alone_and_gone_when_the_agent_is_killed() {
+    const BREAKPOINT: u8 = 0xcc;
+    let python = interpreters::newest();
+    let start = || {
+        let mut target = Target::python(&python, ALLOCATES, &[]);
+        assert_eq!(target.line(), "ready");
+        target
+    };
+    let (chosen, neighbour) = (start(), start());
+    let (pid, neighbour_pid) = (chosen.pid(), neighbour.pid());
+    let places = probe_addresses(pid);
+    let neighbour_places = probe_addresses(neighbour_pid);
+    let before: Vec<u8> = places.iter().map(|place| code_at(pid, *place)).collect();
+    assert!(!before.contains(&BREAKPOINT));
+    let pid_text = pid.to_string();
+    let arguments = [
+        "--pid",
+        &pid_text,
+        "--type",
+        "alloc",
+        "--alloc-budget",
+        "1000%",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let mut agent = Pyagent::start(&arguments, "go tool pprof");
+    wait_until("no probes in the chosen process", || {
+        places
+            .iter()
+            .all(|place| code_at(pid, *place) == BREAKPOINT)
+    });
+    let of_neighbour = neighbour_places
+        .iter()
+        .map(|place| code_at(neighbour_pid, *place));
+    assert!(
+        of_neighbour.eq(before.iter().copied()),
+        "the neighbour has a breakpoint"
+    );
+    agent.kill();
+    wait_until("breakpoints are left", || {
+        places
+            .iter()
+            .zip(&before)
+            .all(|(place, code)| code_at(pid, *place) == *code)
+    });
+}
+
+#[test]
+fn probes_that_cost_too_much_are_taken_away_with_a_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut target = Target::python(&interpreters::newest(), ALLOCATES, &[]);
+    assert_eq!(target.line(), "ready");
+    let output = Command::new(binary())
+        .current_dir(folder.path())
+        .args([
+            "record", "--type", "alloc", "-d", "4s", "-o", "a.folded", "--pid",
+        ])
+        .arg(target.pid().to_string())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("a probe costs"), "{errors}");
+    assert!(errors.contains("(--alloc-budget 3.0%)"), "{errors}");
+}

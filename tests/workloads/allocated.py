@@ -1,0 +1,95 @@
+"""Allocates amounts that are known, one a function, when it is told to; then says how much, and waits.
+
+Says by function: allocations from malloc and their bytes, those of them that are kept, and the bytes of small objects that
+are kept. Sizes are those of the objects as `sys.getsizeof` has them: what CPython asks its allocator for.
+"""
+import ctypes
+import json
+import sys
+
+COUNT = 3000
+SIZE = 20000
+kept = [None] * (8 * COUNT)
+rows = [None] * 700000
+
+
+class Row(object):
+    __slots__ = ("first", "second")
+
+
+def small():
+    for n in range(700000):
+        row = Row()
+        rows[n] = row
+    # The collector's head is in front of each.
+    return [0, 0, 0, 0, 700000 * (sys.getsizeof(rows[0]) + 15 & ~15)]
+
+
+def big():
+    kept[0] = bytearray(256 << 20)
+    return [1, 256 << 20, 1, 256 << 20, 0]
+
+
+def churn():
+    for n in range(10 * COUNT):
+        block = bytearray(SIZE)
+        block = None
+    return [10 * COUNT, 10 * COUNT * SIZE, 0, 0, 0]
+
+
+def keep():
+    for n in range(COUNT):
+        kept[n + 1] = bytearray(SIZE)
+    return [COUNT, COUNT * SIZE, COUNT, COUNT * SIZE, 0]
+
+
+def halve():
+    for n in range(2 * COUNT):
+        kept[2 * COUNT + n] = bytearray(SIZE)
+    for n in range(COUNT):
+        kept[2 * COUNT + 2 * n] = None
+    return [2 * COUNT, 2 * COUNT * SIZE, COUNT, COUNT * SIZE, 0]
+
+
+def grow():
+    # Each step is a new allocation of the whole.
+    data = bytearray(1)
+    n_allocations = n_bytes = 0
+    before = 0
+    for n in range(400):
+        data.extend(bytes(50000))
+        size = sys.getsizeof(data)
+        if size != before:
+            before = size
+            n_allocations += 1
+            n_bytes += size
+    kept[-1] = data
+    # The pieces that are added are allocations too.
+    return [n_allocations + 400, n_bytes + 400 * 50000, 1, before, 0]
+
+
+def native():
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.calloc.restype = ctypes.c_void_p
+    library.calloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+    library.realloc.restype = ctypes.c_void_p
+    library.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    library.posix_memalign.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    place = ctypes.c_void_p()
+    for n in range(500):
+        library.malloc(SIZE)
+        library.calloc(10, SIZE // 10)
+        library.free(library.malloc(SIZE))
+        library.realloc(library.malloc(SIZE), 2 * SIZE)
+        library.posix_memalign(ctypes.byref(place), 64, SIZE)
+        library.realloc(None, SIZE)
+    return [3500, 4000 * SIZE, 2500, 3000 * SIZE, 0]
+
+
+print("ready", flush=True)
+sys.stdin.readline()
+print(json.dumps([[function.__name__, function()] for function in (small, big, churn, keep, halve, grow, native)]), flush=True)
+sys.stdin.readline()
