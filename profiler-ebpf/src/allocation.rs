@@ -175,13 +175,13 @@ fn note(ctx: &ProbeContext, n_bytes: u64, result: u64) {
 /// The function is on its way back: a sample, if the call was chosen.
 #[inline(always)]
 pub(crate) fn leave<T: Task + ProbeResult>(ctx: &ProbeContext, source: u8) {
+    /// Most bytes of stack that the function uses.
+    const MAX_STACK: u64 = 1 << 16;
     let tid = ids() as u32;
     // SAFETY: the call is copied at once; nobody but this thread changes it.
     let Some(call) = (unsafe { CALLS.get(&tid) }).copied() else {
         return;
     };
-    /// Most bytes of stack that the function uses.
-    const MAX_STACK: u64 = 1 << 16;
     let saved = saved(ctx);
     let depth = registers::stack_pointer(saved).wrapping_sub(call.sp);
     if depth.wrapping_add(MAX_STACK) > 2 * MAX_STACK {
