@@ -59,6 +59,9 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(700);
 const REMOTE_NOTE: &str =
     "read from outside, without BPF: running threads, no native or kernel frames";
 
+/// Processes whose probes are remarked upon in profiles.
+const MAX_PROBE_NOTES: usize = 100;
+
 /// Remark in profiles of allocations.
 const ALLOCATION_NOTE: &str =
     "memory that was allocated before the probes were placed is not in it";
@@ -525,6 +528,9 @@ impl Engine {
         };
         tracing::warn!("{note}");
         self.probe_notes.entry(pid).or_default().push(note);
+        if self.probe_notes.len() > MAX_PROBE_NOTES {
+            self.probe_notes.pop_first();
+        }
     }
 
     /// What the windows are about: the first type.

@@ -144,13 +144,12 @@ impl LiveBlocks {
         now_ns: u64,
     ) {
         let stack = self.shared(resolved);
-        let program = self.programs.entry(sample.pid).or_insert_with(|| Program {
-            generation: sample.generation,
-            blocks: HashMap::new(),
-            peak: Peak::default(),
-            looked: None,
-            pools_looked: None,
-        });
+        let new = || Program::new(sample.generation);
+        let program = self.programs.entry(sample.pid).or_insert_with(new);
+        if program.generation != sample.generation {
+            // The end of the one before was not told.
+            *program = new();
+        }
         let live = Live {
             profile_type,
             stack,
@@ -254,6 +253,16 @@ impl LiveBlocks {
 }
 
 impl Program {
+    fn new(generation: Generation) -> Self {
+        Self {
+            generation,
+            blocks: HashMap::new(),
+            peak: Peak::default(),
+            looked: None,
+            pools_looked: None,
+        }
+    }
+
     fn look(&mut self, pid: Pid, now_ns: u64) {
         self.looked = Some(Instant::now());
         let is_more = |n_bytes: &u64| *n_bytes > self.peak.n_bytes;

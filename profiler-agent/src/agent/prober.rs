@@ -11,7 +11,7 @@ use crate::bpf::source::probes::Probes;
 use crate::config::AllocationConfig;
 use crate::ids::{Generation, Pid};
 use crate::process::block::Block;
-use crate::process::cpu_time;
+use crate::process::{cpu_time, facts};
 use crate::profile::model::ProfileType;
 use crate::python::process::PythonProcess;
 use crate::track::allocators::{Allocators, Found, PoolProbes, Wanted};
@@ -136,7 +136,10 @@ impl Prober {
     }
 
     fn on_profiled(&mut self, process: &Arc<PythonProcess>) {
-        let generation = process.generation;
+        // Some are told of again: when more is known of them.
+        if self.processes.contains_key(&process.generation) {
+            return;
+        }
         let probed = Probed {
             n_hits: 0,
             cost: Duration::ZERO,
@@ -146,10 +149,8 @@ impl Prober {
             is_removed: false,
             process: process.clone(),
         };
-        // Recalibrated processes are told of again.
-        if self.processes.insert(generation, probed).is_none() {
-            self.place(process, true);
-        }
+        self.processes.insert(process.generation, probed);
+        self.place(process);
     }
 
     fn on_ended(&mut self, generation: Generation) {
@@ -160,7 +161,7 @@ impl Prober {
     }
 
     /// Places probes in what was not seen in the process before.
-    fn place(&mut self, process: &PythonProcess, is_first: bool) {
+    fn place(&mut self, process: &PythonProcess) {
         let Found {
             sites,
             names,
@@ -185,11 +186,14 @@ impl Prober {
                 Some(ProbeChange::Missing(error.to_string()))
             }
         };
-        let missing = (is_first || !missing.is_empty())
-            .then(|| missing.into_iter().map(ProbeChange::Missing))
+        if !facts::is_alive(process.pid) {
+            // Nothing is missing then.
+            return;
+        }
+        for change in changes
             .into_iter()
-            .flatten();
-        for change in changes.into_iter().chain(missing) {
+            .chain(missing.into_iter().map(ProbeChange::Missing))
+        {
             // The engine ends after this thread was told to.
             let _ = self.events.send(news(change));
         }
@@ -204,7 +208,7 @@ impl Prober {
             .map(|probed| probed.process.clone())
             .collect();
         for process in processes {
-            self.place(&process, false);
+            self.place(&process);
         }
     }
 
