@@ -310,17 +310,39 @@ pub fn thread_names(
     let Some(active) = reader.find(&namespace, b"_active", MAX_ATTRIBUTES)? else {
         return Ok(HashMap::new());
     };
-    let mut previous: Option<HashMap<_, _>> = None;
+    let mut readings: Vec<HashMap<u64, Box<str>>> = Vec::new();
     for _ in 0..MAX_READINGS {
-        previous = match (previous, reader.names_of(active)?) {
-            (Some(mut names), Some(again)) => {
-                names.retain(|ident, name| again.get(ident) == Some(name));
-                return Ok(names);
-            }
-            (_, again) => again,
-        };
+        match reader.names_of(active)? {
+            Some(names) => readings.push(names),
+            None => readings.clear(),
+        }
+        match &*readings {
+            [first, second] if first == second => return Ok(readings.swap_remove(0)),
+            // The table may have been resized twice, back to where it was, so that one of the readings lacks a thread.
+            [first, second, third] => return Ok(most_agree(first, second, third)),
+            _ => {}
+        }
     }
     Err(ThreadNameError::Changing)
+}
+
+/// What two of three readings say.
+fn most_agree(
+    first: &HashMap<u64, Box<str>>,
+    second: &HashMap<u64, Box<str>>,
+    third: &HashMap<u64, Box<str>>,
+) -> HashMap<u64, Box<str>> {
+    let is_in = |names: &HashMap<u64, Box<str>>, (ident, name): (&u64, &Box<str>)| {
+        names.get(ident) == Some(name)
+    };
+    let of_first = first
+        .iter()
+        .filter(|it| is_in(second, *it) || is_in(third, *it));
+    let of_others = second.iter().filter(|it| is_in(third, *it));
+    of_first
+        .chain(of_others)
+        .map(|(ident, name)| (*ident, name.clone()))
+        .collect()
 }
 
 /// What is needed of a type object.
