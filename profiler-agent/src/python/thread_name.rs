@@ -37,7 +37,7 @@ const MAX_READS: u32 = 262_144;
 /// Most pages that are fetched in one call, at some 2 us each; 200 threads need 200 to 300.
 const MAX_PAGES: u32 = 8192;
 
-/// How often `_active` is read until it was not resized during two readings in a row.
+/// How often `_active` is read until it was not resized during two readings in a row, or three if these differ.
 const MAX_READINGS: usize = 6;
 
 /// Entry tables are read in pieces of this many bytes, a multiple of 16 and of 24.
@@ -332,13 +332,15 @@ fn most_agree(
     second: &HashMap<u64, Box<str>>,
     third: &HashMap<u64, Box<str>>,
 ) -> HashMap<u64, Box<str>> {
-    let is_in = |names: &HashMap<u64, Box<str>>, (ident, name): (&u64, &Box<str>)| {
-        names.get(ident) == Some(name)
+    let says = |names: &HashMap<u64, Box<str>>, ident: &u64, name: &str| {
+        names.get(ident).is_some_and(|known| **known == *name)
     };
     let of_first = first
         .iter()
-        .filter(|it| is_in(second, *it) || is_in(third, *it));
-    let of_others = second.iter().filter(|it| is_in(third, *it));
+        .filter(|(ident, name)| says(second, ident, name) || says(third, ident, name));
+    let of_others = second
+        .iter()
+        .filter(|(ident, name)| says(third, ident, name));
     of_first
         .chain(of_others)
         .map(|(ident, name)| (*ident, name.clone()))
