@@ -7,7 +7,7 @@
 //! `pycore_object.h` (3.11 on).
 //!
 //! The program runs on meanwhile: objects are freed and their memory used again. A name counts only if two
-//! readings in a row give it to the same ident. All bounds hold whatever the memory says.
+//! of at most three readings give it to the same ident. All bounds hold whatever the memory says.
 //!
 //! Not here: which interpreter a process runs, and which thread state belongs to which kernel thread.
 
