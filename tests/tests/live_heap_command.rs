@@ -31,8 +31,11 @@ fn idle() -> Target {
 }
 
 fn heap(target: &Target, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    // Whoever runs the tests may ignore what a terminal sends when it ends, as nohup does.
+    let mut command = Command::new("env");
     command
+        .arg("--default-signal=HUP")
+        .arg(binary())
         .args(["heap", "--pid", &target.pid().to_string()])
         .args(arguments)
         .stdin(Stdio::null());
