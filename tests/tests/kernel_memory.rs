@@ -312,7 +312,9 @@ fn mem_ends_in_time_and_when_it_is_told_to_and_loses_nothing_silently() {
     assert_eq!(target.line(), "ready");
     let pid = target.pid().to_string();
     let mem = |arguments: &[&str]| {
-        let mut command = Command::new(binary());
+        // As if no `nohup` had started the tests: what is ignored stays so in children.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP").arg(binary());
         command.args(["mem", "--pid", &pid]).args(arguments);
         command
     };
