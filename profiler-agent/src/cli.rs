@@ -282,7 +282,7 @@ pub struct RecordArgs {
     ///
     /// cpu: time on the CPU. faults: memory touched for the first time. pools: memory for small objects (up to 512 bytes).
     /// alloc: memory from malloc and its like. The last two place breakpoints in the processes (uprobes), which cost them
-    /// some 0.5 to 1 us at each call, and tell what is still in use at the end, and what was when the process had most.
+    /// about 1 us at each probe, and tell what is still in use at the end, and what was when the process had most.
     #[arg(
         long = "type",
         value_name = "TYPE",

@@ -187,6 +187,7 @@ pub(crate) fn leave<T: Task + ProbeResult>(ctx: &ProbeContext, source: u8) {
     if depth.wrapping_add(MAX_STACK) > 2 * MAX_STACK {
         // The call had left on another way.
         let _ = CALLS.remove(&tid);
+        count(Counter::CallsUnseen);
         return;
     }
     let address = if call.result == 0 {

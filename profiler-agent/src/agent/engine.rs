@@ -523,7 +523,9 @@ impl Engine {
             }
             ProbeChange::Missing(reason) => format!("process {pid}: {reason}"),
             ProbeChange::Removed(reason) => {
-                format!("allocations of process {pid} are not sampled any more: {reason}")
+                format!(
+                    "allocations of process {pid} are not sampled any more, and what is in use is what was then: {reason}"
+                )
             }
         };
         tracing::warn!("{note}");

@@ -49,7 +49,7 @@ pub(super) struct ProbeNews {
 /// What happened to the probes of a program.
 #[derive(Debug)]
 pub(super) enum ProbeChange {
-    /// They are there: how many, and how the places were found.
+    /// They are there: what they stand on.
     Placed(String),
     /// They, or some, are not there, for a reason.
     Missing(String),

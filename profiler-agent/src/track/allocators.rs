@@ -149,7 +149,8 @@ impl Allocators {
             }
         };
         let file = Arc::new(file);
-        if self.wanted.pools && key == process.interpreter.binary_key {
+        let is_python = key == process.interpreter.binary_key;
+        if is_python && self.wanted.pools {
             match small_object_probes(process.pid, mapping, &file, self.wanted) {
                 Ok((probes, name)) => {
                     found.add(mapping, &file, &probes);
@@ -161,7 +162,6 @@ impl Allocators {
                 }
             }
         }
-        let is_python = key == process.interpreter.binary_key;
         if is_python && self.wanted.alloc && process.interpreter.binary.free_threaded {
             let message = "a build without the GIL has an allocator of its own, which is not seen";
             found.missing.push(message.to_owned());

@@ -51,7 +51,7 @@ pub(super) const ALLOC: &[ProgramName] = &[
     RELEASE,
 ];
 
-/// The programs of small objects. [`probe_cost`] needs one that does next to nothing.
+/// The programs of small objects.
 pub(super) const POOLS: &[ProgramName] = &[
     POOL_LEAVE,
     POOL_ENTER,
@@ -105,8 +105,6 @@ struct Attached {
     links: Vec<(&'static str, UProbeLinkId)>,
     /// Number of probes at each place, and how many of them are emulated.
     n_by_place: [(u64, u64); N_PLACES],
-    /// What they have cost so far, in nanoseconds, by what was counted last.
-    cost_ns: u64,
 }
 
 /// Places probes.
@@ -231,9 +229,10 @@ impl Probes {
     }
 
     /// How often a process came to its probes since they were placed, and what that cost it, in nanoseconds.
-    pub fn hits(&mut self, pid: Pid) -> Option<(u64, u64)> {
+    #[must_use]
+    pub fn hits(&self, pid: Pid) -> Option<(u64, u64)> {
         let cost = self.cost?;
-        let attached = self.attached.get_mut(&pid)?;
+        let attached = self.attached.get(&pid)?;
         let HitsValue(hits) = self.probed.get(&pid.0, 0).ok()?;
         let cost_ns = hits.by_place.iter().zip(attached.n_by_place);
         let cost_ns: f64 = cost_ns
@@ -243,8 +242,7 @@ impl Probes {
                 *n_hits as f64 * cost.mean_ns(share)
             })
             .sum();
-        attached.cost_ns = cost_ns as u64;
-        Some((hits.by_place.iter().sum(), attached.cost_ns))
+        Some((hits.by_place.iter().sum(), cost_ns as u64))
     }
 
     /// Forgets sampled allocations that nobody will give back: their process has ended.
