@@ -7,5 +7,7 @@ pub mod eval_loop;
 pub mod function_scan;
 pub mod headers;
 pub mod probe_points;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 pub mod symbols;
 mod unwind_table;

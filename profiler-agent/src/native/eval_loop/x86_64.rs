@@ -1,5 +1,6 @@
 //! The few instructions of x86-64 that matter between a dispatch jump and the store of the instruction.
 
+use crate::native::registers::GENERAL_IDX;
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind,
     Register, UsedMemory,
@@ -63,25 +64,6 @@ pub(super) fn next_store(text: &[u8], field: u64) -> Option<(RegisterSum, Regist
 
 /// Each register holds itself.
 fn at_sample() -> Values {
-    // `UserRegisters::general`, by register number: ax, cx, dx, bx, (sp), bp, si, di, r8 to r15.
-    const GENERAL_IDX: [Option<u8>; N_REGISTERS] = [
-        Some(10),
-        Some(11),
-        Some(12),
-        Some(5),
-        None,
-        Some(4),
-        Some(13),
-        Some(14),
-        Some(9),
-        Some(8),
-        Some(7),
-        Some(6),
-        Some(3),
-        Some(2),
-        Some(1),
-        Some(0),
-    ];
     Values::at_sample(|number| GENERAL_IDX.get(number).copied().flatten())
 }
 

@@ -1,5 +1,6 @@
 //! What the instructions of x86-64 do, and which of them the kernel emulates.
 
+use crate::native::registers::GENERAL_IDX;
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
     Register,
@@ -9,26 +10,6 @@ use super::{Condition, Flow, Instruction, MAX_ARGUMENTS, Registers};
 
 /// Bytes of the longest instruction.
 pub(super) const MAX_INSTRUCTION_BYTES: u64 = 15;
-
-/// `UserRegisters::general`, by register number: ax, cx, dx, bx, (sp), bp, si, di, r8 to r15.
-const GENERAL_IDX: [Option<u8>; 16] = [
-    Some(10),
-    Some(11),
-    Some(12),
-    Some(5),
-    None,
-    Some(4),
-    Some(13),
-    Some(14),
-    Some(9),
-    Some(8),
-    Some(7),
-    Some(6),
-    Some(3),
-    Some(2),
-    Some(1),
-    Some(0),
-];
 
 /// rdi, rsi, rdx (System V ABI for x86-64, 3.2.3).
 pub(super) const ARGUMENTS: [u8; MAX_ARGUMENTS] = [14, 13, 12];
