@@ -41,7 +41,7 @@ pub enum RecordKind {
     Exit = 4,
     /// A [`RecordHead`] alone: the kernel put small pages of some process together into a huge one.
     Collapse = 5,
-    /// A [`ReleaseRecord`]: memory whose allocation was sampled was given back.
+    /// A [`ReleaseRecord`]: memory was given back.
     Release = 6,
 }
 
@@ -132,6 +132,8 @@ pub mod source {
     pub const POOLS: u8 = 2;
     /// `malloc` and its like.
     pub const ALLOC: u8 = 3;
+    /// `mmap` and its like.
+    pub const MMAP: u8 = 4;
 }
 
 /// Bits of [`SampleHeader::flags`].
@@ -150,6 +152,8 @@ pub mod sample_flags {
     pub const THREAD_STATE_DIRECT: u32 = 1 << 5;
     /// The thread state came out of a walk over the interpreters' lists.
     pub const THREAD_STATE_LISTED: u32 = 1 << 6;
+    /// The thread held the GIL of an interpreter whose garbage collector was at work.
+    pub const COLLECTING: u32 = 1 << 7;
 }
 
 /// The user-space registers, in the order of the kernel's `pt_regs`.
@@ -223,7 +227,7 @@ pub struct LifecycleRecord {
     pub comm: [u8; 16],
 }
 
-/// Memory whose allocation was sampled was given back.
+/// Memory was given back: what was sampled when it was allocated, or any range of addresses.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct ReleaseRecord {
@@ -231,6 +235,8 @@ pub struct ReleaseRecord {
     pub head: RecordHead,
     /// Address of the memory.
     pub address: u64,
+    /// Bytes of a range; 0: all that was allocated at the address.
+    pub n_bytes: u64,
     /// Process.
     pub pid: u32,
     /// A [`source`].

@@ -122,6 +122,9 @@ pub struct PyLayout {
     pub frame_is_entry: u16,
     /// `co_version`, or `co_filename` for the pointer identities.
     pub code_identity: u16,
+    /// `gc.collecting` (int): in the interpreter, or in `_PyRuntime`; [`ABSENT`] where the interpreter measures its
+    /// collections (3.15+), or where it lies is not known.
+    pub gc_collecting: u16,
     /// A [`FrameRoot`].
     pub frame_root: FrameRoot,
     /// An [`EntryMark`].
@@ -134,6 +137,10 @@ pub struct PyLayout {
     pub gil_kind: GilKind,
     /// Bits to clear in `frame_code` (tagged stack references of 3.14+), else 0.
     pub code_tag_mask: u8,
+    /// Not 0: [`PyLayout::gc_collecting`] is in `_PyRuntime` (up to 3.8).
+    pub gc_is_of_runtime: u8,
+    /// Not used; zero.
+    pub reserved: u8,
 }
 
 /// Why a layout cannot be used.

@@ -27,12 +27,12 @@ const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
 
 /// How far it is to the next sample, of each source.
 #[map]
-static BYTE_CLOCKS: PerCpuArray<ByteClock> = PerCpuArray::with_max_entries(2, 0);
+static BYTE_CLOCKS: PerCpuArray<ByteClock> = PerCpuArray::with_max_entries(3, 0);
 
-/// Sampled calls that have not come back, by thread. Those of threads that ended in a call make room for others. The agent
+/// Sampled calls that have not come back, by thread (lower half) and source: one allocator calls another. Those of threads that ended in a call make room for others. The agent
 /// sets the true size.
 #[map]
-static CALLS: LruHashMap<u32, Call> = LruHashMap::with_max_entries(1, 0);
+static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(1, 0);
 
 /// Sampled allocations that are alive. The agent sets the true size.
 #[map]
@@ -56,7 +56,11 @@ struct Call {
 /// Which allocator it is, as an index of [`BYTE_CLOCKS`].
 #[inline(always)]
 fn clock(source: u8) -> Option<*mut ByteClock> {
-    BYTE_CLOCKS.get_ptr_mut(u32::from(source == source::POOLS))
+    BYTE_CLOCKS.get_ptr_mut(match source {
+        source::POOLS => 1,
+        source::MMAP => 2,
+        _ => 0,
+    })
 }
 
 #[inline(always)]
@@ -139,35 +143,76 @@ pub(crate) fn hit_on_leave<T: ProbeResult>(ctx: &ProbeContext) -> Option<()> {
 /// returns it.
 #[inline(always)]
 pub(crate) fn enter(ctx: &ProbeContext, n_bytes: u64, result: u64) {
-    let Some(clock) = clock(source::ALLOC) else {
-        return;
+    if is_sampled(source::ALLOC, n_bytes) {
+        note(ctx, source::ALLOC, n_bytes, result);
+    }
+}
+
+/// The same of a function that maps memory.
+#[inline(always)]
+pub(crate) fn enter_map(ctx: &ProbeContext, n_bytes: u64) {
+    if is_sampled(source::MMAP, n_bytes) {
+        note(ctx, source::MMAP, n_bytes, 0);
+    }
+}
+
+#[inline(always)]
+fn is_sampled(source: u8, n_bytes: u64) -> bool {
+    let Some(clock) = clock(source) else {
+        return false;
     };
     // SAFETY: of this CPU; another program's turn in between costs some bytes of the distance, not more.
-    if !unsafe { (*clock).poisson(n_bytes, globals::alloc_period(), random) } {
-        return;
+    unsafe { (*clock).poisson(n_bytes, globals::alloc_period(), random) }
+}
+
+/// The function was entered that moves the end of the heap, forwards or backwards.
+#[inline(always)]
+pub(crate) fn enter_break(ctx: &ProbeContext, increment: i64) {
+    if increment > 0 {
+        enter_map(ctx, increment as u64);
+    } else if increment < 0 {
+        note(ctx, source::MMAP, increment as u64, 0);
     }
-    note(ctx, n_bytes, result);
+}
+
+/// The C library is about to map memory: of the size of an arena it is one, where nothing else tells of them.
+#[inline(always)]
+pub(crate) fn enter_mapped_arena(ctx: &ProbeContext, n_bytes: u64) {
+    /// `ARENA_SIZE / POOL_SIZE` (Objects/obmalloc.c).
+    const POOLS_PER_ARENA: u64 = 64;
+    let pid = (ids() >> 32) as u32;
+    // SAFETY: the entry is only read; an update by the agent replaces the element.
+    let pool_bytes = unsafe { PROCESSES.get(&pid) }.map_or(0, |process| process.pool_bytes);
+    if n_bytes != 0 && n_bytes == pool_bytes.wrapping_mul(POOLS_PER_ARENA) {
+        enter_arena(ctx, n_bytes);
+    }
 }
 
 /// The same of an arena of small objects.
 #[inline(always)]
 pub(crate) fn enter_arena(ctx: &ProbeContext, n_bytes: u64) {
-    note(ctx, n_bytes, 0);
+    note(ctx, source::POOLS, n_bytes, 0);
+}
+
+/// Key of a call of this thread.
+#[inline(always)]
+fn call_key(source: u8) -> u64 {
+    u64::from(source) << 32 | u64::from(ids() as u32)
 }
 
 #[inline(always)]
-fn note(ctx: &ProbeContext, n_bytes: u64, result: u64) {
+fn note(ctx: &ProbeContext, source: u8, n_bytes: u64, result: u64) {
     let call = Call {
         n_bytes,
         result,
         sp: registers::stack_pointer(saved(ctx)),
     };
-    let tid = ids() as u32;
+    let key = call_key(source);
     // SAFETY: only whether it is there matters.
-    if unsafe { CALLS.get(&tid) }.is_some() {
+    if unsafe { CALLS.get(&key) }.is_some() {
         count(Counter::CallsUnseen);
     }
-    if CALLS.insert(&tid, &call, 0).is_err() {
+    if CALLS.insert(&key, &call, 0).is_err() {
         count(Counter::LiveFull);
     }
 }
@@ -177,16 +222,16 @@ fn note(ctx: &ProbeContext, n_bytes: u64, result: u64) {
 pub(crate) fn leave<T: Task + ProbeResult>(ctx: &ProbeContext, source: u8) {
     /// Most bytes of stack that the function uses.
     const MAX_STACK: u64 = 1 << 16;
-    let tid = ids() as u32;
+    let key = call_key(source);
     // SAFETY: the call is copied at once; nobody but this thread changes it.
-    let Some(call) = (unsafe { CALLS.get(&tid) }).copied() else {
+    let Some(call) = (unsafe { CALLS.get(&key) }).copied() else {
         return;
     };
     let saved = saved(ctx);
     let depth = registers::stack_pointer(saved).wrapping_sub(call.sp);
     if depth.wrapping_add(MAX_STACK) > 2 * MAX_STACK {
         // The call had left on another way.
-        let _ = CALLS.remove(&tid);
+        let _ = CALLS.remove(&key);
         count(Counter::CallsUnseen);
         return;
     }
@@ -201,8 +246,15 @@ pub(crate) fn leave<T: Task + ProbeResult>(ctx: &ProbeContext, source: u8) {
         // It failed, or comes to another probe with what it finds.
         return;
     }
-    let _ = CALLS.remove(&tid);
+    let _ = CALLS.remove(&key);
+    if source == source::MMAP {
+        left_map::<T>(ctx, address, call.n_bytes);
+        return;
+    }
     let period = if source == source::POOLS {
+        if address > LAST_ADDRESS {
+            return;
+        }
         call.n_bytes
     } else {
         globals::alloc_period()
@@ -210,19 +262,41 @@ pub(crate) fn leave<T: Task + ProbeResult>(ctx: &ProbeContext, source: u8) {
     sampled::<T>(ctx, source, address, call.n_bytes, period);
 }
 
+/// Beyond are the errors of system calls, as negative numbers.
+const LAST_ADDRESS: u64 = -4096_i64 as u64;
+
+/// Memory was mapped, or the end of the heap moved: `address` is where it was before.
+#[inline(always)]
+fn left_map<T: Task>(ctx: &ProbeContext, address: u64, n_bytes: u64) {
+    if address > LAST_ADDRESS {
+        return;
+    }
+    if (n_bytes as i64) < 0 {
+        release_range(address.wrapping_add(n_bytes), n_bytes.wrapping_neg());
+        return;
+    }
+    let event = Event {
+        source: source::MMAP,
+        period: globals::alloc_period(),
+        address,
+        n_bytes,
+    };
+    sample::take_preemptible::<T>(ctx.as_ptr(), event);
+}
+
 /// A new pool of small objects is about to be made. Where each way back passes one probe, this is not needed.
 #[inline(always)]
 pub(crate) fn enter_pool(ctx: &ProbeContext) {
-    note(ctx, 0, 0);
+    note(ctx, source::POOLS, 0, 0);
 }
 
 /// The same as [`leave_pool`] where a way back may pass several probes: the first counts.
 #[inline(always)]
 pub(crate) fn leave_pool_once<T: Task + ProbeResult>(ctx: &ProbeContext) {
-    let tid = ids() as u32;
+    let key = call_key(source::POOLS);
     // SAFETY: only whether it is there matters.
-    if T::result_of_probe(ctx) != 0 && unsafe { CALLS.get(&tid) }.is_some() {
-        let _ = CALLS.remove(&tid);
+    if T::result_of_probe(ctx) != 0 && unsafe { CALLS.get(&key) }.is_some() {
+        let _ = CALLS.remove(&key);
         leave_pool::<T>(ctx);
     }
 }
@@ -284,6 +358,27 @@ pub(crate) fn release(source: u8, address: u64) {
     if unsafe { LIVE.get(&block) }.is_none() {
         return;
     }
+    if tell_release(block, 0) {
+        let _ = LIVE.remove(&block);
+    }
+    // Else it stays in the table: whatever gets this address next is released for it.
+}
+
+/// A range of addresses is unmapped. The agent knows what was sampled in it.
+#[inline(always)]
+pub(crate) fn release_range(address: u64, n_bytes: u64) {
+    let block = BlockKey {
+        address,
+        pid: (ids() >> 32) as u32,
+        source: u32::from(source::MMAP),
+    };
+    if n_bytes != 0 {
+        tell_release(block, n_bytes);
+    }
+}
+
+#[inline(always)]
+fn tell_release(block: BlockKey, n_bytes: u64) -> bool {
     let record = ReleaseRecord {
         head: RecordHead {
             version: RECORD_VERSION,
@@ -292,14 +387,14 @@ pub(crate) fn release(source: u8, address: u64) {
             // SAFETY: a helper without arguments.
             time_ns: unsafe { bpf_ktime_get_boot_ns() },
         },
-        address,
+        address: block.address,
+        n_bytes,
         pid: block.pid,
         source: block.source,
     };
-    if EVENTS.output::<ReleaseRecord>(&record, NO_WAKEUP).is_ok() {
-        let _ = LIVE.remove(&block);
-    } else {
-        // It stays in the table: whatever gets this address next is released for it.
+    let is_told = EVENTS.output::<ReleaseRecord>(&record, NO_WAKEUP).is_ok();
+    if !is_told {
         count(Counter::ReleaseLost);
     }
+    is_told
 }

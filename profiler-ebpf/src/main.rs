@@ -275,6 +275,81 @@ pub fn arena_release(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// An arena may be about to be mapped: address and size, as of `mmap`.
+#[uprobe]
+pub fn arena_map_enter(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::enter_mapped_arena(&ctx, argument(&ctx, 1));
+    }
+    0
+}
+
+/// One is unmapped, if it was one: address and size.
+#[uprobe]
+pub fn arena_unmap(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Release).is_some() {
+        allocation::release(source::POOLS, argument(&ctx, 0));
+    }
+    0
+}
+
+/// Memory is about to be mapped: address, size and protection. What may not be touched is no memory yet.
+#[uprobe]
+pub fn map_enter(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        if argument(&ctx, 2) as u32 != 0 {
+            allocation::enter_map(&ctx, argument(&ctx, 1));
+        }
+    }
+    0
+}
+
+/// The end of the heap is about to be moved by so many bytes: `sbrk`.
+#[uprobe]
+pub fn map_break(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::enter_break(&ctx, argument(&ctx, 0) as i64);
+    }
+    0
+}
+
+/// A mapping is about to get another size: address, the size that it has, the one that it gets.
+#[uprobe]
+pub fn map_resize(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Enter).is_some() {
+        allocation::release_range(argument(&ctx, 0), argument(&ctx, 1));
+        allocation::enter_map(&ctx, argument(&ctx, 2));
+    }
+    0
+}
+
+/// Memory is about to be unmapped: address and size.
+#[uprobe]
+pub fn map_release(ctx: ProbeContext) -> u32 {
+    if allocation::hit(Place::Release).is_some() {
+        allocation::release_range(argument(&ctx, 0), argument(&ctx, 1));
+    }
+    0
+}
+
+/// Memory was mapped.
+#[uprobe]
+pub fn map_leave(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<TypedTask>(&ctx).is_some() {
+        allocation::leave::<TypedTask>(&ctx, source::MMAP);
+    }
+    0
+}
+
+/// The same where the kernel's memory must be read.
+#[uprobe]
+pub fn map_leave_probed(ctx: ProbeContext) -> u32 {
+    if allocation::hit_on_leave::<ProbedTask>(&ctx).is_some() {
+        allocation::leave::<ProbedTask>(&ctx, source::MMAP);
+    }
+    0
+}
+
 /// An argument of the function at whose beginning a probe stands.
 #[inline(always)]
 fn argument(ctx: &ProbeContext, idx: usize) -> u64 {

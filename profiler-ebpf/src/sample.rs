@@ -238,6 +238,8 @@ fn fill_python<T: Task>(
     if let Err(status) = find_thread(process, layout, thread_pointer, scratch) {
         return status;
     }
+    let Scratch { window, thread, .. } = scratch;
+    thread::collecting(&mut CurrentTask, window, layout, process, thread);
     scratch.record.header.thread_state = scratch.thread.state;
     scratch.record.header.frame = scratch.thread.frame;
     scratch.record.header.flags |= scratch.thread.flags;

@@ -528,7 +528,7 @@ fn go_reads_each_type_of_profile_and_shows_the_value_that_matters_most() {
         let kind = match profile_type {
             ProfileType::Cpu => "cpu",
             ProfileType::Faults => "fault_space",
-            ProfileType::Pools | ProfileType::Alloc => "peak_space",
+            ProfileType::Pools | ProfileType::Alloc | ProfileType::Mmap => "peak_space",
         };
         let shown = format!("Type: {kind}\n");
         assert!(top.contains(&shown), "{profile_type:?}: {top}");

@@ -71,6 +71,7 @@ fn fields(layout: &Layout) -> Numbers {
         ("tstate_frame", walk.tstate_frame),
         ("cframe_current_frame", walk.cframe_current_frame),
         ("tstate_datastack_chunk", walk.tstate_datastack_chunk),
+        ("gc_collecting", walk.gc_collecting),
         ("frame_code", walk.frame_code),
         ("frame_previous", walk.frame_previous),
         ("frame_instr", walk.frame_instr),

@@ -665,6 +665,9 @@ fn any_layout() -> impl Strategy<Value = PyLayout> {
                 instruction_unit: InstructionUnit::InstrPtr,
                 gil_kind,
                 code_tag_mask: 7,
+                gc_collecting: ABSENT,
+                gc_is_of_runtime: 0,
+                reserved: 0,
             },
         )
 }

@@ -51,6 +51,11 @@ static void thread_states(void)
 #elif PY_VERSION_HEX >= 0x03070000
     FIELD("gil", _PyRuntimeState, gilstate.tstate_current);
 #endif
+#if PY_VERSION_HEX >= 0x03090000 && PY_VERSION_HEX < 0x030f0000
+    FIELD("gc_collecting", PyInterpreterState, gc.collecting);
+#elif PY_VERSION_HEX >= 0x03070000 && PY_VERSION_HEX < 0x03090000
+    FIELD("gc_collecting", _PyRuntimeState, gc.collecting);
+#endif
     FIELD("tstate_next", PyThreadState, next);
     FIELD("tstate_interp", PyThreadState, interp);
     FIELD("tstate_thread_id", PyThreadState, thread_id);

@@ -16,6 +16,7 @@ mod hosts;
 mod interpreters;
 mod linker;
 mod package;
+mod promtool;
 mod run;
 mod setup;
 mod test;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    build, command, hosts, interpreters, package, setup,
+    build, command, hosts, interpreters, package, promtool, setup,
     timing::{self, Row},
     toolchain, vm, workspace,
 };
@@ -72,6 +72,9 @@ const HOST_PROGRAMS: [(&str, &str); 4] = [
     ),
 ];
 
+/// The stage of what is tested beside its code.
+const UNIT: &str = "unit";
+
 /// The test binary that starts them.
 const HOSTS: &str = "kernel_hosts";
 
@@ -93,6 +96,8 @@ struct Prepared {
     interpreters: OsString,
     /// As [`hosts::get`] says; empty without.
     hosts: OsString,
+    /// As [`promtool::get`] says; empty without.
+    promtool: OsString,
 }
 
 impl Suite {
@@ -130,7 +135,7 @@ impl Suite {
             }
         };
         let unit = Stage {
-            name: "unit".into(),
+            name: UNIT.into(),
             targets: vec!["--lib".into(), "--bins".into()],
             needs_root,
             needs_programs: &[],
@@ -213,6 +218,9 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
                 outcome: "ok".into(),
             });
         }
+        if stages.iter().any(|stage| stage.name == UNIT) {
+            prepared.promtool = promtool::get()?.unwrap_or_default().into_os_string();
+        }
         let start = Instant::now();
         build_all(&prepared)?;
         rows.push(Row {
@@ -268,7 +276,8 @@ fn cargo_test(prepared: &Prepared) -> Command {
     ])
     .env("PYAGENT_BIN", workspace::release_binary())
     .env("PYAGENT_INTERPRETERS", &prepared.interpreters)
-    .env("PYAGENT_HOSTS", &prepared.hosts);
+    .env("PYAGENT_HOSTS", &prepared.hosts)
+    .env("PYAGENT_PROMTOOL", &prepared.promtool);
     test
 }
 

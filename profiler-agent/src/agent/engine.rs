@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
 use profiler_common::counters::{Counter, N_COUNTERS};
-use profiler_common::event::PythonStatus;
+use profiler_common::event::{PythonStatus, sample_flags};
 use tokio::sync::oneshot;
 
 use super::health::Health;
@@ -22,6 +22,7 @@ use super::waiting::Waiting;
 use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::{POOL_PERIOD, SamplingConfig};
+use crate::heap::parts;
 use crate::ids::{Generation, Pid};
 use crate::kernel::cpus::n_cpus_online;
 use crate::process::container::{Container, Runtime};
@@ -42,6 +43,7 @@ use crate::serve::query::{
 };
 use crate::track::process::{ProcessListing, TrackState, filtered};
 use crate::track::tracker::{ProcessCounts, Update};
+use crate::view::memory::parts::parts_text;
 
 /// Housekeeping is done this often, and CPUs that come online are found.
 const TICK: Duration = Duration::from_millis(250);
@@ -61,6 +63,9 @@ const REMOTE_NOTE: &str =
 
 /// Processes whose probes are remarked upon in profiles.
 const MAX_PROBE_NOTES: usize = 100;
+
+/// Processes of a profile of memory of which it is said what their memory is made of: those that have most.
+const MAX_PARTS_NOTES: usize = 5;
 
 /// Remark in profiles of allocations.
 const ALLOCATION_NOTE: &str =
@@ -98,7 +103,7 @@ impl Sampler {
             ProfileType::Cpu => periods.cpu_ns,
             ProfileType::Faults => periods.faults,
             ProfileType::Pools => return POOL_PERIOD as i64,
-            ProfileType::Alloc => return alloc_period as i64,
+            ProfileType::Alloc | ProfileType::Mmap => return alloc_period as i64,
         };
         profile_type.values(period.unwrap_or(0), page_bytes())[1]
     }
@@ -152,6 +157,16 @@ pub(super) struct EngineParts {
 enum Consumer {
     Pull(oneshot::Sender<Result<Profile, PullError>>),
     Recording(oneshot::Sender<Profile>),
+}
+
+impl Consumer {
+    fn reply(self, profile: Profile) {
+        // Whoever asked may have left.
+        match self {
+            Self::Pull(reply) => drop(reply.send(Ok(profile))),
+            Self::Recording(reply) => drop(reply.send(profile)),
+        }
+    }
 }
 
 /// A profile that is being taken.
@@ -240,6 +255,8 @@ pub(super) struct Engine {
     live: LiveBlocks,
     /// What is missing of a program's probes, in words.
     probe_notes: BTreeMap<Pid, Vec<String>>,
+    /// Sampled time in which a program collected garbage.
+    collecting: Collecting,
 }
 
 impl Engine {
@@ -254,6 +271,7 @@ impl Engine {
             window: None,
             live: LiveBlocks::new(parts.config.allocation.temporary),
             probe_notes: BTreeMap::new(),
+            collecting: HashMap::new(),
             parts,
             symbolizer: Symbolizer::default(),
             waiting: Waiting::default(),
@@ -369,8 +387,14 @@ impl Engine {
         self.counters.samples += 1;
         match type_of(&sample) {
             Some(ProfileType::Faults) => self.counters.faults += 1,
-            Some(ProfileType::Pools | ProfileType::Alloc) => self.counters.allocations += 1,
-            Some(ProfileType::Cpu) | None => {}
+            Some(profile_type) if profile_type.is_of_allocations() => {
+                self.counters.allocations += 1;
+            }
+            Some(ProfileType::Cpu) if sample.has(sample_flags::COLLECTING) => {
+                *self.collecting.entry(sample.generation).or_default() +=
+                    Duration::from_nanos(sample.period);
+            }
+            Some(_) | None => {}
         }
         if self.symbolizer.knows(sample.generation) {
             self.judge(&sample);
@@ -409,6 +433,7 @@ impl Engine {
         self.tell_prober(ProbeMessage::Ended(generation, blocks));
         self.symbolizer.remove(generation);
         self.health.remove(generation);
+        self.collecting.remove(&generation);
     }
 
     fn on_profiled(&mut self, process: Arc<PythonProcess>) {
@@ -458,7 +483,7 @@ impl Engine {
                 let n_bytes = self.huge_faults.look(sample, boot_ns(), &resolved);
                 resolved.values = profile_type.values(sample.period, n_bytes);
             }
-            ProfileType::Pools | ProfileType::Alloc => {
+            ProfileType::Pools | ProfileType::Alloc | ProfileType::Mmap => {
                 resolved.values = profile_type.values(sample.period, sample.n_bytes);
                 self.live.add(profile_type, sample, &resolved, boot_ns());
             }
@@ -620,6 +645,7 @@ impl Engine {
             return;
         }
         let show_cmdline = self.parts.show_cmdline;
+        let collecting = self.samples_cpu().then(|| self.collecting.clone());
         std::thread::spawn(move || {
             let Ok(listing) = listing.blocking_recv() else {
                 return;
@@ -637,11 +663,19 @@ impl Engine {
                     };
                     filter.matches(&filtered(&process.facts, &cmdline))
                 })
-                .map(|process| process_info(process, show_cmdline))
+                .map(|process| process_info(process, show_cmdline, collecting.as_ref()))
                 .collect();
             // Whoever asked may have left.
             let _ = reply.send(infos);
         });
+    }
+
+    /// Whether the kernel programs take samples of the CPU.
+    fn samples_cpu(&self) -> bool {
+        match &self.parts.sampler {
+            Sampler::Kernel(sources) => sources.periods().cpu_ns.is_some(),
+            Sampler::Remote(_) => false,
+        }
     }
 
     fn on_tick(&mut self) {
@@ -761,12 +795,42 @@ impl Engine {
         }
         let elapsed = pull.begun.elapsed();
         let length = pull.duration.map_or(elapsed, |length| length.min(elapsed));
+        let is_of_memory = pull.profile_type != ProfileType::Cpu;
+        let processes = if is_of_memory {
+            self.largest(&pull)
+        } else {
+            Vec::new()
+        };
         let profile = pull.aggregator.finish(length, comments);
-        // Whoever asked may have left.
-        match pull.consumer {
-            Consumer::Pull(reply) => drop(reply.send(Ok(profile))),
-            Consumer::Recording(reply) => drop(reply.send(profile)),
+        if processes.is_empty() {
+            pull.consumer.reply(profile);
+            return;
         }
+        // That takes a while for large ones: samples are not kept waiting.
+        std::thread::spawn(move || {
+            let mut profile = profile;
+            let parts = processes.iter().filter_map(|process| parts_of(process));
+            profile.comments.extend(parts);
+            pull.consumer.reply(profile);
+        });
+    }
+
+    /// The processes of a profile that have most memory resident.
+    fn largest(&self, pull: &Pull) -> Vec<Arc<PythonProcess>> {
+        let is_meant =
+            |process: &&Arc<PythonProcess>| pull.decided.get(&process.generation) == Some(&true);
+        let mut processes: Vec<(u64, &Arc<PythonProcess>)> = self
+            .symbolizer
+            .processes()
+            .filter(is_meant)
+            .filter_map(|process| Some((resident::total(process.pid)?, process)))
+            .collect();
+        processes.sort_unstable_by_key(|(n_bytes, _)| std::cmp::Reverse(*n_bytes));
+        processes.truncate(MAX_PARTS_NOTES);
+        processes
+            .into_iter()
+            .map(|(_, process)| process.clone())
+            .collect()
     }
 
     /// What was lost or not completed since `before`, in words.
@@ -957,6 +1021,14 @@ impl Pull {
     }
 }
 
+/// What the memory of a process is made of, in words; `None`: it has ended, or cannot be read.
+fn parts_of(process: &PythonProcess) -> Option<String> {
+    let parts = parts::of_process(process.pid, &process.interpreter).ok()?;
+    let resident = resident::read(process.pid).ok()?;
+    let text = parts_text(resident.total(), &parts);
+    Some(format!("process {} has {text}", process.pid))
+}
+
 /// The type of profile that a sample belongs to; `None`: of no source that there is.
 fn type_of(sample: &RawSample) -> Option<ProfileType> {
     Source::numbered(sample.source).map(|source| source.profile_type)
@@ -991,18 +1063,33 @@ fn process_state(state: TrackState) -> ProcessState {
     }
 }
 
+/// Sampled time in which programs collected garbage.
+type Collecting = HashMap<Generation, Duration>;
+
 /// Reads what it has resident, and what its garbage collector says.
-fn memory_info(process: &ProcessListing) -> Option<MemoryInfo> {
+fn memory_info(
+    process: &ProcessListing,
+    collecting: Option<&Collecting>,
+) -> Option<MemoryInfo> {
     let resident = resident::read(process.facts.pid).ok()?;
     let gc = process.profiled.as_ref().and_then(|process| {
         let memory = ProcessMemory::new(process.pid);
-        gc::read(&memory, &process.interpreter).ok().flatten()
+        let mut stats = gc::read(&memory, &process.interpreter).ok().flatten()?;
+        if stats.duration.is_none() && gc::is_sampled(&process.interpreter) {
+            let of_process = |collecting: &Collecting| collecting.get(&process.generation).copied();
+            stats.sampled_duration = collecting.map(|all| of_process(all).unwrap_or_default());
+        }
+        Some(stats)
     });
     Some(MemoryInfo { resident, gc })
 }
 
-fn process_info(process: ProcessListing, show_cmdline: bool) -> ProcessInfo {
-    let memory = memory_info(&process);
+fn process_info(
+    process: ProcessListing,
+    show_cmdline: bool,
+    collecting: Option<&Collecting>,
+) -> ProcessInfo {
+    let memory = memory_info(&process, collecting);
     let facts = process.facts;
     let program = facts.arguments.first().unwrap_or(&facts.comm).clone();
     // Of other programs nobody knows which argument is a secret.

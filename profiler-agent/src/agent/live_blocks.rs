@@ -3,11 +3,14 @@
 //! What was alive at the peak is not copied: it is what was allocated before the peak and is alive still, and what was
 //! given back since.
 
+mod ranges;
+
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::ranges::{Divide, Ranges};
 use crate::ids::{Address, Generation, Pid};
 use crate::process::block::{Block, Release};
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
@@ -65,11 +68,30 @@ struct Live {
     allocated_ns: u64,
 }
 
+impl Divide for Live {
+    /// A mapping is one object as long as any of it is there.
+    fn take(&mut self, part: u64, whole: u64) -> Self {
+        let n_bytes = i128::from(self.n_bytes) * i128::from(part) / i128::from(whole.max(1));
+        let n_bytes = n_bytes as i64;
+        self.n_bytes -= n_bytes;
+        Self {
+            profile_type: self.profile_type,
+            stack: self.stack.clone(),
+            n_objects: 0,
+            n_bytes,
+            size: part,
+            allocated_ns: self.allocated_ns,
+        }
+    }
+}
+
 /// The allocations of one program.
 #[derive(Debug)]
 struct Program {
     generation: Generation,
     blocks: HashMap<(u8, Address), Live>,
+    /// What it has mapped, which may go in parts.
+    mappings: Ranges<Live>,
     peak: Peak,
     looked: Option<Instant>,
     pools_looked: Option<Instant>,
@@ -158,9 +180,16 @@ impl LiveBlocks {
             size: sample.n_bytes,
             allocated_ns: sample.time_ns,
         };
-        if let Some(unnoticed) = program.blocks.insert((sample.source, sample.address), live) {
-            // Its release was not seen.
-            program.peak.release(&unnoticed, sample.time_ns);
+        let replaced = if profile_type == ProfileType::Mmap {
+            let start = sample.address.0;
+            program.mappings.insert(start, sample.n_bytes, live)
+        } else {
+            let unnoticed = program.blocks.insert((sample.source, sample.address), live);
+            unnoticed.into_iter().collect()
+        };
+        for live in replaced {
+            // Its release was not seen, or is this.
+            program.peak.release(&live, sample.time_ns);
         }
         if program
             .looked
@@ -171,22 +200,39 @@ impl LiveBlocks {
     }
 
     /// Memory was given back. What was temporary is to be added to the profiles.
-    pub(super) fn release(&mut self, release: Release) -> Option<Part> {
+    pub(super) fn release(&mut self, release: Release) -> Vec<Part> {
         let Block {
             pid,
             source,
             address,
         } = release.block;
-        let program = self.programs.get_mut(&pid)?;
-        let live = program.blocks.remove(&(source, address))?;
-        program.peak.release(&live, release.time_ns);
-        let age = Duration::from_nanos(release.time_ns.saturating_sub(live.allocated_ns));
-        (age <= self.temporary).then(|| Part {
-            generation: program.generation,
+        let Some(program) = self.programs.get_mut(&pid) else {
+            return Vec::new();
+        };
+        let released = if release.n_bytes > 0 {
+            program.mappings.remove(address.0, release.n_bytes)
+        } else {
+            program
+                .blocks
+                .remove(&(source, address))
+                .into_iter()
+                .collect()
+        };
+        let temporary = self.temporary;
+        let generation = program.generation;
+        for live in &released {
+            program.peak.release(live, release.time_ns);
+        }
+        let age =
+            |live: &Live| Duration::from_nanos(release.time_ns.saturating_sub(live.allocated_ns));
+        let temporary = released.into_iter().filter(|live| age(live) <= temporary);
+        let part = |live: Live| Part {
+            generation,
             profile_type: live.profile_type,
             stack: live.stack,
             values: [0, 0, 0, 0, 0, live.n_bytes].into(),
-        })
+        };
+        temporary.map(part).collect()
     }
 
     /// Looks at the resident memory of all.
@@ -257,6 +303,7 @@ impl Program {
         Self {
             generation,
             blocks: HashMap::new(),
+            mappings: Ranges::default(),
             peak: Peak::default(),
             looked: None,
             pools_looked: None,
@@ -306,7 +353,8 @@ impl Program {
     }
 
     fn parts(&self, is_in_use: bool) -> Vec<Part> {
-        let alive = self.blocks.values().map(|live| {
+        let alive = self.blocks.values().chain(self.mappings.values());
+        let alive = alive.map(|live| {
             let (n_objects, n_bytes) = if is_in_use {
                 (live.n_objects, live.n_bytes)
             } else {

@@ -91,6 +91,7 @@ impl Prober {
             allocators: Allocators::new(Wanted {
                 pools: types.contains(&ProfileType::Pools),
                 alloc: types.contains(&ProfileType::Alloc),
+                mmap: types.contains(&ProfileType::Mmap),
                 pool_probes: if cost.is_stepping_cheap() && config.pool_probes == PoolProbes::Auto {
                     PoolProbes::Pools
                 } else {

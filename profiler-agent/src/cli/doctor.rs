@@ -163,7 +163,9 @@ const SMALL_RING_BYTES: u32 = 1 << 16;
 
 /// What a probe in an allocator costs here.
 fn probes() -> Result<String, String> {
-    let (_, programs) = load(&[ProfileType::Pools, ProfileType::Alloc], SMALL_RING_BYTES)?;
+    let (_, programs) = load(
+        &[ProfileType::Pools, ProfileType::Alloc, ProfileType::Mmap],
+        SMALL_RING_BYTES)?;
     let (_, mut probes, ..) = programs.split(Periods::default());
     let cost = probes.cost().map_err(|error| first_line(&error))?;
     Ok(format!(

@@ -1,5 +1,6 @@
 //! `pyagent mem`: the memory of Python processes over time, live or into a file.
 
+use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,15 +15,16 @@ use super::ending::Ending;
 use super::exit::ExitError;
 use super::log::LogArgs;
 use super::output::print;
-use super::{MemArgs, named};
+use super::{MemArgs, heap, named};
 use crate::agent::{Agent, AgentAsker};
 use crate::config::DEFAULT_MAX_SAMPLES_PER_SECOND;
 use crate::format::escape;
 use crate::format::file::Target;
+use crate::heap::parts;
 use crate::ids::Pid;
 use crate::kernel::probe::Rights;
 use crate::process::facts;
-use crate::profile::memory::MemoryInfo;
+use crate::profile::memory::{MemoryInfo, Parts};
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::ProcessFilter;
 use crate::serve::query::{ProcessInfo, ProcessState, PullError, PullRequest, Query};
@@ -70,7 +72,7 @@ pub async fn run(args: MemArgs, log: &LogArgs) -> Result<ExitCode> {
     }
     named::check_namespace()?;
     let config = args.sampling.config(
-        &[ProfileType::Faults],
+        &[ProfileType::Faults, ProfileType::Cpu],
         args.selection.selection(),
         Some(DEFAULT_MAX_SAMPLES_PER_SECOND),
         log,
@@ -154,15 +156,16 @@ async fn watch(
         end.map_or(next, |end| next.min(end))
     };
     let mut next = next_after(begun);
+    let mut parts = PartsReader::new(&args.selection.pid);
     let mut faults = Faults::begin(asker, next - begun);
-    watch.add(SystemTime::now(), observe(asker).await, None);
+    watch.add(SystemTime::now(), observe(asker, &mut parts).await, None);
     loop {
         let is_stopped = tokio::select! {
             () = sleep_until(next) => false,
             () = ending.received() => true,
         };
         if is_stopped {
-            watch.add(SystemTime::now(), observe(asker).await, None);
+            watch.add(SystemTime::now(), observe(asker, &mut parts).await, None);
             break;
         }
         let is_over = args.once || end.is_some_and(|end| next >= end);
@@ -172,7 +175,7 @@ async fn watch(
         let length = if is_over { args.every } else { next - last };
         let before = std::mem::replace(&mut faults, Faults::begin(asker, length));
         let profile = before.get().await;
-        watch.add(SystemTime::now(), observe(asker).await, profile.as_ref());
+        watch.add(SystemTime::now(), observe(asker, &mut parts).await, profile.as_ref());
         if !screen.show(&watch)? || is_over || has_ended(args, &watch) {
             break;
         }
@@ -189,8 +192,50 @@ fn has_ended(args: &MemArgs, watch: &MemoryWatch) -> bool {
         && !watch.all().any(|watched| watched.is_running)
 }
 
+/// Looks what the memory of the processes that were named is made of.
+struct PartsReader {
+    /// Those, a few; and when they were looked at last, and how long that took.
+    named: HashMap<u32, Option<(Instant, Duration)>>,
+}
+
+impl PartsReader {
+    /// More are not looked at: the table says enough of them.
+    const MAX_NAMED: usize = 8;
+
+    /// Longest time between two looks ...
+    const INTERVAL: Duration = Duration::from_secs(2);
+
+    /// ... unless they took more than this part of the time.
+    const MAX_SHARE: u32 = 50;
+
+    fn new(pids: &[u32]) -> Self {
+        let named = pids.iter().take(Self::MAX_NAMED);
+        Self {
+            named: named.map(|pid| (*pid, None)).collect(),
+        }
+    }
+
+    /// Looks at a process, if it was named and it is time.
+    async fn look(&mut self, pid: u32) -> Option<Parts> {
+        let last = self.named.get_mut(&pid)?;
+        if let Some((at, took)) = last
+            && at.elapsed() < (*took * Self::MAX_SHARE).max(Self::INTERVAL)
+        {
+            return None;
+        }
+        let begun = Instant::now();
+        let look = move || {
+            let interpreter = heap::interpreter(Pid(pid)).ok()?;
+            parts::of_process(Pid(pid), &interpreter).ok()
+        };
+        let parts = tokio::task::spawn_blocking(look).await.ok()?;
+        *last = Some((begun, begun.elapsed()));
+        parts
+    }
+}
+
 /// The memory of every process that is profiled.
-async fn observe(asker: &AgentAsker) -> Vec<Observed> {
+async fn observe(asker: &AgentAsker, parts: &mut PartsReader) -> Vec<Observed> {
     let (reply, answer) = oneshot::channel();
     let query = Query::ListProcesses {
         filter: ProcessFilter::default(),
@@ -201,19 +246,23 @@ async fn observe(asker: &AgentAsker) -> Vec<Observed> {
     }
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
     let processes = answer.ok().and_then(Result::ok).unwrap_or_default();
-    let is_profiled = |process: &ProcessInfo| process.state == ProcessState::Profiled;
-    processes
-        .into_iter()
-        .filter(is_profiled)
-        .filter_map(|process| {
-            Some(Observed {
-                pid: process.pid,
-                start_time: process.start_time,
-                program: program(&process),
-                memory: process.memory?,
-            })
-        })
-        .collect()
+    let mut observed = Vec::new();
+    for process in processes {
+        let Some(memory) = process
+            .memory
+            .filter(|_| process.state == ProcessState::Profiled)
+        else {
+            continue;
+        };
+        observed.push(Observed {
+            pid: process.pid,
+            start_time: process.start_time,
+            program: program(&process),
+            memory,
+            parts: parts.look(process.pid).await,
+        });
+    }
+    observed
 }
 
 /// What a process runs: `app.py`, `-m http.server`, or the program itself.
@@ -347,6 +396,7 @@ fn memory_json(MemoryInfo { resident, gc }: MemoryInfo) -> Value {
             "collected": gc.collected,
             "uncollectable": gc.uncollectable,
             "seconds": gc.duration.map(|duration| duration.as_secs_f64()),
+            "sampled_seconds": gc.sampled_duration.map(|duration| duration.as_secs_f64()),
         })),
     })
 }
@@ -362,11 +412,27 @@ fn last_as_json(watch: &MemoryWatch) -> Value {
             "slope_bytes_per_minute": watched.slope(),
             "faults_per_second": watched.faults_per_second(),
             "collections_per_second": watched.collections_per_second(),
+            "gc_share": watched.gc_share(),
             "lines": lines_json(watched),
+            "parts": watched.parts.map(|parts| parts_json(&parts)),
         })
     };
     let running = watch.running(SortKey::default());
     Value::Array(running.into_iter().map(process).collect())
+}
+
+/// In bytes.
+fn parts_json(parts: &Parts) -> Value {
+    json!({
+        "small_objects": parts.small_objects,
+        "small_objects_in_use": parts.small_objects_in_use,
+        "malloc": parts.malloc,
+        "mmap": parts.mmap,
+        "shared_memory": parts.shared,
+        "mapped_files": parts.files,
+        "stacks": parts.stacks,
+        "programs_and_libraries": parts.programs,
+    })
 }
 
 fn lines_json(watched: &Watched) -> Value {
@@ -389,6 +455,7 @@ fn as_json(watch: &MemoryWatch) -> Value {
             "program": watched.program,
             "points": points.collect::<Vec<_>>(),
             "lines": lines_json(watched),
+            "parts": watched.parts.map(|parts| parts_json(&parts)),
         })
     };
     json!({"version": 1, "processes": watch.all().map(process).collect::<Vec<_>>()})

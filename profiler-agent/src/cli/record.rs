@@ -280,8 +280,13 @@ fn announce(args: &RecordArgs, listing: &[ProcessListing]) {
             ProfileType::Faults => format!("at each {}th page fault", args.sampling.fault_period),
             ProfileType::Pools =>
                 format!("each {} of small objects", bytes_text(POOL_PERIOD as i64)),
-            ProfileType::Alloc => format!(
-                "one allocation each {}",
+            ProfileType::Alloc | ProfileType::Mmap => format!(
+                "one {} each {}",
+                if args.profile_type == ProfileType::Mmap {
+                    "mapping"
+                } else {
+                    "allocation"
+                },
                 bytes_text(args.allocation.alloc_period as i64)
             ),
         }

@@ -126,6 +126,10 @@ pub struct GarbageCollector {
     /// Time that the collections took; absent where the interpreter does not measure it (before 3.15).
     #[prost(message, optional, tag = "2")]
     pub duration: ::core::option::Option<::prost_types::Duration>,
+    /// Where it does not: the time that they took since the agent began, estimated from its samples of the CPU. Absent where
+    /// it takes none, where it cannot be known (3.6, and builds without the GIL), and where `duration` is there.
+    #[prost(message, optional, tag = "3")]
+    pub sampled_duration: ::core::option::Option<::prost_types::Duration>,
 }
 /// A generation of objects.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

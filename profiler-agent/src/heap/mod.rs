@@ -9,6 +9,7 @@ pub mod layout;
 pub mod mark;
 pub mod memory;
 pub mod names;
+pub mod parts;
 mod pool;
 pub mod report;
 pub mod scan;

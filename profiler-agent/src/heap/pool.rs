@@ -28,24 +28,57 @@ pub(super) struct Pool {
     free: [u64; MAX_BLOCKS / 64],
 }
 
+/// The header of a pool alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PoolHeader {
+    /// Blocks in use.
+    pub(super) n_used: usize,
+    /// Bytes of each.
+    pub(super) block_bytes: usize,
+    /// Index of the arena that the pool is part of.
+    pub(super) arena_idx: u32,
+    /// Offset of the first block that was never used.
+    next_offset: usize,
+}
+
+impl PoolHeader {
+    /// Bytes that are read for it.
+    pub(super) const N_BYTES: usize = HEADER_BYTES;
+
+    /// Reads the header of a pool of `pool_bytes`; `None`: it is none.
+    pub(super) fn parse(pool_bytes: usize, bytes: &[u8]) -> Option<Self> {
+        let n_used = half(bytes, 0)? as usize;
+        let arena_idx = half(bytes, 32)?;
+        let size_class = half(bytes, 36)? as usize;
+        let next_offset = half(bytes, 40)? as usize;
+        let max_next_offset = half(bytes, 44)? as usize;
+        let block_bytes = size_class.checked_add(1)?.checked_mul(ALIGNMENT)?;
+        let is_one = block_bytes <= MAX_BLOCK_BYTES
+            && max_next_offset == pool_bytes.checked_sub(block_bytes)?
+            && next_offset > HEADER_BYTES
+            && next_offset <= pool_bytes
+            && (next_offset - HEADER_BYTES).is_multiple_of(block_bytes)
+            && n_used <= (next_offset - HEADER_BYTES) / block_bytes;
+        is_one.then_some(Self {
+            n_used,
+            block_bytes,
+            arena_idx,
+            next_offset,
+        })
+    }
+}
+
 impl Pool {
     /// Reads a pool of `pool_bytes` that begins at `address`; `None`: it is none, or it changed while it was read. `bytes`
     /// are those that are there: pages on which nothing was ever written are not, though blocks that are free may reach
     /// into them.
     pub(super) fn parse(address: u64, pool_bytes: usize, bytes: &[u8]) -> Option<Self> {
-        let n_used = half(bytes, 0)? as usize;
-        let size_class = half(bytes, 36)? as usize;
-        let next_offset = half(bytes, 40)? as usize;
-        let max_next_offset = half(bytes, 44)? as usize;
-        let block_bytes = size_class.checked_add(1)?.checked_mul(ALIGNMENT)?;
-        if block_bytes > MAX_BLOCK_BYTES
-            || max_next_offset != pool_bytes.checked_sub(block_bytes)?
-            || next_offset <= HEADER_BYTES
-            || next_offset > pool_bytes
-            || !(next_offset - HEADER_BYTES).is_multiple_of(block_bytes)
-        {
-            return None;
-        }
+        let PoolHeader {
+            n_used,
+            block_bytes,
+            next_offset,
+            ..
+        } = PoolHeader::parse(pool_bytes, bytes)?;
         let n_carved = (next_offset - HEADER_BYTES) / block_bytes;
         let mut pool = Self {
             block_bytes,

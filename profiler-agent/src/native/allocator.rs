@@ -25,6 +25,14 @@ pub enum AllocatorKind {
     Indirect,
     /// `f(old, ..)` takes the memory back; NULL is none.
     Release,
+    /// `f(where, size, protection, ..)` maps memory and returns where.
+    Map,
+    /// `f(address, size)` unmaps a range.
+    Unmap,
+    /// `f(address, size, new size, ..)` gives a mapping another size, and returns where it is then.
+    Remap,
+    /// `f(increment)` moves the end of the heap, and returns where it was.
+    Break,
 }
 
 /// One function.
@@ -70,6 +78,9 @@ impl AllocatorKind {
             Self::ResizeProduct => (3, ResultRegisters::Any),
             Self::Indirect => (3, ResultRegisters::AtReturn),
             Self::Release => (1, ResultRegisters::None),
+            Self::Map | Self::Remap => (3, ResultRegisters::Any),
+            Self::Unmap => (2, ResultRegisters::None),
+            Self::Break => (1, ResultRegisters::Any),
         };
         Wanted {
             n_arguments,
@@ -145,6 +156,16 @@ const FUNCTIONS: [(&str, AllocatorKind); 59] = {
     ]
 };
 
+/// Functions that map memory and give it back: mmap(2), mremap(2), sbrk(2). The C library's allocators go through them,
+/// the dynamic linker has copies of its own.
+const MAPPERS: [(&str, AllocatorKind); 5] = [
+    ("mmap", AllocatorKind::Map),
+    ("mmap64", AllocatorKind::Map),
+    ("munmap", AllocatorKind::Unmap),
+    ("mremap", AllocatorKind::Remap),
+    ("sbrk", AllocatorKind::Break),
+];
+
 /// Prefix of the names of C++ operators.
 const OPERATOR: &str = "_Z";
 
@@ -152,9 +173,23 @@ const OPERATOR: &str = "_Z";
 /// themselves call another one.
 #[must_use]
 pub fn functions(elf: &Elf<'_>, code: &Code<'_>) -> Vec<AllocatorFunction> {
-    let ranges = elf.symbols(FUNCTIONS.map(|(name, _)| name));
+    functions_of(FUNCTIONS, elf, code)
+}
+
+/// The functions of a file that map memory and give it back, in the order of their table.
+#[must_use]
+pub fn mappers(elf: &Elf<'_>, code: &Code<'_>) -> Vec<AllocatorFunction> {
+    functions_of(MAPPERS, elf, code)
+}
+
+fn functions_of<const N: usize>(
+    table: [(&'static str, AllocatorKind); N],
+    elf: &Elf<'_>,
+    code: &Code<'_>,
+) -> Vec<AllocatorFunction> {
+    let ranges = elf.symbols(table.map(|(name, _)| name));
     let mut defined: Vec<(&'static str, AllocatorKind, u64)> = Vec::new();
-    for ((name, kind), range) in FUNCTIONS.into_iter().zip(ranges) {
+    for ((name, kind), range) in table.into_iter().zip(ranges) {
         let Some(range) = range else { continue };
         if defined
             .iter()

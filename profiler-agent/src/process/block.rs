@@ -13,11 +13,13 @@ pub struct Block {
     pub address: Address,
 }
 
-/// Memory whose allocation was sampled was given back.
+/// Memory was given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Release {
     /// Nanoseconds since boot.
     pub time_ns: u64,
     /// Which memory.
     pub block: Block,
+    /// Bytes of a range, of which anything may have been sampled; 0: what was sampled at the address.
+    pub n_bytes: u64,
 }

@@ -17,5 +17,6 @@ pub mod probe;
 pub mod program;
 pub mod regions;
 pub mod resident;
+pub mod smaps;
 pub mod thread_ids;
 mod vdso;

@@ -36,6 +36,20 @@ pub enum Probe {
     ArenaLeave,
     /// At the beginning of the one that gives an arena back.
     ArenaRelease,
+    /// At the beginning of `mmap`: what has the size of an arena is one.
+    ArenaMapEnter,
+    /// At the beginning of `munmap`, likewise.
+    ArenaUnmap,
+    /// At the beginning of `mmap`.
+    MapEnter,
+    /// Of `sbrk`.
+    MapBreak,
+    /// Of `mremap`.
+    MapResize,
+    /// Of `munmap`.
+    MapRelease,
+    /// On the way back of a function that maps memory.
+    MapLeave,
 }
 
 /// Where a probe is placed.

@@ -73,6 +73,69 @@ pub struct NotRead {
     pub failed: u64,
 }
 
+/// Where a page is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// In memory.
+    Present,
+    /// Swapped out.
+    Swapped,
+    /// Nowhere: it was never touched, or given back.
+    Absent,
+}
+
+/// Which pages of a process are there.
+#[derive(Debug)]
+pub struct PageMap {
+    file: File,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+}
+
+impl PageMap {
+    /// Opens it.
+    pub fn of_process(pid: Pid) -> std::io::Result<Self> {
+        Ok(Self {
+            file: File::open(format!("/proc/{pid}/pagemap"))?,
+            page_bytes: rustix::param::page_size() as u64,
+        })
+    }
+
+    /// Tells of each page of a range, which begins and ends with a page, by its address. Returns how far it came: what is
+    /// behind was unmapped meanwhile.
+    pub fn look(
+        &self,
+        start: u64,
+        end: u64,
+        tell: &mut dyn FnMut(u64, Page),
+    ) -> std::io::Result<u64> {
+        let mut entries = vec![0; N_ENTRIES * ENTRY_BYTES];
+        let mut at = start;
+        while at < end {
+            let n_pages = ((end - at) / self.page_bytes).min(N_ENTRIES as u64);
+            let wanted = &mut entries[..n_pages as usize * ENTRY_BYTES];
+            let n_read = self
+                .file
+                .read_at(wanted, at / self.page_bytes * ENTRY_BYTES as u64)?;
+            let pages = wanted[..n_read].as_chunks::<ENTRY_BYTES>().0;
+            if pages.is_empty() {
+                return Ok(at);
+            }
+            for page in pages {
+                let entry = u64::from_le_bytes(*page);
+                let page = match (entry & PRESENT, entry & SWAPPED) {
+                    (0, 0) => Page::Absent,
+                    (0, _) => Page::Swapped,
+                    _ => Page::Present,
+                };
+                tell(at, page);
+                at += self.page_bytes;
+            }
+        }
+        Ok(end)
+    }
+}
+
 /// The pages of a process that a heap can be on, and that are there.
 #[derive(Debug, Clone, Default)]
 pub struct Resident {
@@ -99,15 +162,14 @@ impl Resident {
         let mut not_read = NotRead::default();
         let maps = File::open(format!("/proc/{pid}/maps"))?;
         let regions = regions(BufReader::new(maps.take(MAX_MAPS_BYTES)), &mut not_read)?;
-        let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
-        let page_bytes = rustix::param::page_size() as u64;
+        let pagemap = PageMap::of_process(pid)?;
         let mut resident = Self {
             runs: Vec::new(),
             not_read,
             regions: Vec::new(),
         };
         for region in &regions {
-            resident.add(&pagemap, *region, page_bytes)?;
+            resident.add(&pagemap, *region)?;
         }
         resident.regions = regions;
         Ok(resident)
@@ -148,29 +210,13 @@ impl Resident {
             .is_some_and(|region| region.start <= address.0 && n_bytes <= region.end - address.0)
     }
 
-    fn add(&mut self, pagemap: &File, region: Region, page_bytes: u64) -> std::io::Result<()> {
-        let mut entries = vec![0; N_ENTRIES * ENTRY_BYTES];
-        let mut at = region.start;
-        while at < region.end {
-            let n_pages = ((region.end - at) / page_bytes).min(N_ENTRIES as u64);
-            let wanted = &mut entries[..n_pages as usize * ENTRY_BYTES];
-            let n_read = pagemap.read_at(wanted, at / page_bytes * ENTRY_BYTES as u64)?;
-            let pages = wanted[..n_read].as_chunks::<ENTRY_BYTES>().0;
-            if pages.is_empty() {
-                // It was unmapped meanwhile, with all that is behind it.
-                self.not_read.failed += region.end - at;
-                return Ok(());
-            }
-            for page in pages {
-                let entry = u64::from_le_bytes(*page);
-                if entry & PRESENT != 0 {
-                    self.push(at, at + page_bytes, region.kind);
-                } else if entry & SWAPPED != 0 {
-                    self.not_read.swapped += page_bytes;
-                }
-                at += page_bytes;
-            }
-        }
+    fn add(&mut self, pagemap: &PageMap, region: Region) -> std::io::Result<()> {
+        let seen = pagemap.look(region.start, region.end, &mut |at, page| match page {
+            Page::Present => self.push(at, at + pagemap.page_bytes, region.kind),
+            Page::Swapped => self.not_read.swapped += pagemap.page_bytes,
+            Page::Absent => {}
+        })?;
+        self.not_read.failed += region.end - seen;
         Ok(())
     }
 

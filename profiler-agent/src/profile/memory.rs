@@ -30,6 +30,55 @@ impl Resident {
     }
 }
 
+/// What the resident memory of a process is made of, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parts {
+    /// Pools of CPython's small objects, up to 512 bytes each.
+    pub small_objects: u64,
+    /// Of them blocks that hold something now.
+    pub small_objects_in_use: u64,
+    /// What `malloc` and its like have: in use, or kept for later.
+    pub malloc: u64,
+    /// Other memory without a file: `mmap`, and allocators that are not known.
+    pub mmap: u64,
+    /// Memory that is shared, or can be: shmem, memfd.
+    pub shared: u64,
+    /// Files that are mapped and are no program or library.
+    pub files: u64,
+    /// The stacks of threads.
+    pub stacks: u64,
+    /// Programs and libraries: code, constants and variables.
+    pub programs: u64,
+}
+
+impl Parts {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.small_objects
+            .saturating_add(self.malloc)
+            .saturating_add(self.mmap)
+            .saturating_add(self.shared)
+            .saturating_add(self.files)
+            .saturating_add(self.stacks)
+            .saturating_add(self.programs)
+    }
+
+    /// Each with its name, in the order in which they are shown.
+    #[must_use]
+    pub const fn named(&self) -> [(&'static str, u64); 7] {
+        [
+            ("small objects", self.small_objects),
+            ("malloc", self.malloc),
+            ("mmap", self.mmap),
+            ("shared memory", self.shared),
+            ("mapped files", self.files),
+            ("stacks", self.stacks),
+            ("programs and libraries", self.programs),
+        ]
+    }
+}
+
 /// What the cyclic garbage collectors of a process did since its start (`gc.get_stats()`), summed over its interpreters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GcStats {
@@ -41,6 +90,18 @@ pub struct GcStats {
     pub uncollectable: [u64; N_GENERATIONS],
     /// Time that they took; `None` where the interpreter does not measure it (before 3.15).
     pub duration: Option<Duration>,
+    /// Time that they took since the agent began, estimated from its samples of the CPU: of threads that held the GIL of an
+    /// interpreter that was collecting. `None` where `duration` is there, where no such samples are taken, and where it
+    /// cannot be known.
+    pub sampled_duration: Option<Duration>,
+}
+
+impl GcStats {
+    /// The time that is known: the measured one, else the estimated one. Of two moments the difference counts.
+    #[must_use]
+    pub fn time(&self) -> Option<Duration> {
+        self.duration.or(self.sampled_duration)
+    }
 }
 
 /// The memory of a process at a moment.

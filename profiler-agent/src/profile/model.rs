@@ -195,11 +195,19 @@ pub enum ProfileType {
     Pools,
     /// Memory from `malloc` and its like.
     Alloc,
+    /// Address space from `mmap` and its like.
+    Mmap,
 }
 
 impl ProfileType {
     /// Every type.
-    pub const ALL: [Self; 4] = [Self::Cpu, Self::Faults, Self::Pools, Self::Alloc];
+    pub const ALL: [Self; 5] = [
+        Self::Cpu,
+        Self::Faults,
+        Self::Pools,
+        Self::Alloc,
+        Self::Mmap,
+    ];
 
     /// Name, as `--type` takes it.
     #[must_use]
@@ -209,6 +217,7 @@ impl ProfileType {
             Self::Faults => "faults",
             Self::Pools => "pools",
             Self::Alloc => "alloc",
+            Self::Mmap => "mmap",
         }
     }
 
@@ -218,7 +227,7 @@ impl ProfileType {
         match self {
             Self::Cpu => &ValueType::CPU_SAMPLES,
             Self::Faults => &ValueType::PAGE_FAULTS,
-            Self::Pools | Self::Alloc => &ValueType::ALLOCATIONS,
+            Self::Pools | Self::Alloc | Self::Mmap => &ValueType::ALLOCATIONS,
         }
     }
 
@@ -230,13 +239,14 @@ impl ProfileType {
             Self::Faults => "page faults",
             Self::Pools => "pools",
             Self::Alloc => "allocations",
+            Self::Mmap => "mappings",
         }
     }
 
     /// Whether its samples are allocations, which may be given back.
     #[must_use]
     pub const fn is_of_allocations(self) -> bool {
-        matches!(self, Self::Pools | Self::Alloc)
+        matches!(self, Self::Pools | Self::Alloc | Self::Mmap)
     }
 
     /// The first two values of a sample that stands for `period`: nanoseconds, page faults of `n_bytes` each, bytes of
@@ -249,7 +259,7 @@ impl ProfileType {
             Self::Cpu => [1, number(period)],
             Self::Faults => [number(period), number(period.saturating_mul(n_bytes))],
             Self::Pools => [number(period / n_bytes.max(1)), number(period)],
-            Self::Alloc => {
+            Self::Alloc | Self::Mmap => {
                 let share = n_bytes as f64 / period.max(1) as f64;
                 let n_objects = 1.0 / -(-share).exp_m1();
                 // One of no bytes stands for none.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use profiler_common::layout::{ABSENT, GilKind};
+
 use super::discover::Interpreter;
 use super::layout::GcStatsPlace;
 use crate::ids::Address;
@@ -46,6 +48,17 @@ pub fn read(
         interp = Address(memory.read_u64(at(interp, walk.interp_next))?);
     }
     Ok(Some(stats))
+}
+
+/// Whether samples of the CPU tell that the collector is at work: a thread that holds the GIL is seen in it.
+#[must_use]
+pub fn is_sampled(interpreter: &Interpreter) -> bool {
+    let walk = &interpreter.layout.walk;
+    let has_gil = matches!(
+        walk.gil_kind,
+        GilKind::RuntimeCurrent | GilKind::Interpreter
+    );
+    walk.gc_collecting != ABSENT && has_gil
 }
 
 /// `struct gc_generation_stats generation_stats[3]`: collections, collected, uncollectable.

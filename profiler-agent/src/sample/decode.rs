@@ -143,10 +143,12 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
 /// The fields in the order of [`profiler_common::event::ReleaseRecord`].
 fn release(reader: &mut Reader<'_>, time_ns: u64) -> Result<Release, DecodeError> {
     let address = Address(reader.u64()?);
+    let n_bytes = reader.u64()?;
     let pid = Pid(reader.u32()?);
     let source = reader.u32()? as u8;
     Ok(Release {
         time_ns,
+        n_bytes,
         block: Block {
             pid,
             source,

@@ -182,6 +182,9 @@ fn garbage_collector(stats: GcStats) -> proto::GarbageCollector {
         generations: generations.collect(),
         // Longer than 300 billion years it does not get.
         duration: stats.duration.and_then(|duration| duration.try_into().ok()),
+        sampled_duration: stats
+            .sampled_duration
+            .and_then(|duration| duration.try_into().ok()),
     }
 }
 

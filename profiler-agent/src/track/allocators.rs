@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::ids::{Address, Generation, Pid};
 use crate::native::allocator::{self, AllocatorFunction, AllocatorKind};
-use crate::native::elf::{ElfError, ElfReader, load_bias};
+use crate::native::elf::{Elf, ElfError, ElfReader, load_bias};
 use crate::native::probe_points::{self, Code, FunctionProbes, ProbeError, ResultRegisters};
 use crate::process::file::{FileKey, open_mapped};
 use crate::process::maps::{self, FileId, Mapping};
@@ -34,6 +34,8 @@ pub struct Wanted {
     pub pools: bool,
     /// `malloc` and its like.
     pub alloc: bool,
+    /// `mmap` and its like.
+    pub mmap: bool,
     /// At which of their steps small objects are seen.
     pub pool_probes: PoolProbes,
     /// Results can be found in other registers than that of the calling convention.
@@ -50,6 +52,8 @@ pub enum PoolProbes {
     Pools,
     /// Each arena: 1 MiB, up to 3.9 256 KiB.
     Arenas,
+    /// Each arena, where the C library maps it: what is done where CPython's functions cannot be found.
+    Mmap,
 }
 
 /// What was found in a process and was not known of it before.
@@ -93,11 +97,67 @@ struct FileProbes {
     missing: Vec<String>,
 }
 
+/// Functions of a kind, and the probes on them.
+struct Functions {
+    find: fn(&Elf<'_>, &Code<'_>) -> Vec<AllocatorFunction>,
+    /// The one at the beginning; `None`: there is nothing to see at this function.
+    enter: fn(&AllocatorFunction) -> Option<Probe>,
+    leave: Probe,
+}
+
+/// `malloc` and its like.
+const MALLOC: Functions = Functions {
+    find: allocator::functions,
+    enter: enter_probe,
+    leave: Probe::Leave,
+};
+
+/// The same of the file that CPython is in, but for its own copy of mimalloc: that is not used at all, or by functions of
+/// its own (3.13+ without the GIL).
+const MALLOC_OF_PYTHON: Functions = Functions {
+    find: allocator::functions,
+    enter: |function| {
+        if function.name.starts_with(MIMALLOC) {
+            None
+        } else {
+            enter_probe(function)
+        }
+    },
+    leave: Probe::Leave,
+};
+
+/// `mmap` and its like.
+const MMAP: Functions = Functions {
+    find: allocator::mappers,
+    enter: |function| match function.kind {
+        AllocatorKind::Map => Some(Probe::MapEnter),
+        AllocatorKind::Unmap => Some(Probe::MapRelease),
+        AllocatorKind::Remap => Some(Probe::MapResize),
+        AllocatorKind::Break => Some(Probe::MapBreak),
+        _ => None,
+    },
+    leave: Probe::MapLeave,
+};
+
+/// The same, for arenas of small objects alone.
+const MAPPED_ARENAS: Functions = Functions {
+    find: allocator::mappers,
+    enter: |function| match function.kind {
+        AllocatorKind::Map => Some(Probe::ArenaMapEnter),
+        AllocatorKind::Unmap => Some(Probe::ArenaUnmap),
+        _ => None,
+    },
+    leave: Probe::ArenaLeave,
+};
+
 /// Looks for allocators. Each file is looked at once.
 pub struct Allocators {
     wanted: Wanted,
-    files: HashMap<FileKey, Arc<FileProbes>>,
+    /// By the file and what is on the ways back.
+    files: HashMap<(FileKey, Probe), Arc<FileProbes>>,
     seen: HashMap<Generation, HashSet<FileId>>,
+    /// Programs whose arenas are seen where they are mapped.
+    mapped_arenas: HashSet<Generation>,
 }
 
 impl Allocators {
@@ -108,6 +168,7 @@ impl Allocators {
             wanted,
             files: HashMap::new(),
             seen: HashMap::new(),
+            mapped_arenas: HashSet::new(),
         }
     }
 
@@ -124,17 +185,70 @@ impl Allocators {
         for mapping in &new {
             self.find_in(process, mapping, &mut found);
         }
+        if self.mapped_arenas.contains(&process.generation) {
+            self.find_mapped_arenas(process, &new, &mut found);
+        }
         if is_first && self.wanted.alloc && !found.names.iter().any(|name| name.contains("malloc"))
         {
             let message = "no malloc was found in its files: what it allocates is not seen";
             found.missing.push(message.to_owned());
         }
+        if is_first && self.wanted.mmap && !found.names.iter().any(|name| name.contains("mmap")) {
+            let message = "no mmap was found in its files: what it maps is not seen";
+            found.missing.push(message.to_owned());
+        }
         found
+    }
+
+    /// Probes on the C library's `mmap`, for arenas of small objects.
+    fn find_mapped_arenas(
+        &mut self,
+        process: &PythonProcess,
+        new: &[Mapping],
+        found: &mut Found,
+    ) {
+        let n_before = found.sites.len();
+        for mapping in new {
+            if let Ok((file, key)) = open_mapped(process.pid, mapping) {
+                self.add_functions(&MAPPED_ARENAS, key, &Arc::new(file), mapping, found);
+            }
+        }
+        if found.sites.len() == n_before {
+            let message = "small objects are not seen: no mmap was found in its files";
+            found.missing.push(message.to_owned());
+        }
+    }
+
+    /// The probes on the functions of a file.
+    fn add_functions(
+        &mut self,
+        functions: &Functions,
+        key: FileKey,
+        file: &Arc<File>,
+        mapping: &Mapping,
+        found: &mut Found,
+    ) {
+        let any_register = self.wanted.any_register;
+        let known = self.files.entry((key, functions.leave));
+        let probes = known
+            .or_insert_with(|| Arc::new(probes_of_file(file, functions, any_register)))
+            .clone();
+        found.add(mapping, file, &probes.probes);
+        let path = mapping.path.display();
+        let names = probes.names.iter();
+        found
+            .names
+            .extend(names.map(|name| format!("{name} in {path}")));
+        let missing = probes.missing.iter();
+        found
+            .missing
+            .extend(missing.map(|reason| format!("{path}: {reason}")));
     }
 
     /// Forgets a program that has ended.
     pub fn forget(&mut self, generation: Generation) {
         self.seen.remove(&generation);
+        self.mapped_arenas.remove(&generation);
     }
 
     fn find_in(&mut self, process: &PythonProcess, mapping: &Mapping, found: &mut Found) {
@@ -150,11 +264,20 @@ impl Allocators {
         };
         let file = Arc::new(file);
         let is_python = key == process.interpreter.binary_key;
-        if is_python && self.wanted.pools {
+        if is_python && self.wanted.pools && self.wanted.pool_probes == PoolProbes::Mmap {
+            self.mapped_arenas.insert(process.generation);
+        } else if is_python && self.wanted.pools {
             match small_object_probes(process.pid, mapping, &file, self.wanted) {
                 Ok((probes, name)) => {
                     found.add(mapping, &file, &probes);
                     found.names.push(format!("{name} in {path}"));
+                }
+                Err(SmallObjectError::NotFound(error)) => {
+                    let message = format!(
+                        "{error} ({path}): small objects are seen an arena at a time, where mmap is called"
+                    );
+                    found.missing.push(message);
+                    self.mapped_arenas.insert(process.generation);
                 }
                 Err(error) => {
                     let message = format!("small objects are not seen: {error} ({path})");
@@ -167,30 +290,17 @@ impl Allocators {
             found.missing.push(message.to_owned());
         }
         if self.wanted.alloc {
-            let probes = match self.files.get(&key) {
-                Some(known) => known.clone(),
-                None => {
-                    let probes =
-                        Arc::new(probes_of_file(&file, is_python, self.wanted.any_register));
-                    self.files.insert(key, probes.clone());
-                    probes
-                }
-            };
-            found.add(mapping, &file, &probes.probes);
-            let names = probes.names.iter();
-            found
-                .names
-                .extend(names.map(|name| format!("{name} in {path}")));
-            let missing = probes.missing.iter();
-            found
-                .missing
-                .extend(missing.map(|reason| format!("{path}: {reason}")));
+            let functions = if is_python { &MALLOC_OF_PYTHON } else { &MALLOC };
+            self.add_functions(functions, key, &file, mapping, found);
+        }
+        if self.wanted.mmap {
+            self.add_functions(&MMAP, key, &file, mapping, found);
         }
     }
 }
 
-/// The probes on the allocator functions that a file defines.
-fn probes_of_file(file: &Arc<File>, is_python: bool, any_register: bool) -> FileProbes {
+/// The probes on the functions of a kind that a file defines.
+fn probes_of_file(file: &Arc<File>, functions: &Functions, any_register: bool) -> FileProbes {
     let mut found = FileProbes::default();
     let Ok(reader) = file.try_clone().map(ElfReader::new) else {
         return found;
@@ -200,12 +310,8 @@ fn probes_of_file(file: &Arc<File>, is_python: bool, any_register: bool) -> File
         return found;
     };
     let code = Code::of(&elf, file);
-    for function in allocator::functions(&elf, &code) {
-        if is_python && function.name.starts_with(MIMALLOC) {
-            // Its own copy: not used at all, or by functions of its own (3.13+ without the GIL).
-            continue;
-        }
-        let Some(enter) = enter_probe(&function) else {
+    for function in (functions.find)(&elf, &code) {
+        let Some(enter) = (functions.enter)(&function) else {
             continue;
         };
         match &function.probes {
@@ -222,7 +328,7 @@ fn probes_of_file(file: &Arc<File>, is_python: bool, any_register: bool) -> File
                     returns.map(|it| it.point.is_emulated).collect::<Vec<_>>(),
                     function.calls,
                 );
-                let Some(placed) = place(Some(enter), Probe::Leave, probes, any_register) else {
+                let Some(placed) = place(Some(enter), functions.leave, probes, any_register) else {
                     found.missing.push(format!(
                         "{}: the result is in a register that this kernel's probes cannot be told of",
                         function.name
@@ -273,6 +379,10 @@ fn enter_probe(function: &AllocatorFunction) -> Option<Probe> {
         }
         AllocatorKind::Resize => Probe::Resize,
         AllocatorKind::ResizeProduct => Probe::ResizeProduct,
+        AllocatorKind::Map
+        | AllocatorKind::Unmap
+        | AllocatorKind::Remap
+        | AllocatorKind::Break => return None,
     };
     allocating.is_empty().then_some(probe)
 }
@@ -313,7 +423,7 @@ fn small_object_probes(
     let has_to_be_arenas = match wanted.pool_probes {
         PoolProbes::Auto => is_stepped(&found),
         PoolProbes::Pools => false,
-        PoolProbes::Arenas => true,
+        PoolProbes::Arenas | PoolProbes::Mmap => true,
     };
     let found = if has_to_be_arenas {
         small_objects::find_arenas(&elf, file)?

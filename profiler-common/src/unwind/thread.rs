@@ -8,7 +8,7 @@
 use super::{Fault, ReadUser, Window};
 use crate::arch;
 use crate::event::{PythonStatus, sample_flags};
-use crate::layout::{FrameRoot, GilKind, PyLayout};
+use crate::layout::{ABSENT, FrameRoot, GilKind, PyLayout};
 use crate::process::ProcessEntry;
 
 /// Most thread states and interpreters that one walk over the lists visits.
@@ -147,6 +147,31 @@ pub fn gil<R: ReadUser>(
             }
             last_holder
         }
+    }
+}
+
+/// Finds out whether `thread`, which holds the GIL, collects garbage: [`sample_flags::COLLECTING`].
+///
+/// Must be called while `window` still holds the thread state that [`accept`] read.
+#[inline(always)]
+pub fn collecting<R: ReadUser>(
+    reader: &mut R,
+    window: &Window,
+    layout: &PyLayout,
+    process: &ProcessEntry,
+    thread: &mut Thread,
+) {
+    if thread.flags & sample_flags::GIL_HELD == 0 || layout.gc_collecting == ABSENT {
+        return;
+    }
+    let start = if layout.gc_is_of_runtime == 0 {
+        window.word_at(layout.tstate_interp)
+    } else {
+        process.runtime
+    };
+    // int collecting.
+    if reader.u32(start.wrapping_add(u64::from(layout.gc_collecting))) == Ok(1) {
+        thread.flags |= sample_flags::COLLECTING;
     }
 }
 

@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "agent",
         &[
-            "config", "serve", "push", "recorder", "view", "track", "sample", "bpf", "profile",
+            "config", "serve", "push", "recorder", "view", "track", "sample", "bpf", "profile", "heap",
         ],
     ),
     // Made by `cli` and taken apart by `agent`: no stage knows it.

@@ -88,6 +88,12 @@ pub const SOURCES: &[Source] = &[
         summary: "memory from malloc and its like (probes in each process, when asked for)",
         programs: probes::ALLOC,
     },
+    Source {
+        profile_type: ProfileType::Mmap,
+        number: source::MMAP,
+        summary: "address space from mmap and its like (probes in each process, when asked for)",
+        programs: probes::MMAP,
+    },
 ];
 
 impl Source {

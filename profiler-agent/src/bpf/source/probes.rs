@@ -37,6 +37,13 @@ const POOL_LEAVE_ONCE: ProgramName = ProgramName::Two("pool_leave_once", "pool_l
 const ARENA_ENTER: ProgramName = ProgramName::One("arena_enter");
 const ARENA_LEAVE: ProgramName = ProgramName::Two("arena_leave", "arena_leave_probed");
 const ARENA_RELEASE: ProgramName = ProgramName::One("arena_release");
+const ARENA_MAP_ENTER: ProgramName = ProgramName::One("arena_map_enter");
+const ARENA_UNMAP: ProgramName = ProgramName::One("arena_unmap");
+const MAP_ENTER: ProgramName = ProgramName::One("map_enter");
+const MAP_BREAK: ProgramName = ProgramName::One("map_break");
+const MAP_RESIZE: ProgramName = ProgramName::One("map_resize");
+const MAP_RELEASE: ProgramName = ProgramName::One("map_release");
+const MAP_LEAVE: ProgramName = ProgramName::Two("map_leave", "map_leave_probed");
 
 /// The programs of `malloc` and its like.
 pub(super) const ALLOC: &[ProgramName] = &[
@@ -59,7 +66,13 @@ pub(super) const POOLS: &[ProgramName] = &[
     ARENA_LEAVE,
     ARENA_ENTER,
     ARENA_RELEASE,
+    ARENA_MAP_ENTER,
+    ARENA_UNMAP,
 ];
+
+/// The programs of `mmap` and its like.
+pub(super) const MMAP: &[ProgramName] =
+    &[MAP_LEAVE, MAP_ENTER, MAP_BREAK, MAP_RESIZE, MAP_RELEASE];
 
 /// The program of a probe.
 const fn program(probe: Probe) -> ProgramName {
@@ -79,14 +92,27 @@ const fn program(probe: Probe) -> ProgramName {
         Probe::ArenaEnter => ARENA_ENTER,
         Probe::ArenaLeave => ARENA_LEAVE,
         Probe::ArenaRelease => ARENA_RELEASE,
+        Probe::ArenaMapEnter => ARENA_MAP_ENTER,
+        Probe::ArenaUnmap => ARENA_UNMAP,
+        Probe::MapEnter => MAP_ENTER,
+        Probe::MapBreak => MAP_BREAK,
+        Probe::MapResize => MAP_RESIZE,
+        Probe::MapRelease => MAP_RELEASE,
+        Probe::MapLeave => MAP_LEAVE,
     }
 }
 
 /// Where it stands.
 const fn place(probe: Probe) -> Place {
     match probe {
-        Probe::Release | Probe::ArenaRelease => Place::Release,
-        Probe::Leave | Probe::PoolLeave | Probe::PoolLeaveOnce | Probe::ArenaLeave => Place::Leave,
+        Probe::Release | Probe::ArenaRelease | Probe::ArenaUnmap | Probe::MapRelease => {
+            Place::Release
+        }
+        Probe::Leave
+        | Probe::PoolLeave
+        | Probe::PoolLeaveOnce
+        | Probe::ArenaLeave
+        | Probe::MapLeave => Place::Leave,
         Probe::SizeFirst
         | Probe::SizeSecond
         | Probe::Product
@@ -95,7 +121,11 @@ const fn place(probe: Probe) -> Place {
         | Probe::ResizeNested
         | Probe::ResizeProduct
         | Probe::PoolEnter
-        | Probe::ArenaEnter => Place::Enter,
+        | Probe::ArenaEnter
+        | Probe::ArenaMapEnter
+        | Probe::MapEnter
+        | Probe::MapBreak
+        | Probe::MapResize => Place::Enter,
     }
 }
 
@@ -142,7 +172,7 @@ impl Probes {
         let own = Pid(std::process::id());
         self.probed.insert(own.0, HitsValue(Hits::default()), 0)?;
         let mut ebpf = self.ebpf.lock();
-        let measured = [RELEASE, ARENA_RELEASE].into_iter().find_map(|program| {
+        let measured = [RELEASE, ARENA_RELEASE, MAP_RELEASE].into_iter().find_map(|program| {
             let program = uprobe(ebpf.program_mut(program.of(self.build))?)?;
             program.fd().is_ok().then(|| probe_cost::measure(program))
         });

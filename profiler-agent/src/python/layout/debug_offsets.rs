@@ -271,6 +271,11 @@ impl Table<'_> {
             } else {
                 0
             },
+            gc_collecting: self
+                .gc_stats(fields)
+                .map_or(ABSENT, GcStatsPlace::collecting),
+            gc_is_of_runtime: 0,
+            reserved: 0,
         })
     }
 

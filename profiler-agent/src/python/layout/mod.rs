@@ -37,6 +37,28 @@ pub enum GcStatsPlace {
     Rings(u16),
 }
 
+impl GcStatsPlace {
+    /// Where `collecting` lies, from the same start: behind three generations with three words each
+    /// (`struct _gc_runtime_state`). [`ABSENT`]: it is not needed, or out of reach.
+    #[must_use]
+    pub const fn collecting(self) -> u16 {
+        const BYTES: u16 = 72;
+        match self {
+            Self::Runtime(stats) | Self::Interpreter(stats) => match stats.checked_add(BYTES) {
+                Some(offset) => offset,
+                None => ABSENT,
+            },
+            Self::Rings(_) => ABSENT,
+        }
+    }
+
+    /// Not 0: in `_PyRuntime`.
+    #[must_use]
+    pub const fn is_of_runtime(self) -> u8 {
+        matches!(self, Self::Runtime(_)) as u8
+    }
+}
+
 /// Offsets in code objects, and how their parts are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodeLayout {
@@ -227,6 +249,9 @@ const fn frame_objects(
             instruction_unit: unit,
             gil_kind: GilKind::RuntimeCurrent,
             code_tag_mask: 0,
+            gc_collecting: gc_stats.collecting(),
+            gc_is_of_runtime: gc_stats.is_of_runtime(),
+            reserved: 0,
         },
         code: code(
             104,
@@ -268,6 +293,7 @@ const LAYOUT_3_6: Layout = {
     layout.walk.gil_kind = GilKind::Unknown;
     layout.walk.gil = ABSENT;
     layout.gc_stats = None;
+    layout.walk.gc_collecting = ABSENT;
     layout
 };
 
@@ -299,6 +325,9 @@ const LAYOUT_3_11: Layout = Layout {
         instruction_unit: InstructionUnit::PrevInstr,
         gil_kind: GilKind::RuntimeCurrent,
         code_tag_mask: 0,
+        gc_collecting: 848,
+        gc_is_of_runtime: 0,
+        reserved: 0,
     },
     code: code(
         112,
@@ -341,6 +370,9 @@ const LAYOUT_3_12: Layout = Layout {
         instruction_unit: InstructionUnit::PrevInstr,
         gil_kind: GilKind::Interpreter,
         code_tag_mask: 0,
+        gc_collecting: 312,
+        gc_is_of_runtime: 0,
+        reserved: 0,
     },
     code: code(
         112,

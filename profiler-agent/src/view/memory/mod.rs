@@ -1,6 +1,7 @@
 //! The memory of processes while they are watched: what is resident over time, how fast it grows, and in which lines.
 
 pub mod mprof;
+pub mod parts;
 pub mod svg;
 
 use std::collections::{BTreeMap, HashMap};
@@ -8,9 +9,10 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use self::parts::parts_text;
 use super::columns::{cut, cut_end};
 use crate::format::{bytes_text, escape, frame_text};
-use crate::profile::memory::MemoryInfo;
+use crate::profile::memory::{MemoryInfo, Parts};
 use crate::profile::model::{FrameKind, Profile};
 
 /// The slope is that of the last points of this time.
@@ -23,7 +25,7 @@ const MAX_POINTS: usize = 16_384;
 const MAX_LINES: usize = 8_192;
 
 /// Columns in front of the line that touched most.
-const COLUMNS: usize = 84;
+const COLUMNS: usize = 89;
 
 /// Stands for memory that no Python line touched.
 const NO_LINE: &str = "[no Python line]";
@@ -42,6 +44,8 @@ pub struct Observed {
     pub program: String,
     /// Its memory.
     pub memory: MemoryInfo,
+    /// What that is made of; `None`: it was not looked at.
+    pub parts: Option<Parts>,
 }
 
 /// The memory of a process at a moment.
@@ -68,6 +72,8 @@ pub struct Watched {
     pub grown: HashMap<String, i64>,
     /// It was there when last looked.
     pub is_running: bool,
+    /// What its memory was made of when that was looked at last.
+    pub parts: Option<Parts>,
 }
 
 impl Watched {
@@ -125,6 +131,17 @@ impl Watched {
         let n_collections = |point: &Point| Some(point.memory.gc?.collections.iter().sum::<u64>());
         let n_more = n_collections(last)?.saturating_sub(n_collections(before)?);
         Some(n_more as f64 / seconds(before, last)?)
+    }
+
+    /// Share of the time that collections of garbage took, between the last two points.
+    #[must_use]
+    pub fn gc_share(&self) -> Option<f64> {
+        let [.., before, last] = self.points.as_slice() else {
+            return None;
+        };
+        let time = |point: &Point| point.memory.gc?.time();
+        let more = time(last)?.saturating_sub(time(before)?);
+        Some(more.as_secs_f64() / seconds(before, last)?)
     }
 
     /// The line that touched most memory, and how much; `None` when none touched any.
@@ -262,8 +279,10 @@ impl MemoryWatch {
                     points: Vec::new(),
                     grown: HashMap::new(),
                     is_running: true,
+                    parts: None,
                 });
             watched.is_running = true;
+            watched.parts = process.parts.or(watched.parts);
             watched.points.push(point);
             if watched.points.len() > MAX_POINTS {
                 let mut idx = 0;
@@ -316,7 +335,7 @@ impl MemoryWatch {
     pub fn table(&self, key: SortKey, top: usize, width: usize) -> String {
         let running = self.running(key);
         let mut text = String::new();
-        let heading = "    PID       RSS      PEAK     RSS/MIN  FAULTS/S   GC/S  PROCESS";
+        let heading = "    PID       RSS      PEAK     RSS/MIN  FAULTS/S   GC/S  GC%  PROCESS";
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
@@ -333,8 +352,33 @@ impl MemoryWatch {
         if running.is_empty() {
             text.push_str("no Python process\n");
         }
+        for watched in running.iter().take(top) {
+            let Some(parts) = watched.parts else {
+                continue;
+            };
+            let resident = watched.last().resident.total();
+            let line = format!("{}: {}", watched.pid, parts_text(resident, &parts));
+            let _ = write!(text, "\n{}", wrapped(&line, width));
+        }
         text
     }
+}
+
+/// A list with commas on as many lines as it takes.
+fn wrapped(list: &str, width: usize) -> String {
+    let mut text = String::new();
+    let mut n_columns = 0;
+    for item in list.split_inclusive(", ") {
+        if n_columns > 0 && n_columns + item.trim_end().len() > width {
+            text.truncate(text.trim_end().len());
+            text.push_str("\n  ");
+            n_columns = 2;
+        }
+        text.push_str(item);
+        n_columns += item.len();
+    }
+    text.push('\n');
+    text
 }
 
 fn row(watched: &Watched, width: usize) -> String {
@@ -354,13 +398,14 @@ fn row(watched: &Watched, width: usize) -> String {
             cut(&text, width.saturating_sub(COLUMNS))
         });
     format!(
-        "{:>7} {:>9} {:>9} {:>11} {:>9} {:>6}  {:<24}  {grew_most}",
+        "{:>7} {:>9} {:>9} {:>11} {:>9} {:>6} {:>4}  {:<24}  {grew_most}",
         watched.pid,
         bytes_text(resident.total() as i64),
         bytes_text(resident.peak as i64),
         slope,
         number(watched.faults_per_second(), 0),
         number(watched.collections_per_second(), 1),
+        number(watched.gc_share().map(|share| share * 100.0), 0),
         cut(&escape(&watched.program), 24),
     )
 }
@@ -418,6 +463,7 @@ mod tests {
                     ..GcStats::default()
                 }),
             },
+            parts: None,
         }
     }
 
@@ -430,6 +476,31 @@ mod tests {
             watch.add(at(second), processes, None);
         }
         watch
+    }
+
+    #[test]
+    fn what_the_memory_is_made_of_stands_beneath_in_as_many_lines_as_it_takes() {
+        let mut watch = MemoryWatch::default();
+        let mut process = observed(7, 10 * MIB, 0);
+        process.parts = Some(Parts {
+            small_objects: 4 * MIB,
+            malloc: 6 * MIB,
+            programs: MIB,
+            ..Parts::default()
+        });
+        watch.add(at(0), vec![process], None);
+        let table = watch.table(SortKey::Rss, 10, 60);
+        let lines: Vec<&str> = table.lines().skip(3).collect();
+        assert_eq!(
+            lines,
+            [
+                "7: 11.0 MiB resident: small objects 4.0 MiB (0 B in use),",
+                "  malloc 6.0 MiB, programs and libraries 1.0 MiB"
+            ]
+        );
+        // Not looked at again: it is still what was seen last.
+        watch.add(at(1), vec![observed(7, 10 * MIB, 0)], None);
+        assert!(watch.table(SortKey::Rss, 10, 60).contains("malloc 6.0 MiB"));
     }
 
     #[test]
