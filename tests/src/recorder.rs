@@ -11,7 +11,7 @@ use profiler_agent::config::{
 use profiler_agent::ids::Pid;
 use profiler_agent::profile::model::{Frame, Profile, ProfileType, Thread};
 use profiler_agent::profile::query::{Criteria, ProcessFilter, parse_pattern};
-use profiler_agent::serve::query::Status;
+use profiler_agent::serve::query::{ProcessInfo, Query, Status};
 use profiler_agent::track::tracker::Selection;
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use tokio::runtime::Runtime;
@@ -126,6 +126,21 @@ impl Recorder {
         self.runtime
             .block_on(asker.status())
             .expect("the agent runs")
+    }
+
+    /// The processes that it sees.
+    ///
+    /// # Panics
+    /// When the agent has ended.
+    #[must_use]
+    pub fn processes(&self) -> Vec<ProcessInfo> {
+        let (reply, answer) = oneshot::channel();
+        let query = Query::ListProcesses {
+            filter: ProcessFilter::default(),
+            reply,
+        };
+        assert!(self.agent.asker().ask(query), "the agent runs");
+        self.runtime.block_on(answer).expect("the agent runs")
     }
 
     /// The value of a counter.

@@ -1067,10 +1067,7 @@ fn process_state(state: TrackState) -> ProcessState {
 type Collecting = HashMap<Generation, Duration>;
 
 /// Reads what it has resident, and what its garbage collector says.
-fn memory_info(
-    process: &ProcessListing,
-    collecting: Option<&Collecting>,
-) -> Option<MemoryInfo> {
+fn memory_info(process: &ProcessListing, collecting: Option<&Collecting>) -> Option<MemoryInfo> {
     let resident = resident::read(process.facts.pid).ok()?;
     let gc = process.profiled.as_ref().and_then(|process| {
         let memory = ProcessMemory::new(process.pid);

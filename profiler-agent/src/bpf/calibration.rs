@@ -12,7 +12,7 @@ use profiler_common::calibration::{N_PEEKS, PEEK_BYTES, Peek};
 
 use crate::kernel::calibration::{
     Ambiguous, Number, STACK_BYTES, ThreadFacts, Votes, are_equal, are_stacks, living_threads,
-    only, places_of, pointers, registers_of_exit,
+    only, places_of, pointers, process_id_beside, registers_of_exit,
 };
 use crate::kernel::offsets::Offsets;
 
@@ -152,8 +152,8 @@ impl Calibration {
         }
         if known.ids.is_none() {
             let tid = only("thread id", &places(&seen, &tasks, |facts| facts.tid))?;
-            let pid = only("process id", &places(&seen, &tasks, |_| agent_pid))?;
-            known.ids = Some((tid, pid));
+            let pids = places(&seen, &tasks, |_| agent_pid);
+            known.ids = Some((tid, process_id_beside(tid, &pids)?));
         }
         if known.signal.is_none() {
             known.signal = Some(self.signal(&pointers(&tasks, are_equal))?);

@@ -165,7 +165,8 @@ const SMALL_RING_BYTES: u32 = 1 << 16;
 fn probes() -> Result<String, String> {
     let (_, programs) = load(
         &[ProfileType::Pools, ProfileType::Alloc, ProfileType::Mmap],
-        SMALL_RING_BYTES)?;
+        SMALL_RING_BYTES,
+    )?;
     let (_, mut probes, ..) = programs.split(Periods::default());
     let cost = probes.cost().map_err(|error| first_line(&error))?;
     Ok(format!(

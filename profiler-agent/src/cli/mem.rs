@@ -175,7 +175,11 @@ async fn watch(
         let length = if is_over { args.every } else { next - last };
         let before = std::mem::replace(&mut faults, Faults::begin(asker, length));
         let profile = before.get().await;
-        watch.add(SystemTime::now(), observe(asker, &mut parts).await, profile.as_ref());
+        watch.add(
+            SystemTime::now(),
+            observe(asker, &mut parts).await,
+            profile.as_ref(),
+        );
         if !screen.show(&watch)? || is_over || has_ended(args, &watch) {
             break;
         }

@@ -56,8 +56,8 @@ pub fn of_process(pid: Pid, interpreter: &Interpreter) -> std::io::Result<Parts>
         .filter_map(|region| region.file)
         .collect();
     let stacks = stack_pointers(pid);
-    let has_other_allocator = interpreter.binary.free_threaded
-        || regions.iter().any(|region| is_other_allocator(region));
+    let has_other_allocator =
+        interpreter.binary.free_threaded || regions.iter().any(|region| is_other_allocator(region));
     let mut looker = Looker {
         memory: ProcessMemory::new(pid),
         pages: PageMap::of_process(pid)?,
@@ -149,7 +149,10 @@ fn stack_pointers(pid: Pid) -> Vec<u64> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     /// A pool of this arena begins here; bytes in use.
-    Pool { arena_idx: u32, in_use: u64 },
+    Pool {
+        arena_idx: u32,
+        in_use: u64,
+    },
     /// A chunk or a heap of `malloc` of this size begins here.
     Malloc(u64),
     Nothing,
@@ -284,16 +287,19 @@ fn mark(range: Range<u64>, bytes: &[u8], pool_bytes: u64) -> Mark {
 /// Bytes of a chunk that `malloc` has mapped.
 fn malloc_chunk(max_bytes: u64, bytes: &[u8]) -> Option<u64> {
     const PAGE: u64 = 4096;
+    const ALIGNMENT: u64 = 16;
+    const HEADER: u64 = 16;
     let (before, size) = (word(bytes, 0)?, word(bytes, 8)?);
-    let n_bytes = size & !CHUNK_FLAGS;
-    // What stands before it is what aligning took, of an aligned one.
+    let size_bytes = size & !CHUNK_FLAGS;
+    // From 2.43 on the header is not counted.
+    let n_bytes = size_bytes.checked_next_multiple_of(PAGE)?;
+    // Of one that was aligned it would say by how much; its begin is not that of a page.
     let is_chunk = size & CHUNK_FLAGS == CHUNK_MMAPPED
-        && before < PAGE
-        && before.is_multiple_of(16)
+        && before < ALIGNMENT
         && n_bytes >= PAGE
-        && (n_bytes + before).is_multiple_of(PAGE)
-        && n_bytes + before <= max_bytes;
-    is_chunk.then_some(n_bytes + before)
+        && (n_bytes - size_bytes == 0 || n_bytes - size_bytes == HEADER)
+        && n_bytes <= max_bytes;
+    is_chunk.then_some(n_bytes)
 }
 
 /// Bytes of the heap of a thread's arena: `ar_ptr`, `prev`, `size`, `mprotect_size`.
@@ -325,6 +331,7 @@ mod tests {
         let at = 0x7f00_0000_0000_u64;
         let mark = |start: u64, words| mark(start..start + (1 << 20), &bytes(words), 16_384);
         assert_eq!(mark(at, [0, 0x21002, 0, 0, 0, 0]), Mark::Malloc(0x21000));
+        assert_eq!(mark(at, [0, 0x20ff2, 0, 0, 0, 0]), Mark::Malloc(0x21000));
         // Larger than the mapping; not whole pages; another kind of chunk.
         assert_eq!(mark(at, [0, 0x0200_0002, 0, 0, 0, 0]), Mark::Nothing);
         assert_eq!(mark(at, [0, 0x2_1012, 0, 0, 0, 0]), Mark::Nothing);
@@ -347,8 +354,12 @@ mod tests {
         #[test]
         fn any_bytes_are_a_mark(words in proptest::array::uniform6(proptest::num::u64::ANY), start in 0_u64..1 << 40) {
             let start = start << 12;
-            if let Mark::Malloc(n_bytes) = mark(start..start + (1 << 30), &bytes(words), 4096) {
-                proptest::prop_assert!(n_bytes <= 1 << 30);
+            let mut words = words;
+            for word in [words[1], words[1] & !CHUNK_FLAGS | CHUNK_MMAPPED, words[1] >> 30 << 12 | CHUNK_MMAPPED] {
+                words[1] = word;
+                if let Mark::Malloc(n_bytes) = mark(start..start + (1 << 30), &bytes(words), 4096) {
+                    proptest::prop_assert!(n_bytes <= 1 << 30);
+                }
             }
         }
     }

@@ -40,6 +40,17 @@ pub fn only<T: Copy>(what: &'static str, found: &[T]) -> Result<T, Ambiguous> {
     }
 }
 
+/// Where the process id lies: right behind the thread id (`task_struct.pid` and `tgid`, include/linux/sched.h), unless the
+/// kernel was built with its fields in random order; then at the only place. What is read of a structure can reach into
+/// its neighbour, which may be another thread of the process, and has the process id too.
+pub fn process_id_beside(tid_at: u32, process_ids: &[u32]) -> Result<u32, Ambiguous> {
+    let behind = tid_at.wrapping_add(4);
+    if process_ids.contains(&behind) {
+        return Ok(behind);
+    }
+    only("process id", process_ids)
+}
+
 /// Where a number was seen in the structures of one thread after the other, for one that not every thread has: the
 /// kernel takes the thread pointer from a thread that ends (`deactivate_mm`, arch/x86/include/asm/mmu_context.h), and
 /// from then on what is saved when it is switched out is 0.
@@ -250,6 +261,14 @@ mod tests {
 
     fn structure(words: &[u64]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn the_process_id_lies_behind_the_thread_id_or_at_the_only_place() {
+        assert_eq!(process_id_beside(100, &[104, 5000]), Ok(104));
+        assert_eq!(process_id_beside(100, &[48]), Ok(48));
+        assert!(process_id_beside(100, &[48, 5000]).is_err());
+        assert!(process_id_beside(u32::MAX, &[]).is_err());
     }
 
     #[test]

@@ -126,7 +126,10 @@ Rss:                   0 kB
         let regions = parse(&smaps[..]).unwrap();
         assert_eq!(regions.len(), 2);
         assert_eq!((regions[0].start, regions[0].end), (0x1000, 0x3000));
-        assert_eq!((regions[0].resident, &regions[0].name[..]), (4096, &b"/bin/a b"[..]));
+        assert_eq!(
+            (regions[0].resident, &regions[0].name[..]),
+            (4096, &b"/bin/a b"[..])
+        );
         assert!(regions[0].is_executable && !regions[0].is_read_write);
         assert!(regions[1].is_read_write && regions[1].file.is_none());
     }

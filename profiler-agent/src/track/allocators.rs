@@ -201,12 +201,7 @@ impl Allocators {
     }
 
     /// Probes on the C library's `mmap`, for arenas of small objects.
-    fn find_mapped_arenas(
-        &mut self,
-        process: &PythonProcess,
-        new: &[Mapping],
-        found: &mut Found,
-    ) {
+    fn find_mapped_arenas(&mut self, process: &PythonProcess, new: &[Mapping], found: &mut Found) {
         let n_before = found.sites.len();
         for mapping in new {
             if let Ok((file, key)) = open_mapped(process.pid, mapping) {
@@ -290,7 +285,11 @@ impl Allocators {
             found.missing.push(message.to_owned());
         }
         if self.wanted.alloc {
-            let functions = if is_python { &MALLOC_OF_PYTHON } else { &MALLOC };
+            let functions = if is_python {
+                &MALLOC_OF_PYTHON
+            } else {
+                &MALLOC
+            };
             self.add_functions(functions, key, &file, mapping, found);
         }
         if self.wanted.mmap {
@@ -379,10 +378,9 @@ fn enter_probe(function: &AllocatorFunction) -> Option<Probe> {
         }
         AllocatorKind::Resize => Probe::Resize,
         AllocatorKind::ResizeProduct => Probe::ResizeProduct,
-        AllocatorKind::Map
-        | AllocatorKind::Unmap
-        | AllocatorKind::Remap
-        | AllocatorKind::Break => return None,
+        AllocatorKind::Map | AllocatorKind::Unmap | AllocatorKind::Remap | AllocatorKind::Break => {
+            return None;
+        }
     };
     allocating.is_empty().then_some(probe)
 }

@@ -20,7 +20,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "agent",
         &[
-            "config", "serve", "push", "recorder", "view", "track", "sample", "bpf", "profile", "heap",
+            "config", "serve", "push", "recorder", "view", "track", "sample", "bpf", "profile",
+            "heap",
         ],
     ),
     // Made by `cli` and taken apart by `agent`: no stage knows it.

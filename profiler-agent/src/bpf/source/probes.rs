@@ -71,8 +71,7 @@ pub(super) const POOLS: &[ProgramName] = &[
 ];
 
 /// The programs of `mmap` and its like.
-pub(super) const MMAP: &[ProgramName] =
-    &[MAP_LEAVE, MAP_ENTER, MAP_BREAK, MAP_RESIZE, MAP_RELEASE];
+pub(super) const MMAP: &[ProgramName] = &[MAP_LEAVE, MAP_ENTER, MAP_BREAK, MAP_RESIZE, MAP_RELEASE];
 
 /// The program of a probe.
 const fn program(probe: Probe) -> ProgramName {
@@ -172,10 +171,12 @@ impl Probes {
         let own = Pid(std::process::id());
         self.probed.insert(own.0, HitsValue(Hits::default()), 0)?;
         let mut ebpf = self.ebpf.lock();
-        let measured = [RELEASE, ARENA_RELEASE, MAP_RELEASE].into_iter().find_map(|program| {
-            let program = uprobe(ebpf.program_mut(program.of(self.build))?)?;
-            program.fd().is_ok().then(|| probe_cost::measure(program))
-        });
+        let measured = [RELEASE, ARENA_RELEASE, MAP_RELEASE]
+            .into_iter()
+            .find_map(|program| {
+                let program = uprobe(ebpf.program_mut(program.of(self.build))?)?;
+                program.fd().is_ok().then(|| probe_cost::measure(program))
+            });
         drop(ebpf);
         let _ = self.probed.remove(&own.0);
         let cost = measured.ok_or(SourceError::Program("alloc_release"))??;
