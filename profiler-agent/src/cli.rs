@@ -200,6 +200,8 @@ pub struct AllocationArgs {
           hide_short_help = true)]
     pub temporary: Duration,
     /// Where small objects are seen: pools is finer, arenas costs nothing; auto takes pools where single steps are cheap
+    ///
+    /// mmap: arenas too, where the C library maps them, which is what is done where CPython's functions are not found.
     #[arg(
         long,
         value_name = "STEP",
@@ -236,7 +238,7 @@ pub struct AgentArgs {
     /// How allocations are sampled.
     #[command(flatten)]
     pub allocation: AllocationArgs,
-    /// What is sampled: cpu, faults (memory); pools, alloc (by probes in the processes)
+    /// What is sampled: cpu, faults (memory); pools, alloc, mmap (by probes in the processes)
     #[arg(
         long = "type",
         value_name = "TYPE",
@@ -278,10 +280,11 @@ pub struct RecordArgs {
     /// How allocations are sampled.
     #[command(flatten)]
     pub allocation: AllocationArgs,
-    /// What is recorded: cpu, faults, pools, alloc
+    /// What is recorded: cpu, faults, pools, alloc, mmap
     ///
     /// cpu: time on the CPU. faults: memory touched for the first time. pools: memory for small objects (up to 512 bytes).
-    /// alloc: memory from malloc and its like. The last two place breakpoints in the processes (uprobes), which cost them
+    /// alloc: memory from malloc and its like. mmap: address space from mmap, mremap and sbrk, which those get theirs
+    /// from. The last three place breakpoints in the processes (uprobes), which cost them
     /// about 1 us at each probe, and tell what is still in use at the end, and what was when the process had most.
     #[arg(
         long = "type",
@@ -328,7 +331,7 @@ pub struct PullArgs {
     /// The agent, host:port
     #[arg(value_name = "ADDR", env = "PYAGENT_ADDR", default_value = DEFAULT_ADDRESS)]
     pub address: String,
-    /// What the profile is about: cpu, faults, pools, alloc
+    /// What the profile is about: cpu, faults, pools, alloc, mmap
     #[arg(
         long = "type",
         value_name = "TYPE",

@@ -170,7 +170,7 @@ fn probes() -> Result<String, String> {
     let (_, mut probes, ..) = programs.split(Periods::default());
     let cost = probes.cost().map_err(|error| first_line(&error))?;
     Ok(format!(
-        "for --type pools and alloc alone: breakpoints in the chosen processes, {:.2} us each, {:.1} us where the kernel \
+        "for --type pools, alloc and mmap alone: breakpoints in the chosen processes, {:.2} us each, {:.1} us where the kernel \
          has to single-step",
         cost.emulated_ns / 1e3,
         cost.stepped_ns / 1e3

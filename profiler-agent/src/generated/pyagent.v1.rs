@@ -172,7 +172,7 @@ pub struct PullProfileRequest {
     /// Name of the format: `pprof` (also when it is empty), `folded`, `svg`.
     #[prost(string, tag = "3")]
     pub format: ::prost::alloc::string::String,
-    /// What the profile is about: `cpu` (also when it is empty), `faults`, `pools`, `alloc`.
+    /// What the profile is about: `cpu` (also when it is empty), `faults`, `pools`, `alloc`, `mmap`.
     #[prost(string, tag = "4")]
     pub r#type: ::prost::alloc::string::String,
 }
