@@ -253,3 +253,49 @@ fn a_pipe_gets_the_whole_profile_and_an_end() {
         errors(&output)
     );
 }
+
+/// Starts a child that uses the CPU like itself, and prints that both do.
+const SPIN_WITH_A_CHILD: &str = "
+import subprocess, sys
+if len(sys.argv) == 1:
+    child = subprocess.Popen([sys.executable, '-I', '-S', '-c', SOURCE, 'child'])
+def spin():
+    while True:
+        for i in range(1000):
+            pass
+if len(sys.argv) == 1:
+    print('ready', flush=True)
+spin()
+";
+
+#[test]
+fn what_is_left_out_is_left_out_however_it_is_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let python = interpreters::newest();
+    let target = spinning(&python);
+    let pid = target.pid().to_string();
+    for _ in 0..5 {
+        let arguments = ["mem", "--pid", &pid, "--exclude-pid", &pid, "--once"];
+        let output = run(
+            folder.path(),
+            &[&arguments[..], &["--every", "300ms"]].concat(),
+        );
+        assert_eq!(output.status.code(), Some(4), "{}", errors(&output));
+    }
+    // A child comes with its parent, but not against its name.
+    let code = format!("SOURCE = {SPIN_WITH_A_CHILD:?}\n{SPIN_WITH_A_CHILD}");
+    let mut parent = Target::python(&python, &code, &[]);
+    assert_eq!(parent.line(), "ready");
+    let pid = parent.pid().to_string();
+    for (exclude, is_there) in [("xyz", true), ("child$", false)] {
+        let arguments = ["record", "--pid", &pid, "--subprocesses", "-d", "1s"];
+        let rest = ["--exclude-cmdline", exclude, "-f", "-o", "out.folded"];
+        let output = run(folder.path(), &[&arguments[..], &rest].concat());
+        assert!(output.status.success(), "{}", errors(&output));
+        let profile = fs::read_to_string(folder.path().join("out.folded")).unwrap();
+        let names = |pid: &str| profile.lines().filter(|line| line.contains(pid)).count();
+        let n_others = profile.lines().count() - names(&pid);
+        assert!(names(&pid) > 0, "{profile}");
+        assert_eq!(n_others > 0, is_there, "{profile}");
+    }
+}

@@ -123,13 +123,14 @@ impl ProcessFilter {
             .into_iter()
             .flatten()
             .all(|yes| yes);
-        let is_excluded = self
-            .exclude
-            .answers(process)
-            .into_iter()
-            .flatten()
-            .any(|yes| yes);
-        is_included && !is_excluded
+        is_included && !self.excludes(process)
+    }
+
+    /// Whether this process is left out, whatever else chooses it.
+    #[must_use]
+    pub fn excludes(&self, process: &ProcessFacts<'_>) -> bool {
+        let answers = self.exclude.answers(process);
+        answers.into_iter().flatten().any(|yes| yes)
     }
 }
 

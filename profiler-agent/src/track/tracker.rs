@@ -490,13 +490,13 @@ impl<K: KernelTable> Tracker<K> {
     /// the selection is by process id.
     fn is_selected(&self, facts: &Facts, is_followed: bool) -> bool {
         let is_descendant = self.descendants.contains(&facts.pid);
-        if self.selection.only_pids.is_some() && (is_followed || is_descendant) {
-            return true;
-        }
         let cmdline = facts.arguments.join(" ");
-        self.selection
-            .filter
-            .matches(&process::filtered(facts, &cmdline))
+        let filter = &self.selection.filter;
+        let facts = process::filtered(facts, &cmdline);
+        if self.selection.only_pids.is_some() && (is_followed || is_descendant) {
+            return !filter.excludes(&facts);
+        }
+        filter.matches(&facts)
     }
 
     /// An interpreter was found: tell the kernel, then the agent.
