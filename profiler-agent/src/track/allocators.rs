@@ -205,6 +205,15 @@ fn probes_of_file(file: &Arc<File>, is_python: bool, any_register: bool) -> File
             // Its own copy: not used at all, or by functions of its own (3.13+ without the GIL).
             continue;
         }
+        if function.is_jump() {
+            if !function.is_nested() {
+                found.missing.push(format!(
+                    "{}: it ends in a function that is not known to allocate",
+                    function.name
+                ));
+            }
+            continue;
+        }
         let Some(enter) = enter_probe(&function) else {
             continue;
         };
