@@ -11,7 +11,7 @@ use profiler_agent::config::{
 use profiler_agent::ids::Pid;
 use profiler_agent::profile::model::{Frame, Profile, ProfileType, Thread};
 use profiler_agent::profile::query::{Criteria, ProcessFilter, parse_pattern};
-use profiler_agent::serve::query::{ProcessInfo, Query, Status};
+use profiler_agent::serve::query::{ProcessInfo, PullError, PullRequest, Query, Status};
 use profiler_agent::track::tracker::Selection;
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use tokio::runtime::Runtime;
@@ -22,6 +22,23 @@ pub struct Recorder {
     runtime: Runtime,
     agent: Agent,
     profile: oneshot::Receiver<Profile>,
+}
+
+/// A profile of another type that is taken at the same time.
+pub struct Beside(oneshot::Receiver<Result<Profile, PullError>>);
+
+impl Beside {
+    /// The profile, once the recorder was stopped.
+    ///
+    /// # Panics
+    /// When the agent refused it.
+    #[must_use]
+    pub fn profile(self) -> Profile {
+        let profile = self.0.blocking_recv();
+        profile
+            .expect("the agent delivers what it has")
+            .expect("the agent samples it")
+    }
 }
 
 /// Samples these processes and no other, `rate_hz` times a second and CPU.
@@ -141,6 +158,23 @@ impl Recorder {
         };
         assert!(self.agent.asker().ask(query), "the agent runs");
         self.runtime.block_on(answer).expect("the agent runs")
+    }
+
+    /// Takes a profile of another type too, until the recorder stops. Some process must be profiled already.
+    ///
+    /// # Panics
+    /// When the agent does not take the question.
+    #[must_use]
+    pub fn beside(&self, profile_type: ProfileType) -> Beside {
+        let (reply, profile) = oneshot::channel();
+        let request = PullRequest {
+            profile_type,
+            filter: ProcessFilter::default(),
+            duration: Duration::from_hours(1),
+        };
+        let is_taken = self.agent.asker().ask(Query::Pull { request, reply });
+        assert!(is_taken, "the agent runs");
+        Beside(profile)
     }
 
     /// The value of a counter.

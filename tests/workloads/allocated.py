@@ -89,7 +89,74 @@ def native():
     return [3500, 4000 * SIZE, 2500, 3000 * SIZE, 0]
 
 
+def aligned():
+    library = ctypes.CDLL(None)
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    place = pointer()
+    library.posix_memalign.argtypes = [pointer, size, size]
+    library.free.argtypes = [pointer]
+    n_allocations = 0
+    for name, arguments in (
+        ("memalign", (64, SIZE)),
+        ("aligned_alloc", (32, SIZE)),
+        ("valloc", (SIZE,)),
+        ("pvalloc", (SIZE,)),
+        ("reallocarray", (None, 10, SIZE // 10)),
+    ):
+        function = getattr(library, name)
+        function.restype = pointer
+        function.argtypes = [pointer if it is None else size for it in arguments]
+        for n in range(500):
+            function(*arguments)
+        n_allocations += 500
+    for n in range(500):
+        library.posix_memalign(ctypes.byref(place), 4096, SIZE)
+        library.free(place)
+    return [n_allocations + 500, (n_allocations + 500) * SIZE, n_allocations, n_allocations * SIZE, 0]
+
+
+def of_cpp(library, name, *arguments):
+    """A function of libstdc++, or of the allocator that takes its place, with arguments of so many bits."""
+    function = getattr(library, name)
+    function.restype = ctypes.c_void_p
+    function.argtypes = arguments
+    return function
+
+
+def operators():
+    # C++'s, which other allocators have of their own. libstdc++'s call malloc.
+    try:
+        ctypes.CDLL("libstdc++.so.6", ctypes.RTLD_GLOBAL)
+    except OSError:
+        return [0, 0, 0, 0, 0]
+    # What comes first in the process counts, as it does for an extension that is written in C++.
+    library = ctypes.CDLL(None)
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    make = [
+        (of_cpp(library, "_Znwm", size), ()),
+        (of_cpp(library, "_Znam", size), ()),
+        (of_cpp(library, "_ZnwmRKSt9nothrow_t", size, pointer), (0,)),
+        (of_cpp(library, "_ZnwmSt11align_val_t", size, size), (64,)),
+        (of_cpp(library, "_ZnamSt11align_val_t", size, size), (64,)),
+        (of_cpp(library, "_ZnwmSt11align_val_tRKSt9nothrow_t", size, size, pointer), (64, 0)),
+    ]
+    drop = [
+        (of_cpp(library, "_ZdlPv", pointer), ()),
+        (of_cpp(library, "_ZdaPvm", pointer, size), (SIZE,)),
+        (of_cpp(library, "_ZdlPvRKSt9nothrow_t", pointer, pointer), (0,)),
+        (of_cpp(library, "_ZdlPvmSt11align_val_t", pointer, size, size), (SIZE, 64)),
+        (of_cpp(library, "_ZdaPvmSt11align_val_t", pointer, size, size), (SIZE, 64)),
+        (of_cpp(library, "_ZdlPvSt11align_val_tRKSt9nothrow_t", pointer, size, pointer), (64, 0)),
+    ]
+    for n in range(500):
+        for (new, more), (delete, with_it) in zip(make, drop):
+            new(SIZE, *more)
+            delete(new(SIZE, *more), *with_it)
+    return [6000, 6000 * SIZE, 3000, 3000 * SIZE, 0]
+
+
+WORKS = (small, big, churn, keep, halve, grow, native, aligned, operators)
 print("ready", flush=True)
 sys.stdin.readline()
-print(json.dumps([[function.__name__, function()] for function in (small, big, churn, keep, halve, grow, native)]), flush=True)
+print(json.dumps([[work.__name__, work()] for work in WORKS]), flush=True)
 sys.stdin.readline()

@@ -3,6 +3,7 @@
 // Its messages are for the person at the terminal.
 #![allow(clippy::print_stdout, reason = "a command-line tool speaks on stdout")]
 
+mod allocators;
 mod apt;
 mod bench;
 mod build;
@@ -23,6 +24,7 @@ mod test;
 mod timing;
 mod toolchain;
 mod vm;
+mod wheels;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};

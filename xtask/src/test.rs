@@ -13,9 +13,9 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    build, command, hosts, interpreters, package, promtool, setup,
+    allocators, build, command, hosts, interpreters, package, promtool, setup,
     timing::{self, Row},
-    toolchain, vm, workspace,
+    toolchain, vm, wheels, workspace,
 };
 
 /// What `cargo xtask test` takes.
@@ -78,6 +78,12 @@ const UNIT: &str = "unit";
 /// The test binary that starts them.
 const HOSTS: &str = "kernel_hosts";
 
+/// The test binaries that run packages from PyPI.
+const WITH_PACKAGES: [&str; 2] = ["kernel_native_memory", "live_heap_guppy"];
+
+/// The test binaries that run programs with other allocators.
+const WITH_ALLOCATORS: [&str; 2] = ["kernel_allocations", "live_probes"];
+
 /// One run of `cargo test`.
 struct Stage {
     name: String,
@@ -98,6 +104,10 @@ struct Prepared {
     hosts: OsString,
     /// As [`promtool::get`] says; empty without.
     promtool: OsString,
+    /// As [`wheels::get`] says, joined as in a search path; empty without.
+    packages: OsString,
+    /// As [`allocators::get`] says; empty without.
+    allocators: OsString,
 }
 
 impl Suite {
@@ -221,6 +231,22 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         if stages.iter().any(|stage| stage.name == UNIT) {
             prepared.promtool = promtool::get()?.unwrap_or_default().into_os_string();
         }
+        let is_run = |names: &[&str]| {
+            let mut stages = stages.iter();
+            stages.any(|stage| names.contains(&stage.name.as_str()))
+        };
+        if is_run(&WITH_PACKAGES) {
+            let (packages, row) = made("packages from PyPI", || {
+                Ok(env::join_paths(wheels::get()?)?)
+            });
+            prepared.packages = packages;
+            rows.push(row);
+        }
+        if is_run(&WITH_ALLOCATORS) {
+            let (folder, row) = made("allocators", || Ok(allocators::get()?.into_os_string()));
+            prepared.allocators = folder;
+            rows.push(row);
+        }
         let start = Instant::now();
         build_all(&prepared)?;
         rows.push(Row {
@@ -253,6 +279,24 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     })
 }
 
+/// What tests need that cannot do without it: where it cannot be made this says why, and they fail.
+fn made(name: &str, make: impl FnOnce() -> Result<OsString>) -> (OsString, Row) {
+    let start = Instant::now();
+    let (made, outcome) = match make() {
+        Ok(made) => (made, "ok".to_owned()),
+        Err(error) => (OsString::new(), format!("FAILED: {error:#}")),
+    };
+    if made.is_empty() {
+        println!("{name}: {outcome}");
+    }
+    let row = Row {
+        name: name.into(),
+        duration: start.elapsed(),
+        outcome,
+    };
+    (made, row)
+}
+
 /// Builds the binary under test and all tests, so that a stage's time is that of its tests.
 fn build_all(prepared: &Prepared) -> Result<()> {
     setup::setup()?;
@@ -277,7 +321,9 @@ fn cargo_test(prepared: &Prepared) -> Command {
     .env("PYAGENT_BIN", workspace::release_binary())
     .env("PYAGENT_INTERPRETERS", &prepared.interpreters)
     .env("PYAGENT_HOSTS", &prepared.hosts)
-    .env("PYAGENT_PROMTOOL", &prepared.promtool);
+    .env("PYAGENT_PROMTOOL", &prepared.promtool)
+    .env("PYAGENT_PACKAGES", &prepared.packages)
+    .env("PYAGENT_ALLOCATORS", &prepared.allocators);
     test
 }
 

@@ -66,6 +66,15 @@ impl AllocatorFunction {
     pub fn is_nested(&self) -> bool {
         !self.calls.is_empty()
     }
+
+    /// Whether all that it does is done by functions that it jumps to, as mimalloc's `posix_memalign` does: then it never
+    /// returns by itself, and what it gives out is seen there or nowhere.
+    #[must_use]
+    pub fn is_jump(&self) -> bool {
+        let returns_memory = self.kind != AllocatorKind::Release;
+        let probes = self.probes.as_ref();
+        returns_memory && probes.is_ok_and(|probes| probes.returns.is_empty())
+    }
 }
 
 impl AllocatorKind {
@@ -91,7 +100,7 @@ impl AllocatorKind {
 
 /// Names and kinds: C11 7.22.3, POSIX, glibc's manual (3.2.3), the manuals of jemalloc, tcmalloc and mimalloc, and the Itanium
 /// C++ ABI's names of `operator new` and `operator delete`. Where two names are one function the first counts.
-const FUNCTIONS: [(&str, AllocatorKind); 59] = {
+const FUNCTIONS: [(&str, AllocatorKind); 66] = {
     use AllocatorKind::{Indirect, Product, Release, Resize, ResizeProduct, SizeFirst, SizeSecond};
     [
         ("malloc", SizeFirst),
@@ -137,6 +146,8 @@ const FUNCTIONS: [(&str, AllocatorKind); 59] = {
         ("mi_aligned_alloc", SizeSecond),
         ("mi_posix_memalign", Indirect),
         ("mi_malloc_aligned", SizeFirst),
+        ("mi_valloc", SizeFirst),
+        ("mi_pvalloc", SizeFirst),
         ("mi_free", Release),
         ("_Znwm", SizeFirst),
         ("_Znam", SizeFirst),
@@ -144,6 +155,8 @@ const FUNCTIONS: [(&str, AllocatorKind); 59] = {
         ("_ZnamRKSt9nothrow_t", SizeFirst),
         ("_ZnwmSt11align_val_t", SizeFirst),
         ("_ZnamSt11align_val_t", SizeFirst),
+        ("_ZnwmSt11align_val_tRKSt9nothrow_t", SizeFirst),
+        ("_ZnamSt11align_val_tRKSt9nothrow_t", SizeFirst),
         ("_ZdlPv", Release),
         ("_ZdaPv", Release),
         ("_ZdlPvm", Release),
@@ -152,7 +165,10 @@ const FUNCTIONS: [(&str, AllocatorKind); 59] = {
         ("_ZdaPvRKSt9nothrow_t", Release),
         ("_ZdlPvSt11align_val_t", Release),
         ("_ZdaPvSt11align_val_t", Release),
+        ("_ZdaPvSt11align_val_tRKSt9nothrow_t", Release),
+        ("_ZdlPvSt11align_val_tRKSt9nothrow_t", Release),
         ("_ZdlPvmSt11align_val_t", Release),
+        ("_ZdaPvmSt11align_val_t", Release),
     ]
 };
 

@@ -310,6 +310,15 @@ fn probes_of_file(file: &Arc<File>, functions: &Functions, any_register: bool) -
     };
     let code = Code::of(&elf, file);
     for function in (functions.find)(&elf, &code) {
+        if function.is_jump() {
+            if !function.is_nested() {
+                found.missing.push(format!(
+                    "{}: it ends in a function that is not known to allocate",
+                    function.name
+                ));
+            }
+            continue;
+        }
         let Some(enter) = (functions.enter)(&function) else {
             continue;
         };

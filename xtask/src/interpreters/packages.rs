@@ -94,6 +94,7 @@ const SUITES: [Suite; 3] = [
             "libgcc-s1",
             "liblzma5",
             "libssl3t64",
+            "libstdc++6",
             "libzstd1",
             "zlib1g",
         ],
