@@ -6,6 +6,7 @@ pub mod containers;
 pub mod cpu_ticks;
 pub mod image;
 pub mod interpreters;
+pub mod picture;
 pub mod pyagent;
 pub mod recorder;
 pub mod target;

@@ -1,6 +1,8 @@
 //! The memory of processes while they are watched: what is resident over time, how fast it grows, and in which lines.
 
 pub mod mprof;
+mod picture;
+pub mod png;
 pub mod svg;
 
 use std::collections::{BTreeMap, HashMap};
