@@ -264,7 +264,10 @@ fn a_process_that_grows_is_shown_with_its_slope_and_its_line_in_every_form() {
     let svg = std::fs::read_to_string(file("a.svg")).unwrap();
     assert!(svg.contains("<polyline") && svg.contains("leak ("), "{svg}");
     let texts = texts_of_svg(&folder.path().join("a.svg"));
-    assert!(texts.iter().any(|text| text.starts_with("leak (")), "{texts:?}");
+    assert!(
+        texts.iter().any(|text| text.starts_with("leak (")),
+        "{texts:?}"
+    );
     assert!(mem(pid, 2, &["-o", &file("a.png")]).status.success());
     let image = Image::of_png(&folder.path().join("a.png"));
     // The four curves of one process: all, anonymous, files; what is shared may be hidden at the bottom.

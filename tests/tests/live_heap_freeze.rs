@@ -264,7 +264,7 @@ fn what_churns_is_counted_to_the_object_when_it_stands() {
         let [most, least] = shared.words();
         let counted = count();
         assert!(!freeze.is_over(), "it stands for all of the look");
-        freeze.end();
+        drop(freeze);
         assert!(
             (least..=most).contains(&counted),
             "{counted}, truly {least} to {most}; before: {seen:?}"
@@ -280,7 +280,9 @@ fn what_churns_is_counted_to_the_object_when_it_stands() {
         !(before.min(most)..=before.max(most)).contains(&counted)
     };
     let n_off = (0..30).filter(|_| is_off()).count();
-    eprintln!("30 of 30 exact while it stands ({seen:?}), {n_off} of 30 outside of all that was while it runs");
+    eprintln!(
+        "30 of 30 exact while it stands ({seen:?}), {n_off} of 30 outside of all that was while it runs"
+    );
     shared.target.tell("");
 }
 
@@ -291,7 +293,11 @@ fn signals_that_come_meanwhile_are_delivered_each_once() {
     let pid = shared.pid();
     // Some come while it stops, some while it stands, some while it is let go. Real-time signals are queued, each counts.
     let mut sender = Command::new("sh")
-        .args(["-c", "for i in $(seq $2); do kill -$3 $1; sleep 0.001; done", "sh"])
+        .args([
+            "-c",
+            "for i in $(seq $2); do kill -$3 $1; sleep 0.001; done",
+            "sh",
+        ])
         .args([pid.to_string(), N.to_string(), "37".into()])
         .spawn()
         .unwrap();
@@ -300,7 +306,7 @@ fn signals_that_come_meanwhile_are_delivered_each_once() {
         let freeze = freeze(pid);
         shared.signal(Signal::SIGUSR1);
         sleep(Duration::from_millis(n_freezes % 7));
-        freeze.end();
+        drop(freeze);
         n_freezes += 1;
     }
     shared.assert_goes_on();
@@ -315,7 +321,10 @@ fn signals_that_come_meanwhile_are_delivered_each_once() {
         real_time >= N && usr1 > 0
     });
     eprintln!("{n_freezes} freezes, {real_time} of {N} real-time signals, {usr1} others");
-    assert!(all_came && real_time == N, "{real_time} of {N}, {usr1} of {n_freezes}");
+    assert!(
+        all_came && real_time == N,
+        "{real_time} of {N}, {usr1} of {n_freezes}"
+    );
     assert!(usr1 <= n_freezes);
 }
 
@@ -328,7 +337,7 @@ fn a_stopped_process_stays_stopped_and_its_parent_hears_nothing() {
         waitpid(pid, Some(flags)).unwrap()
     };
     // Of a process that runs there is no news either.
-    freeze(shared.pid()).end();
+    drop(freeze(shared.pid()));
     assert_eq!(news(), WaitStatus::StillAlive);
     shared.signal(Signal::SIGSTOP);
     let told = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
@@ -336,7 +345,7 @@ fn a_stopped_process_stays_stopped_and_its_parent_hears_nothing() {
     for _ in 0..5 {
         let freeze = freeze(shared.pid());
         assert!(!shared.moves());
-        freeze.end();
+        drop(freeze);
         assert!(within_seconds(10, || state(shared.pid().0) == 'T'));
         assert!(!shared.moves());
     }
@@ -346,7 +355,7 @@ fn a_stopped_process_stays_stopped_and_its_parent_hears_nothing() {
     // What comes while it stands is obeyed afterwards.
     let freeze = freeze(shared.pid());
     shared.signal(Signal::SIGSTOP);
-    freeze.end();
+    drop(freeze);
     assert!(within_seconds(10, || state(shared.pid().0) == 'T'));
     shared.signal(Signal::SIGCONT);
     shared.assert_goes_on();
@@ -363,7 +372,9 @@ fn the_limit_ends_it_and_the_report_says_so() {
     assert_eq!(stop.end, End::Limit);
     assert!(stop.lasted >= Duration::from_secs(1), "{stop:?}");
     // A million objects are not read in a millisecond.
-    let output = heap(shared.pid(), &["--freeze=1ms", "--json"]).output().unwrap();
+    let output = heap(shared.pid(), &["--freeze=1ms", "--json"])
+        .output()
+        .unwrap();
     let counts: Value = serde_json::from_slice(&output.stdout).unwrap();
     let stopped = &counts["stopped"];
     assert_eq!(stopped["complete"], false, "{stopped}");
@@ -423,7 +434,13 @@ fn each_look_of_a_chart_stops_the_process_and_ctrl_c_lets_it_go() {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("heap.html");
     let shared = Shared::start(BUSY, 2_000_000);
-    let arguments = ["--freeze=10s", "--every", "100ms", "-o", page.to_str().unwrap()];
+    let arguments = [
+        "--freeze=10s",
+        "--every",
+        "100ms",
+        "-o",
+        page.to_str().unwrap(),
+    ];
     let mut child = heap(shared.pid(), &arguments).spawn().unwrap();
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     for _ in 0..2 {
@@ -432,7 +449,11 @@ fn each_look_of_a_chart_stops_the_process_and_ctrl_c_lets_it_go() {
         assert!(line.contains("target stopped for"), "{line}");
     }
     assert!(within_seconds(60, || tracer(shared.pid()) != 0));
-    kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    kill(
+        nix::unistd::Pid::from_raw(child.id().cast_signed()),
+        Signal::SIGINT,
+    )
+    .unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     shared.assert_goes_on();
 }
@@ -440,13 +461,22 @@ fn each_look_of_a_chart_stops_the_process_and_ctrl_c_lets_it_go() {
 #[test]
 fn when_pyagent_dies_in_the_middle_the_process_goes_on() {
     let shared = Shared::start(BUSY, 3_000_000);
-    for signal in [Signal::SIGKILL, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [
+        Signal::SIGKILL,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+    ] {
         let mut child = caught_while_frozen(&shared);
         let pyagent = nix::unistd::Pid::from_raw(child.id().cast_signed());
         // Held for as long as the test wants: whoever stops pyagent has the process stand longer.
         kill(pyagent, Signal::SIGSTOP).unwrap();
         assert!(within_seconds(10, || state(child.id()) == 'T'));
-        assert_ne!(tracer(shared.pid()), 0, "it was let go too early for this test");
+        assert_ne!(
+            tracer(shared.pid()),
+            0,
+            "it was let go too early for this test"
+        );
         assert!(within_seconds(10, || !shared.moves()));
         kill(pyagent, signal).unwrap();
         if signal != Signal::SIGKILL {
@@ -461,7 +491,11 @@ fn when_pyagent_dies_in_the_middle_the_process_goes_on() {
 fn ctrl_z_does_not_make_it_stand_longer() {
     let shared = Shared::start(BUSY, 1_000_000);
     let child = caught_while_frozen(&shared);
-    kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), Signal::SIGTSTP).unwrap();
+    kill(
+        nix::unistd::Pid::from_raw(child.id().cast_signed()),
+        Signal::SIGTSTP,
+    )
+    .unwrap();
     // It is not stopped, so it comes to its end.
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -473,14 +507,20 @@ fn a_process_that_is_traced_is_refused_and_nothing_of_it_is_stopped() {
     let shared = Shared::start(BUSY, 0);
     let freeze = freeze(shared.pid());
     let second = Freeze::begin(shared.pid(), MAX_LIMIT, Release::default());
-    let Err(FreezeError::Traced { tracer, .. }) = second else {
+    let Err(FreezeError::Traced { tracer: owner, .. }) = second else {
         panic!("{second:?}");
     };
-    assert_eq!(status_field(tracer.0, "Tgid:"), Some(std::process::id().to_string()));
+    assert_eq!(
+        status_field(owner.0, "Tgid:"),
+        Some(std::process::id().to_string())
+    );
     let (message, code) = refusal(&heap(shared.pid(), &["--freeze"]).output().unwrap());
     assert_eq!(code, Some(1), "{message}");
-    assert!(message.contains(&format!("traced already by process {tracer}")), "{message}");
-    freeze.end();
+    assert!(
+        message.contains(&format!("traced already by process {owner}")),
+        "{message}"
+    );
+    drop(freeze);
     shared.assert_goes_on();
     // A debugger that lets it run.
     let strace = Command::new("strace")
@@ -498,7 +538,11 @@ fn a_process_that_is_traced_is_refused_and_nothing_of_it_is_stopped() {
     assert!(message.contains("(strace)"), "{message}");
     assert_eq!(tracer(shared.pid()), strace.id());
     assert!(shared.moves());
-    kill(nix::unistd::Pid::from_raw(strace.id().cast_signed()), Signal::SIGINT).unwrap();
+    kill(
+        nix::unistd::Pid::from_raw(strace.id().cast_signed()),
+        Signal::SIGINT,
+    )
+    .unwrap();
     strace.wait().unwrap();
     shared.assert_goes_on();
 }
@@ -558,7 +602,7 @@ os._exit(0)
         match Freeze::begin(pid, MAX_LIMIT, Release::default()) {
             Ok(freeze) => {
                 n_frozen += 1;
-                freeze.end();
+                drop(freeze);
             }
             Err(_) => n_not += 1,
         }
@@ -581,7 +625,11 @@ fn a_process_whose_parent_waits_for_a_vfork_is_let_go_in_time() {
     )
     .unwrap();
     let program = folder.path().join("vfork");
-    let compiled = Command::new("cc").arg("-w").arg("-o").args([&program, &source]).status();
+    let compiled = Command::new("cc")
+        .arg("-w")
+        .arg("-o")
+        .args([&program, &source])
+        .status();
     assert!(compiled.unwrap().success());
     let mut target = Target::start(&mut Command::new(&program));
     assert_eq!(target.line(), "ready");
@@ -589,7 +637,10 @@ fn a_process_whose_parent_waits_for_a_vfork_is_let_go_in_time() {
     assert!(within_seconds(10, || state(pid.0) == 'D'));
     let begun = Instant::now();
     let error = Freeze::begin(pid, MAX_LIMIT, Release::default()).unwrap_err();
-    assert!(matches!(error, FreezeError::Unstoppable { state: 'D', .. }), "{error:?}");
+    assert!(
+        matches!(error, FreezeError::Unstoppable { state: 'D', .. }),
+        "{error:?}"
+    );
     assert!(begun.elapsed() < MAX_LIMIT);
     assert_eq!(tracer(pid), 0);
     target.tell("");

@@ -195,8 +195,7 @@ async fn watch(
     let why = loop {
         let started = Instant::now();
         let (interpreter, freezing_of_look) = (Arc::clone(&interpreter), freezing.clone());
-        let look =
-            tokio::task::spawn_blocking(move || take(pid, &interpreter, &freezing_of_look));
+        let look = tokio::task::spawn_blocking(move || take(pid, &interpreter, &freezing_of_look));
         let taken = tokio::select! {
             taken = look => taken.context("cannot look at the heap")?,
             () = ending.received() => {

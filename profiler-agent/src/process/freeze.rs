@@ -57,7 +57,9 @@ pub enum FreezeError {
         name: String,
     },
     /// The rights are missing, or a security module forbids it.
-    #[error("not permitted to stop it (needs CAP_SYS_PTRACE; a security module can still forbid it)")]
+    #[error(
+        "not permitted to stop it (needs CAP_SYS_PTRACE; a security module can still forbid it)"
+    )]
     Denied,
     /// A thread did not stop in time.
     #[error("thread {tid} did not stop within {} ms (state {state})", waited.as_millis())]
@@ -162,7 +164,7 @@ impl Freeze {
             held: None,
         };
         let ready = wait_until_ready(pid, &told);
-        if ready == Err(FreezeError::Stuck) {
+        if matches!(ready, Err(FreezeError::Stuck)) {
             // It cannot be waited for.
             freeze.owner = None;
         }
@@ -305,7 +307,10 @@ impl Threads {
             let waits_for = self.stopped.iter().find(|(_, is_stopped)| !**is_stopped);
             match (waits_for, self.first) {
                 (None, Some(first)) if is_complete => {
-                    let owner = Tid(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned());
+                    let owner = Tid(rustix::thread::gettid()
+                        .as_raw_nonzero()
+                        .get()
+                        .cast_unsigned());
                     return Ok(Held { first, owner });
                 }
                 _ if release.is_asked() => return Err(FreezeError::Released),
@@ -353,7 +358,8 @@ impl Threads {
             return Err(FreezeError::Gone);
         }
         // A list that is read while threads end can lack one.
-        let n_threads = Stat::read(&format!("/proc/{}/stat", self.pid)).map_or(0, |stat| stat.n_threads);
+        let n_threads =
+            Stat::read(&format!("/proc/{}/stat", self.pid)).map_or(0, |stat| stat.n_threads);
         Ok(new.is_empty() && n_listed >= n_threads as usize)
     }
 
@@ -426,10 +432,13 @@ fn see(tid: Tid) -> Seen {
     }
 }
 
-/// Takes note of the end of a thread, if it has ended.
+/// Takes note of the end of a thread, if it has ended. Only then: a wait takes the stop of a thread too, whatever it waits for,
+/// and with it the signal that the thread was about to take.
 fn reap(tid: Tid) {
-    // It may have been done.
-    let _ = wait(tid, WaitIdOptions::EXITED);
+    if see(tid) == Seen::Ended {
+        // Another thread may have done it.
+        let _ = wait(tid, WaitIdOptions::EXITED);
+    }
 }
 
 fn wait(

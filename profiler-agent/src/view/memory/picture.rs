@@ -175,6 +175,12 @@ impl Picture {
         for tick in 0..=N_TICKS {
             let n_bytes = top / N_TICKS as u64 * tick as u64;
             let part = tick as f64 / N_TICKS as f64;
+            // The last one would reach beyond the edge.
+            let anchor = if tick == N_TICKS {
+                Anchor::End
+            } else {
+                Anchor::Middle
+            };
             let at_x = CHART_LEFT + (CHART_RIGHT - CHART_LEFT) * part;
             self.shapes.extend([
                 Shape::Rule {
@@ -189,7 +195,7 @@ impl Picture {
                 )),
                 Shape::Text(text(
                     (at_x, CHART_TOP + CHART_HEIGHT + 20.0),
-                    Anchor::Middle,
+                    anchor,
                     &format!("{:.1} s", length_s * part),
                 )),
             ]);

@@ -8,7 +8,9 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::Crc;
 use flate2::write::ZlibEncoder;
-use noto_sans_mono_bitmap::{FontWeight, RasterHeight, RasterizedChar, get_raster, get_raster_width};
+use noto_sans_mono_bitmap::{
+    FontWeight, RasterHeight, RasterizedChar, get_raster, get_raster_width,
+};
 
 use super::MemoryWatch;
 use super::picture::{Anchor, CURVE_WIDTH, Colour, Picture, Shape, Text};
@@ -84,7 +86,12 @@ impl Canvas {
         }
     }
 
-    fn fill(&mut self, (left, top): (usize, usize), (right, bottom): (usize, usize), colour: Colour) {
+    fn fill(
+        &mut self,
+        (left, top): (usize, usize),
+        (right, bottom): (usize, usize),
+        colour: Colour,
+    ) {
         for y in top..bottom {
             for x in left..right {
                 self.blend(x, y, colour, 0xff);
@@ -113,10 +120,7 @@ impl Canvas {
     fn curve(&mut self, points: &[(f64, f64)], colour: Colour) {
         let radius = CURVE_WIDTH * SCALE / 2.0;
         let mut mask = vec![0_u8; self.width * self.height];
-        let points: Vec<_> = points
-            .iter()
-            .map(|(x, y)| (x * SCALE, y * SCALE))
-            .collect();
+        let points: Vec<_> = points.iter().map(|(x, y)| (x * SCALE, y * SCALE)).collect();
         let lines = points.windows(2).map(|pair| (pair[0], pair[1]));
         // A single point is a dot.
         let dot = points.first().map(|point| (*point, *point));
