@@ -260,6 +260,10 @@ fn what_churns_is_counted_to_the_object_when_it_stands() {
     };
     let mut seen = Vec::new();
     for _ in 0..30 {
+        // It has churned since the last time.
+        let [before, _] = shared.words::<2>();
+        let is_far = || shared.words::<2>()[0].abs_diff(before) > 5000;
+        assert!(within_seconds(20, is_far));
         let freeze = freeze(shared.pid());
         let [most, least] = shared.words();
         let counted = count();

@@ -122,6 +122,10 @@ fn the_curve_of_a_png_is_where_the_points_are() {
         for x in (x_of(from).ceil() as usize + 4)..(x_of(to).floor() as usize).saturating_sub(4) {
             let part = (x as f64 + 0.5 - x_of(from)) / (x_of(to) - x_of(from));
             let expected = y_of(before as f64 + (after as f64 - before as f64) * part);
+            // The other process's curve lies above this one there.
+            if zero - expected < 16.0 {
+                continue;
+            }
             let rows = curve_rows(&image, x, zero).into_iter();
             let rows: Vec<f64> = rows.map(|row| row as f64 + 0.5).collect();
             let middle = rows.iter().sum::<f64>() / rows.len() as f64;
