@@ -132,6 +132,6 @@ impl Suspension {
                 let _ = raise(SignalNumber::SIGSTOP);
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

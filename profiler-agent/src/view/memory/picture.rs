@@ -67,7 +67,7 @@ pub(super) struct Text {
     pub(super) anchor: Anchor,
     pub(super) size: f64,
     pub(super) is_bold: bool,
-    pub(super) text: String,
+    pub(super) shown: String,
 }
 
 /// Something that is drawn.
@@ -235,7 +235,7 @@ fn text((x, y): (f64, f64), anchor: Anchor, text: &str) -> Text {
         anchor,
         size: TEXT_SIZE,
         is_bold: false,
-        text: cut_end(&escape(text), MAX_CHARS),
+        shown: cut_end(&escape(text), MAX_CHARS),
     }
 }
 

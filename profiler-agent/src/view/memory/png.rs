@@ -149,7 +149,7 @@ impl Canvas {
     fn text(&mut self, text: &Text) {
         let at = scaled(text.x);
         // The dots of what was cut are not among the letters.
-        let shown = text.text.replace('…', "...");
+        let shown = text.shown.replace('…', "...");
         let n_chars = shown.chars().count();
         let left = match text.anchor {
             Anchor::Start => at,

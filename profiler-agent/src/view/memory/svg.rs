@@ -76,7 +76,7 @@ fn text_element(text: &Text) -> String {
         text.x,
         text.y,
         text.size,
-        xml(&text.text)
+        xml(&text.shown)
     )
 }
 
