@@ -20,6 +20,7 @@ pub mod agent;
 pub mod doctor;
 mod ending;
 pub mod exit;
+mod freeze;
 pub mod heap;
 pub mod launch;
 pub mod leaks;
@@ -381,7 +382,7 @@ pub struct MemArgs {
     /// Print a line of JSON for each look
     #[arg(long)]
     pub json: bool,
-    /// Write everything at the end: .svg, .json, .dat (for `mprof plot`)
+    /// Write everything at the end: .svg, .png, .json, .dat (for `mprof plot`)
     #[arg(long, short, value_name = "FILE", env = "PYAGENT_OUTPUT")]
     pub output: Option<PathBuf>,
 }

@@ -7,6 +7,7 @@ pub mod cpu_ticks;
 pub mod image;
 pub mod interpreters;
 pub mod packages;
+pub mod picture;
 pub mod pyagent;
 pub mod recorder;
 pub mod target;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use profiler_agent::profile::model::{Profile, ProfileType, Sample};
 use pyagent_tests::compiler::workload;
 use pyagent_tests::interpreters::{self, Interpreter};
+use pyagent_tests::picture::{Image, texts_of_svg};
 use pyagent_tests::pyagent::{Pyagent, binary};
 use pyagent_tests::recorder::{Recorder, of_pids};
 use pyagent_tests::target::Target;
@@ -262,6 +263,17 @@ fn a_process_that_grows_is_shown_with_its_slope_and_its_line_in_every_form() {
     assert!(mem(pid, 2, &["-o", &file("a.svg")]).status.success());
     let svg = std::fs::read_to_string(file("a.svg")).unwrap();
     assert!(svg.contains("<polyline") && svg.contains("leak ("), "{svg}");
+    let texts = texts_of_svg(&folder.path().join("a.svg"));
+    assert!(
+        texts.iter().any(|text| text.starts_with("leak (")),
+        "{texts:?}"
+    );
+    assert!(mem(pid, 2, &["-o", &file("a.png")]).status.success());
+    let image = Image::of_png(&folder.path().join("a.png"));
+    // The four curves of one process: all, anonymous, files; what is shared may be hidden at the bottom.
+    for colour in [[0x00, 0x72, 0xb2], [0xd5, 0x5e, 0x00], [0x00, 0x9e, 0x73]] {
+        assert!(image.pixels.contains(&colour), "{colour:?}");
+    }
     assert!(mem(pid, 2, &["-o", &file("a.dat")]).status.success());
     let dat = std::fs::read_to_string(file("a.dat")).unwrap();
     // As `read_mprofile_file` of mprof.py takes them.
@@ -286,7 +298,7 @@ fn mem_says_what_it_cannot_do_and_ends_with_its_target() {
         output.status.code()
     };
     assert_eq!(code(&["--pid", "4194305"]), Some(4));
-    assert_eq!(code(&["-o", "memory.png"]), Some(2));
+    assert_eq!(code(&["-o", "memory.gif"]), Some(2));
     assert_eq!(code(&["-o", "memory.dat"]), Some(2));
     let mut sleep = Command::new("sleep").arg("60").spawn().unwrap();
     assert_eq!(code(&["--pid", &sleep.id().to_string()]), Some(4));

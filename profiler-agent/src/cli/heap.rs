@@ -11,6 +11,7 @@ use clap::Args;
 
 use super::ending::Ending;
 use super::exit::ExitError;
+use super::freeze::{self, Freezing, Suspension};
 use super::named;
 use super::output::print;
 use crate::config::parse_duration;
@@ -21,6 +22,7 @@ use crate::heap::mark::{self, MarkPlace};
 use crate::heap::report::{self, Document};
 use crate::heap::show;
 use crate::heap::snapshot::{HeapError, Snapshot};
+use crate::heap::stopped::Stopped;
 use crate::ids::Pid;
 use crate::process::facts::{self, Stat};
 use crate::process::memory::MemoryError;
@@ -60,6 +62,16 @@ pub struct HeapArgs {
     /// HTML file for --every
     #[arg(long, short, value_name = "FILE", requires = "every")]
     pub output: Option<PathBuf>,
+    /// Stop the process while it is looked at, for TIME at most (1s without, 10s at most)
+    ///
+    /// All counts are of one moment then. Nothing runs in the process meanwhile: it answers nobody, its timeouts go on,
+    /// and it stands for as long as the memory takes to be read, some 0.2 s for 100 MB. It is stopped as by a debugger
+    /// (ptrace): no SIGSTOP is sent, signals that come are delivered afterwards, and if pyagent dies the kernel lets it go on.
+    /// After TIME it goes on too, and the report says how much had been read. Each look of --every stops it. System calls
+    /// that wait, such as epoll_wait, can return early with EINTR: Python calls them again, a library in C must do so itself.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = freeze::DEFAULT, value_parser = freeze::parse_limit)]
+    pub freeze: Option<Duration>,
     /// Print all of it as JSON
     #[arg(long, conflicts_with = "every")]
     pub json: bool,
@@ -72,8 +84,11 @@ pub async fn run(args: HeapArgs) -> Result<ExitCode> {
         check_ending(path)?;
     }
     let interpreter = interpreter(pid)?;
+    let suspension = Suspension::put_off(args.freeze.is_some())?;
     if let (Some(interval), Some(path)) = (args.every, &args.output) {
-        return watch(pid, interpreter, interval, path, args.top).await;
+        let page = Page::new(path, args.top)?;
+        let freezing = Freezing::for_at_most(args.freeze);
+        return watch(pid, interpreter, interval, page, &freezing, suspension).await;
     }
     if let Some(name) = &args.show {
         return show_type(pid, &interpreter, name, &args);
@@ -91,8 +106,8 @@ fn count(pid: Pid, interpreter: &Interpreter, args: &HeapArgs) -> Result<ExitCod
         Some(None) => Some(place.read()?),
     };
     let program = ProgramId::of_process(pid).ok();
-    let snapshot = take(pid, interpreter)?;
-    let document = Document::new(pid, interpreter.version, program, &snapshot);
+    let (snapshot, stopped) = take(pid, interpreter, &Freezing::for_at_most(args.freeze))?;
+    let document = Document::new(pid, interpreter.version, program, &snapshot, stopped);
     let changes = earlier
         .as_ref()
         .map(|earlier| report::diff(earlier, &document));
@@ -106,6 +121,9 @@ fn count(pid: Pid, interpreter: &Interpreter, args: &HeapArgs) -> Result<ExitCod
             escape(&path.to_string_lossy())
         );
         if !args.json {
+            if let Some(stopped) = &document.stopped {
+                tell!("{}", stopped.in_words());
+            }
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -133,11 +151,17 @@ fn check_ending(path: &Path) -> Result<(), ExitError> {
 
 fn show_type(pid: Pid, interpreter: &Interpreter, name: &str, args: &HeapArgs) -> Result<ExitCode> {
     let mut progress = Progress::new();
-    let shown = show::show(pid, interpreter, name, args.top, &mut |n_done, n_all| {
-        progress.advance(n_done, n_all);
-    });
+    let shown = Freezing::for_at_most(args.freeze).look(
+        pid,
+        |advance| {
+            let shown = show::show(pid, interpreter, name, args.top, advance);
+            shown.map_err(|error| explained(pid, error))
+        },
+        |n_done, n_all| progress.advance(n_done, n_all),
+    );
     progress.finish();
-    let shown = shown.map_err(|error| explained(pid, error))?;
+    let (mut shown, stopped) = shown?;
+    shown.stopped = stopped;
     if shown.n_objects == 0 {
         let hint = "`pyagent heap --pid` lists the types by their full names";
         return Err(ExitError::NothingMatched(format!(
@@ -160,31 +184,36 @@ async fn watch(
     pid: Pid,
     interpreter: Interpreter,
     interval: Duration,
-    path: &Path,
-    n_types: usize,
+    mut page: Page,
+    freezing: &Freezing,
+    mut suspension: Suspension,
 ) -> Result<ExitCode> {
-    let mut page = Page::new(path, n_types)?;
     let mut ending = Ending::new()?;
     let mut chart = Chart::new(pid, interpreter.version);
     let life = Life::of_process(pid)?;
     let interpreter = Arc::new(interpreter);
     let why = loop {
         let started = Instant::now();
-        let interpreter = Arc::clone(&interpreter);
-        let look = tokio::task::spawn_blocking(move || take(pid, &interpreter));
-        let snapshot = tokio::select! {
-            snapshot = look => snapshot.context("cannot look at the heap")?,
-            () = ending.received() => break "ended".to_owned(),
+        let (interpreter, freezing_of_look) = (Arc::clone(&interpreter), freezing.clone());
+        let look = tokio::task::spawn_blocking(move || take(pid, &interpreter, &freezing_of_look));
+        let taken = tokio::select! {
+            taken = look => taken.context("cannot look at the heap")?,
+            () = ending.received() => {
+                freezing.release.ask();
+                break "ended".to_owned();
+            }
         };
         if let Some(end) = life.end() {
             break end;
         }
-        chart.add(SystemTime::now(), &snapshot?);
-        page.write(&chart);
+        let (snapshot, stopped) = taken?;
+        chart.add(SystemTime::now(), &snapshot);
+        page.write(&chart, stopped.as_ref());
         let pause = interval.saturating_sub(started.elapsed());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = ending.received() => break "ended".to_owned(),
+            () = suspension.done() => {}
         }
         // Another process can have the number by now.
         if let Some(end) = life.end() {
@@ -221,15 +250,17 @@ impl Page {
     }
 
     /// Writes all of it. Of failures in a row the first is told.
-    fn write(&mut self, chart: &Chart) {
+    fn write(&mut self, chart: &Chart, stopped: Option<&Stopped>) {
         let html = chart.html(self.n_types);
         let written = self.target.write_with(|out| out.write_all(html.as_bytes()));
         match (&written, &self.failure) {
             (Ok(()), _) => {
                 let n_looks = chart.n_looks();
                 let noun = if n_looks == 1 { "look" } else { "looks" };
+                let stopped =
+                    stopped.map_or(String::new(), |stopped| format!(", {}", stopped.in_words()));
                 tell!(
-                    "{}: {} objects, {n_looks} {noun}",
+                    "{}: {} objects, {n_looks} {noun}{stopped}",
                     self.name,
                     chart.last_count()
                 );
@@ -304,13 +335,22 @@ fn gone(pid: Pid) -> ExitError {
     ExitError::NothingMatched(format!("process {pid} has ended"))
 }
 
-fn take(pid: Pid, interpreter: &Interpreter) -> Result<Snapshot> {
+fn take(
+    pid: Pid,
+    interpreter: &Interpreter,
+    freezing: &Freezing,
+) -> Result<(Snapshot, Option<Stopped>)> {
     let mut progress = Progress::new();
-    let snapshot = Snapshot::take(pid, interpreter, N_LARGEST, &mut |n_done, n_all| {
-        progress.advance(n_done, n_all);
-    });
+    let taken = freezing.look(
+        pid,
+        |advance| {
+            let snapshot = Snapshot::take(pid, interpreter, N_LARGEST, advance);
+            snapshot.map_err(|error| explained(pid, error))
+        },
+        |n_done, n_all| progress.advance(n_done, n_all),
+    );
     progress.finish();
-    snapshot.map_err(|error| explained(pid, error))
+    taken
 }
 
 /// What to do about it.

@@ -29,7 +29,7 @@ use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::ProcessFilter;
 use crate::serve::query::{ProcessInfo, ProcessState, PullError, PullRequest, Query};
 use crate::track::process::TrackState;
-use crate::view::memory::{MemoryWatch, Observed, SortKey, Watched, mprof, svg};
+use crate::view::memory::{MemoryWatch, Observed, SortKey, Watched, mprof, png, svg};
 
 /// Columns of the table where there is no terminal.
 const PLAIN_WIDTH: usize = 200;
@@ -43,6 +43,7 @@ enum FileKind {
     /// For `mprof plot`; of this process and its children.
     Mprof(u32),
     Svg,
+    Png,
     Json,
 }
 
@@ -102,19 +103,24 @@ pub async fn run(args: MemArgs, log: &LogArgs) -> Result<ExitCode> {
         watch.add_touched(&faults);
     }
     if watch.all().next().is_none() {
-        let message = "no Python process that was selected ran meanwhile; `pyagent doctor PID` says why one is not seen";
-        return Err(ExitError::NothingMatched(message.to_owned()).into());
+        return Err(nothing_seen().into());
     }
     if let (Some(target), Some(path), Some(kind)) = (target, &args.output, file) {
-        let text = match kind {
-            FileKind::Mprof(pid) => mprof::dat(&watch, pid),
-            FileKind::Svg => svg::svg(&watch),
-            FileKind::Json => format!("{:#}\n", as_json(&watch)),
+        let bytes = match kind {
+            FileKind::Mprof(pid) => mprof::dat(&watch, pid).into_bytes(),
+            FileKind::Svg => svg::svg(&watch).ok_or_else(nothing_seen)?.into_bytes(),
+            FileKind::Png => png::png(&watch).ok_or_else(nothing_seen)?,
+            FileKind::Json => format!("{:#}\n", as_json(&watch)).into_bytes(),
         };
-        target.write_with(|out| out.write_all(text.as_bytes()))?;
+        target.write_with(|out| out.write_all(&bytes))?;
         tell!("wrote {}", escape(&path.to_string_lossy()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn nothing_seen() -> ExitError {
+    let message = "no Python process that was selected ran meanwhile; `pyagent doctor PID` says why one is not seen";
+    ExitError::NothingMatched(message.to_owned())
 }
 
 fn file_kind(path: &Path, args: &MemArgs) -> Result<FileKind, ExitError> {
@@ -126,11 +132,12 @@ fn file_kind(path: &Path, args: &MemArgs) -> Result<FileKind, ExitError> {
             Err(ExitError::Usage(message.to_owned()))
         }
         (Some("svg"), _) => Ok(FileKind::Svg),
+        (Some("png"), _) => Ok(FileKind::Png),
         (Some("json"), _) => Ok(FileKind::Json),
         _ => {
             let name = path.to_string_lossy();
             let message = format!(
-                "`{}` does not tell the format: end it with .dat (for mprof plot), .svg or .json",
+                "`{}` does not tell the format: end it with .svg, .png, .json or .dat (for mprof plot)",
                 escape(&name)
             );
             Err(ExitError::Usage(message))

@@ -16,5 +16,6 @@ pub mod scan;
 pub mod show;
 pub mod size;
 pub mod snapshot;
+pub mod stopped;
 pub mod tally;
 pub mod types;

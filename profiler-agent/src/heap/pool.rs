@@ -4,6 +4,10 @@
 //! count of used blocks, list of free blocks, two links, index of the arena, size class, offset of the first block that
 //! was never used, and the largest offset of a block. A stretch of memory counts as a pool only if all of it agrees:
 //! blocks in use are those that were ever used, less those in the list, and that is the count.
+//!
+//! A process that was stopped can stand in the middle of taking a block or giving one back (`pymalloc_alloc`,
+//! `pymalloc_pool_extend`, `pymalloc_free`). Then one pool of each allocator differs by one step, and has hundreds of objects
+//! all the same: these steps are known too.
 
 use super::bytes::{half, word};
 
@@ -87,6 +91,10 @@ impl Pool {
         };
         let mut n_free = 0;
         let mut next = word(bytes, 8)?;
+        // The next block is at the head of the list already, and not yet counted as ever used.
+        if next == address.checked_add(next_offset as u64)? && n_used == n_carved {
+            next = 0;
+        }
         while next != 0 {
             let offset = usize::try_from(next.checked_sub(address)?).ok()?;
             let from_first = offset.checked_sub(HEADER_BYTES)?;
@@ -96,9 +104,15 @@ impl Pool {
             }
             *pool.free.get_mut(idx / 64)? |= 1 << (idx % 64);
             n_free += 1;
+            // It is counted, and its link is not yet written: it is the only one.
+            if n_free == 1 && idx + 1 == n_carved && n_used == idx {
+                break;
+            }
             next = word(bytes, offset)?;
         }
-        (n_carved - n_free == n_used).then_some(pool)
+        // A block is counted before it is taken out of the list, and as long as it is put back.
+        let n_taken = n_carved - n_free;
+        (n_used == n_taken || n_used == n_taken + 1).then_some(pool)
     }
 
     /// Offsets in the pool of the blocks in use.
@@ -148,9 +162,11 @@ mod tests {
 
     #[test]
     fn a_count_that_does_not_agree_and_a_list_that_leads_out_or_round_are_no_pool() {
-        let mut wrong_count = pool();
-        wrong_count[0] = 4;
-        assert_eq!(Pool::parse(AT, 4096, &wrong_count), None);
+        for count in [2, 5] {
+            let mut wrong_count = pool();
+            wrong_count[0] = count;
+            assert_eq!(Pool::parse(AT, 4096, &wrong_count), None);
+        }
         let mut round = pool();
         round[48 + 64..48 + 72].copy_from_slice(&(AT + 48 + 192).to_le_bytes());
         assert_eq!(Pool::parse(AT, 4096, &round), None);
@@ -158,6 +174,30 @@ mod tests {
         out[48 + 64..48 + 72].copy_from_slice(&(AT + 4096).to_le_bytes());
         assert_eq!(Pool::parse(AT, 4096, &out), None);
         assert_eq!(Pool::parse(AT, 4096, &[0; 4096]), None);
+    }
+
+    #[test]
+    fn a_pool_in_the_middle_of_a_step_is_one() {
+        let used = |bytes: &[u8]| {
+            let found = Pool::parse(AT, 4096, bytes)?;
+            Some(found.used().collect::<Vec<_>>())
+        };
+        // Counted, and still in the list.
+        let mut counted = pool();
+        counted[0] = 4;
+        assert_eq!(used(&counted), Some(vec![48, 176, 304]));
+        // All five are used, and the sixth is put into the list: at first only its address, ...
+        let mut extended = pool();
+        extended[0] = 5;
+        extended[8..16].copy_from_slice(&(AT + 48 + 64 * 5).to_le_bytes());
+        extended[48 + 64 * 5..48 + 64 * 5 + 8].copy_from_slice(&[0xdb; 8]);
+        let all = Some(vec![48, 112, 176, 240, 304]);
+        assert_eq!(used(&extended), all);
+        // ... then the offset of the next, and at last its link.
+        extended[40..44].copy_from_slice(&(48 + 64 * 6_u32).to_le_bytes());
+        assert_eq!(used(&extended), all);
+        extended[48 + 64 * 5..48 + 64 * 5 + 8].copy_from_slice(&[0; 8]);
+        assert_eq!(used(&extended), all);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{LargeRow, Snapshot, TypeRow};
+use super::stopped::Stopped;
 use crate::format::{bytes_text, escape};
 use crate::ids::Pid;
 use crate::process::program::ProgramId;
@@ -42,6 +43,9 @@ pub struct Document {
     pub bytes_read: u64,
     /// Bytes of memory that were not.
     pub bytes_not_read: NotReadEntry,
+    /// How long the process stood for it; absent without `--freeze`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
 }
 
 /// One type.
@@ -97,6 +101,7 @@ impl Document {
         version: Version,
         program: Option<ProgramId>,
         snapshot: &Snapshot,
+        stopped: Option<Stopped>,
     ) -> Self {
         let total = snapshot.total();
         Self {
@@ -113,6 +118,7 @@ impl Document {
             largest: snapshot.largest.iter().map(LargeEntry::new).collect(),
             bytes_read: snapshot.n_read,
             bytes_not_read: NotReadEntry::new(&snapshot.not_read),
+            stopped,
         }
     }
 }
@@ -187,6 +193,9 @@ pub struct Diff {
     pub bytes_change: i64,
     /// Why it may not be growth what differs, in words.
     pub warnings: Vec<String>,
+    /// How long the process stood for the later one; absent without `--freeze`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
     /// Types whose count or bytes changed, those that grew most first.
     pub types: Vec<Change>,
 }
@@ -243,6 +252,7 @@ pub fn diff(earlier: &Document, later: &Document) -> Diff {
         count_change: later.count.wrapping_sub(earlier.count).cast_signed(),
         bytes_change: later.bytes.wrapping_sub(earlier.bytes).cast_signed(),
         warnings: warnings(earlier, later),
+        stopped: later.stopped.clone(),
         types,
     }
 }
@@ -342,7 +352,15 @@ pub fn table(document: &Document, n_types: usize) -> String {
     for skipped in document.bytes_not_read.in_words() {
         line(&mut out, format_args!("\n{skipped}"));
     }
+    stopped_line(&mut out, document.stopped.as_ref());
     out
+}
+
+/// How long the process stood, where it did.
+pub(super) fn stopped_line(out: &mut String, stopped: Option<&Stopped>) {
+    if let Some(stopped) = stopped {
+        line(out, format_args!("\n{}", stopped.in_words()));
+    }
 }
 
 /// What changed, as a table.
@@ -378,6 +396,7 @@ pub fn diff_table(earlier: &Document, diff: &Diff, n_types: usize) -> String {
         );
     }
     and_more(&mut out, diff.types.len(), n_types);
+    stopped_line(&mut out, diff.stopped.as_ref());
     out
 }
 
@@ -477,6 +496,7 @@ mod tests {
                 files: 0,
                 failed: 0,
             },
+            stopped: None,
         }
     }
 

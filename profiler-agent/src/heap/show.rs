@@ -15,10 +15,11 @@ use super::bytes::word;
 use super::layout::{HeapLayout, KeysLayout, flags};
 use super::memory::QuietMemory;
 use super::names::type_name;
-use super::report::{full_name, line, thousands};
+use super::report::{full_name, line, stopped_line, thousands};
 use super::scan::{self, Object, Progress, Visitor};
 use super::size::Elsewhere;
 use super::snapshot::{HeapError, layout_of, proc_error};
+use super::stopped::Stopped;
 use super::types::{KEYS_HEAD_BYTES, SizeRule, TypeInfo, TypeTable, keys_bytes};
 use crate::format::bytes_text;
 use crate::ids::{Address, Pid};
@@ -52,6 +53,9 @@ pub struct Shown {
     pub referrers: Vec<Referrer>,
     /// References that lie in no object.
     pub other_references: u64,
+    /// How long the process stood for it; absent without `--freeze`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
 }
 
 /// One object.
@@ -196,6 +200,7 @@ fn shown(
             .collect(),
         referrers,
         other_references,
+        stopped: None,
     }
 }
 
@@ -244,6 +249,7 @@ pub fn table(shown: &Shown) -> String {
         &mut out,
         format_args!("{others:>13}  no object: frames, stacks, libraries"),
     );
+    stopped_line(&mut out, shown.stopped.as_ref());
     out
 }
 

@@ -248,7 +248,7 @@ impl Stat {
     }
 
     /// A zombie, or about to go.
-    fn has_ended(self) -> bool {
+    pub(super) fn has_ended(self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
 

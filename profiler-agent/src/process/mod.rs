@@ -6,6 +6,7 @@ pub mod container;
 pub mod cpu_time;
 pub mod facts;
 pub mod file;
+pub mod freeze;
 pub mod huge_pages;
 pub mod lifecycle;
 pub mod maps;

@@ -2,6 +2,8 @@
 
 pub mod mprof;
 pub mod parts;
+mod picture;
+pub mod png;
 pub mod svg;
 
 use std::collections::{BTreeMap, HashMap};
