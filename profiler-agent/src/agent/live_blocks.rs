@@ -114,6 +114,17 @@ impl Part {
     }
 }
 
+/// A sampled allocation that is in use.
+#[derive(Debug)]
+pub(super) struct BlockInUse<'a> {
+    pub(super) profile_type: ProfileType,
+    /// Leaf first; at the same address for all that share them.
+    pub(super) frames: &'a [ResolvedFrame],
+    /// What it stands for.
+    pub(super) n_bytes: i64,
+    pub(super) allocated_ns: u64,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct LiveBlocks {
@@ -205,6 +216,22 @@ impl LiveBlocks {
             parts.extend(program.parts(true));
         }
         parts
+    }
+
+    /// What is in use now of one process.
+    pub(super) fn blocks(&mut self, pid: Pid, now_ns: u64) -> impl Iterator<Item = BlockInUse<'_>> {
+        let program = self.programs.get_mut(&pid);
+        let program = program.map(|program| {
+            program.look_at_pools(pid, now_ns);
+            &*program
+        });
+        let blocks = program.into_iter().flat_map(|it| it.blocks.values());
+        blocks.map(|live| BlockInUse {
+            profile_type: live.profile_type,
+            frames: &live.stack.frames,
+            n_bytes: live.n_bytes,
+            allocated_ns: live.allocated_ns,
+        })
     }
 
     /// Forgets a program that has ended: what was alive at its peak, and the memory that nobody will give back.

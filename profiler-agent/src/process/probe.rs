@@ -38,6 +38,30 @@ pub enum Probe {
     ArenaRelease,
 }
 
+impl Probe {
+    /// Whether it stands in CPython's allocator of small objects; else in `malloc` or its like.
+    #[must_use]
+    pub const fn is_of_pools(self) -> bool {
+        match self {
+            Self::PoolLeave
+            | Self::PoolEnter
+            | Self::PoolLeaveOnce
+            | Self::ArenaEnter
+            | Self::ArenaLeave
+            | Self::ArenaRelease => true,
+            Self::SizeFirst
+            | Self::SizeSecond
+            | Self::Product
+            | Self::Indirect
+            | Self::Resize
+            | Self::ResizeNested
+            | Self::ResizeProduct
+            | Self::Release
+            | Self::Leave => false,
+        }
+    }
+}
+
 /// Where a probe is placed.
 #[derive(Debug, Clone)]
 pub struct ProbeSite {
