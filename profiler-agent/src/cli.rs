@@ -425,8 +425,8 @@ seen: look longer.
 
 Lines. Allocations are sampled, by probes in the process: about 1 us each, measured and said at the begin, and taken away \
 above --alloc-budget of its CPU time, first those on malloc. A line is reported when it keeps of what it allocated in each \
-part of the time as much as of any other, and the process grows by it. It has to keep 240 samples (30 MiB at the default) \
-to be found in 99 of 100 cases; 1 MiB a second takes half a minute. A pool of small objects (16 KiB) counts for the line that \
+part of the time as much as of any other, and the process grows by it. It has to keep 280 samples (35 MiB at the default), \
+or 60 arenas of small objects (60 MiB) where single steps are dear, to be found in 99 of 100 cases. A pool of small objects (16 KiB) counts for the line that \
 began it: where objects of one size are made in several lines, any of them may be named; the type says more.
 
 What fills and stops, what comes and goes, and what grows and is freed at least once meanwhile is not reported. What lives \

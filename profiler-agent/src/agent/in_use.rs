@@ -6,7 +6,7 @@ use super::live_blocks::LiveBlocks;
 use super::prober::ProbeChange;
 use crate::ids::Pid;
 use crate::profile::aggregate::ResolvedFrame;
-use crate::profile::in_use::{InUse, LineInUse, LineName, ProbeState};
+use crate::profile::in_use::{BlockInUse, InUse, LineInUse, LineName, ProbeState};
 use crate::profile::model::{FrameKind, ProfileType};
 
 /// Processes whose probes are remembered.
@@ -25,7 +25,10 @@ impl ProbeStates {
         let state = self.0.entry(pid).or_default();
         state.is_settled = true;
         match change {
-            ProbeChange::Placed { types, .. } => {
+            ProbeChange::Placed {
+                types, has_arenas, ..
+            } => {
+                state.has_arenas |= has_arenas;
                 for profile_type in types {
                     if !state.seen.contains(profile_type) {
                         state.seen.push(*profile_type);
@@ -54,14 +57,13 @@ impl ProbeStates {
 /// Answers for one process.
 pub(super) fn in_use(live: &mut LiveBlocks, probes: &ProbeStates, pid: Pid, at_ns: u64) -> InUse {
     // Many blocks share a stack: its line is looked for once.
-    let mut stacks: HashMap<(ProfileType, usize), (Vec<ResolvedFrame>, Vec<(u64, i64)>)> =
+    let mut stacks: HashMap<(ProfileType, usize), (Vec<ResolvedFrame>, Vec<BlockInUse>)> =
         HashMap::new();
-    for block in live.blocks(pid, at_ns) {
-        let key = (block.profile_type, block.frames.as_ptr() as usize);
+    for (source, frames, block) in live.blocks(pid, at_ns) {
         let (_, blocks) = stacks
-            .entry(key)
-            .or_insert_with(|| (block.frames.to_vec(), Vec::new()));
-        blocks.push((block.allocated_ns, block.n_bytes));
+            .entry((source, frames.as_ptr() as usize))
+            .or_insert_with(|| (frames.to_vec(), Vec::new()));
+        blocks.push(block);
     }
     let mut lines: HashMap<(ProfileType, LineName), (i64, LineInUse)> = HashMap::new();
     for ((source, _), (frames, blocks)) in stacks {
@@ -72,7 +74,7 @@ pub(super) fn in_use(live: &mut LiveBlocks, probes: &ProbeStates, pid: Pid, at_n
             .map(line_name)
             .collect();
         let line = stack.first().cloned().unwrap_or_default();
-        let n_bytes = blocks.iter().map(|(_, n_bytes)| *n_bytes).sum();
+        let n_bytes = blocks.iter().map(|block| block.n_bytes).sum();
         let (most, entry) = lines.entry((source, line.clone())).or_insert_with(|| {
             let empty = LineInUse {
                 source,
@@ -114,6 +116,7 @@ mod tests {
         assert!(!states.of(pid).is_settled);
         let placed = ProbeChange::Placed {
             types: vec![ProfileType::Pools, ProfileType::Alloc],
+            has_arenas: false,
             names: String::new(),
         };
         states.change(pid, &placed, None);

@@ -13,6 +13,7 @@ use crate::process::block::{Block, Release};
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::process::resident;
 use crate::profile::aggregate::{ResolvedFrame, ResolvedSample, ThreadLabels};
+use crate::profile::in_use::BlockInUse;
 use crate::profile::model::{ProfileType, Values};
 use crate::sample::decode::RawSample;
 
@@ -114,17 +115,6 @@ impl Part {
     }
 }
 
-/// A sampled allocation that is in use.
-#[derive(Debug)]
-pub(super) struct BlockInUse<'a> {
-    pub(super) profile_type: ProfileType,
-    /// Leaf first; at the same address for all that share them.
-    pub(super) frames: &'a [ResolvedFrame],
-    /// What it stands for.
-    pub(super) n_bytes: i64,
-    pub(super) allocated_ns: u64,
-}
-
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct LiveBlocks {
@@ -218,19 +208,26 @@ impl LiveBlocks {
         parts
     }
 
-    /// What is in use now of one process.
-    pub(super) fn blocks(&mut self, pid: Pid, now_ns: u64) -> impl Iterator<Item = BlockInUse<'_>> {
+    /// What is in use now of one process, each with its frames, leaf first. Those who share a stack have their frames at the
+    /// same address.
+    pub(super) fn blocks(
+        &mut self,
+        pid: Pid,
+        now_ns: u64,
+    ) -> impl Iterator<Item = (ProfileType, &[ResolvedFrame], BlockInUse)> {
         let program = self.programs.get_mut(&pid);
         let program = program.map(|program| {
             program.look_at_pools(pid, now_ns);
             &*program
         });
         let blocks = program.into_iter().flat_map(|it| it.blocks.values());
-        blocks.map(|live| BlockInUse {
-            profile_type: live.profile_type,
-            frames: &live.stack.frames,
-            n_bytes: live.n_bytes,
-            allocated_ns: live.allocated_ns,
+        blocks.map(|live| {
+            let block = BlockInUse {
+                at_ns: live.allocated_ns,
+                n_bytes: live.n_bytes,
+                size: live.size,
+            };
+            (live.profile_type, live.stack.frames.as_slice(), block)
         })
     }
 

@@ -11,7 +11,7 @@ use crate::bpf::source::probes::Probes;
 use crate::config::AllocationConfig;
 use crate::ids::{Generation, Pid};
 use crate::process::block::Block;
-use crate::process::probe::ProbeSite;
+use crate::process::probe::{Probe, ProbeSite};
 use crate::process::{cpu_time, facts};
 use crate::profile::model::ProfileType;
 use crate::python::process::PythonProcess;
@@ -54,6 +54,8 @@ pub(super) enum ProbeChange {
     Placed {
         /// Of these types.
         types: Vec<ProfileType>,
+        /// Small objects are seen by whole arenas.
+        has_arenas: bool,
         /// What they stand on.
         names: String,
     },
@@ -204,6 +206,7 @@ impl Prober {
                 }
                 Some(ProbeChange::Placed {
                     types,
+                    has_arenas: sites.iter().any(|site| site.probe == Probe::ArenaEnter),
                     names: names.join(", "),
                 })
             }

@@ -21,6 +21,8 @@ pub struct ProbeState {
     pub is_settled: bool,
     /// Allocators that are seen.
     pub seen: Vec<ProfileType>,
+    /// Small objects are seen by whole arenas, each of them.
+    pub has_arenas: bool,
     /// What is not seen, in words.
     pub notes: Vec<String>,
 }
@@ -34,8 +36,19 @@ pub struct LineInUse {
     pub line: LineName,
     /// The stack, leaf first, with which most bytes are in use; Python frames alone.
     pub stack: Vec<LineName>,
-    /// Nanoseconds since boot, and what the sample stands for in bytes, of each sampled allocation.
-    pub blocks: Vec<(u64, i64)>,
+    /// Each sampled allocation.
+    pub blocks: Vec<BlockInUse>,
+}
+
+/// A sampled allocation that is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockInUse {
+    /// When it was allocated, in nanoseconds since boot.
+    pub at_ns: u64,
+    /// Bytes that it stands for.
+    pub n_bytes: i64,
+    /// Its own, at most as many.
+    pub size: u64,
 }
 
 /// A line of a function; without a name: of none.
@@ -53,17 +66,18 @@ impl LineInUse {
     /// Bytes in use.
     #[must_use]
     pub fn n_bytes(&self) -> i64 {
-        let sum = |sum: i64, block: &(u64, i64)| sum.saturating_add(block.1);
-        self.blocks.iter().fold(0, sum)
+        let n_bytes = self.blocks.iter().map(|block| block.n_bytes);
+        n_bytes.fold(0, i64::saturating_add)
     }
 
     /// What was allocated since `begin_ns`, by seconds since then.
     #[must_use]
     pub fn since(&self, begin_ns: u64) -> Vec<Kept> {
-        let since = |(at_ns, n_bytes): &(u64, i64)| {
+        let since = |block: &BlockInUse| {
             Some(Kept {
-                at: at_ns.checked_sub(begin_ns)? as f64 / 1e9,
-                n_bytes: *n_bytes as f64,
+                at: block.at_ns.checked_sub(begin_ns)? as f64 / 1e9,
+                n_bytes: block.n_bytes as f64,
+                size: block.size as f64,
             })
         };
         self.blocks.iter().filter_map(since).collect()

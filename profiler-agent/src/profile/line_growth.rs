@@ -18,10 +18,11 @@
 //! would be given back soon. The null hypothesis: the line keeps of one of them, per second, at most a third ([`MARGIN`]) of
 //! what it keeps of the other. That holds for each line that fills and stops before 6 tenths of the time, and for all memory
 //! that lives for less than 0.41 of the watch on average (exponentially; 25 s of 60 s, two minutes of 5): the spans' middles
-//! are 0.45 of the watch apart, and exp(-0.45 / 0.41) is a third. Both spans are cut into parts of a hundredth. Their sums
+//! are 0.45 of the watch apart, and exp(-0.45 / 0.41) is a third. Both spans are cut into parts of a sixtieth. Their sums
 //! have a variance of their own, between the parts, which has bursts and all the line's habits in it; it is taken for no less
-//! than that of the sampling alone, the sum of the squares of what the samples stand for. So the difference of the means is
-//! judged by Student's distribution with the degrees of freedom of the shorter span, which needs neither a known
+//! than that of the sampling alone (Horvitz and Thompson): a sample of weight `w` for an allocation of `s` bytes, which is
+//! chosen with probability `s / w`, adds `w * (w - s)`. Arenas of small objects are all seen and add nothing. So the
+//! difference of the means is judged by Student's distribution with Welch's degrees of freedom, which needs neither a known
 //! distribution nor a known rate. `p` is the larger one of both directions, and is to be multiplied by the number of lines
 //! that were looked at ([`is_judged`]): which are is decided by how much they keep, not by when it was allocated.
 //!
@@ -38,13 +39,13 @@ use super::growth::Growth;
 const MARGIN: f64 = 1.0 / 3.0;
 
 /// Parts of the watch, ...
-const N_PARTS: usize = 100;
+const N_PARTS: usize = 60;
 
 /// ... of which the first span has so many, ...
-const N_OLD: usize = 50;
+const N_OLD: usize = 30;
 
 /// ... and the second one those from there to here.
-const END_NEW: usize = 90;
+const END_NEW: usize = 54;
 
 /// Tenths of the watch that have [`MIN_SHARE`] of the mean at least.
 const MIN_TENTHS: usize = 8;
@@ -56,10 +57,13 @@ const MIN_SHARE: f64 = 0.5;
 const MIN_SHARE_AT_ENDS: f64 = 1.0 / 3.0;
 
 /// Fewer samples say nothing.
-pub const MIN_KEPT: usize = 40;
+pub const MIN_KEPT: usize = 20;
 
 /// So many samples tell even growth from chance in 99 of 100 cases, where 10 lines are looked at.
-pub const ENOUGH_KEPT: usize = 240;
+pub const ENOUGH_KEPT: usize = 280;
+
+/// The same of memory that is seen without sampling and comes evenly, as arenas of small objects do.
+pub const ENOUGH_UNSAMPLED: usize = 60;
 
 /// The process as a whole has grown by this share of the line's growth, at least.
 const MIN_CONFIRMED: f64 = 0.5;
@@ -71,6 +75,8 @@ pub struct Kept {
     pub at: f64,
     /// What the sample stands for.
     pub n_bytes: f64,
+    /// The allocation's own size.
+    pub size: f64,
 }
 
 /// Whether enough is kept for a line to be judged; it counts among those that were looked at then.
@@ -94,7 +100,7 @@ pub fn growth(kept: &[Kept], seconds: f64) -> Option<Growth> {
             && let Some(part) = parts.get_mut(part as usize)
         {
             part.n_bytes += it.n_bytes;
-            part.squares += it.n_bytes * it.n_bytes;
+            part.variance += it.n_bytes * (it.n_bytes - it.size).max(0.0);
         }
     }
     if !is_even(&parts) {
@@ -131,7 +137,8 @@ fn first_tenth(totals: &[(f64, f64)]) -> Option<f64> {
 #[derive(Debug, Clone, Copy, Default)]
 struct Part {
     n_bytes: f64,
-    squares: f64,
+    /// Of the sampling.
+    variance: f64,
 }
 
 /// Whether there is something of each time.
@@ -152,7 +159,7 @@ fn is_even(parts: &[Part; N_PARTS]) -> bool {
 #[derive(Debug)]
 struct Span {
     mean: f64,
-    /// Of a part.
+    /// Of the mean.
     variance: f64,
     n_parts: f64,
 }
@@ -163,10 +170,10 @@ impl Span {
         let mean = parts.iter().map(|part| part.n_bytes).sum::<f64>() / n_parts;
         let off = |part: &Part| (part.n_bytes - mean).powi(2);
         let seen = parts.iter().map(off).sum::<f64>() / (n_parts - 1.0);
-        let sampling = parts.iter().map(|part| part.squares).sum::<f64>() / n_parts;
+        let sampling = parts.iter().map(|part| part.variance).sum::<f64>() / n_parts;
         Self {
             mean,
-            variance: seen.max(sampling),
+            variance: seen.max(sampling) / n_parts,
             n_parts,
         }
     }
@@ -174,12 +181,17 @@ impl Span {
 
 /// How probable it is that `more` has so much by chance, where it has [`MARGIN`] of what `less` has at most.
 fn exceeds(more: &Span, less: &Span) -> f64 {
-    let variance = more.variance / more.n_parts + MARGIN * MARGIN * less.variance / less.n_parts;
+    let (own, others) = (more.variance, MARGIN * MARGIN * less.variance);
+    let variance = own + others;
     let t = (more.mean - MARGIN * less.mean) / variance.sqrt();
-    if t.is_nan() {
+    let share = |of: f64, span: &Span| (of / variance).powi(2) / (span.n_parts - 1.0);
+    let freedom = 1.0 / (share(own, more) + share(others, less));
+    if t.is_nan() || more.mean <= 0.0 {
         return 1.0;
     }
-    student_tail(t, (END_NEW - N_OLD - 2) as u32)
+    // Without any variance every value is certain.
+    let freedom = if freedom.is_finite() { freedom } else { 2.0 };
+    student_tail(t, (freedom / 2.0) as u32 * 2)
 }
 
 /// How probable it is that a value of Student's distribution with `freedom` degrees, an even number, is above `t`
@@ -235,7 +247,11 @@ mod tests {
                 return kept;
             }
             if at + life(random, at) > 1.0 {
-                kept.push(Kept { at, n_bytes: 1.0 });
+                kept.push(Kept {
+                    at,
+                    n_bytes: 1.0,
+                    size: 0.01,
+                });
             }
         }
     }
@@ -268,6 +284,24 @@ mod tests {
         assert!(n_found >= 1980, "{n_found}");
         let growth = growth(&leak(&mut Random(5)), 1.0).unwrap();
         assert!((growth.per_second / 480.0 - 1.0).abs() < 0.15, "{growth:?}");
+    }
+
+    #[test]
+    fn arenas_are_found_though_others_began_one_of_ten() {
+        let arenas = |random: &mut Random| {
+            let n = ENOUGH_UNSAMPLED;
+            let begin = random.share();
+            let all = (0..n).map(|idx| (begin + idx as f64) / n as f64);
+            let own = all.filter(|_| random.share() > 0.1);
+            own.map(|at| Kept {
+                at,
+                n_bytes: 1.0,
+                size: 1.0,
+            })
+            .collect()
+        };
+        let n_found = found(2000, arenas);
+        assert!(n_found >= 1980, "{n_found}");
     }
 
     #[test]
@@ -351,8 +385,9 @@ mod tests {
                     let kept = kept(&mut random, n, life);
                     let mut parts = [Part::default(); N_PARTS];
                     for it in &kept {
-                        parts[(it.at * 100.0) as usize].n_bytes += 1.0;
-                        parts[(it.at * 100.0) as usize].squares += 1.0;
+                        let part = &mut parts[(it.at * N_PARTS as f64) as usize];
+                        part.n_bytes += 1.0;
+                        part.variance += 0.99;
                     }
                     let (old, new) = (Span::of(&parts[..N_OLD]), Span::of(&parts[N_OLD..END_NEW]));
                     let p = if old_is_more {
@@ -418,10 +453,18 @@ mod tests {
         let strange = [f64::NAN, f64::INFINITY, -1.0, 0.0, 1e300];
         for at in strange {
             for n_bytes in strange {
-                let mut all = vec![Kept { at, n_bytes }; 50];
+                let mut all = vec![
+                    Kept {
+                        at,
+                        n_bytes,
+                        size: at
+                    };
+                    50
+                ];
                 all.extend((0..100).map(|n| Kept {
                     at: f64::from(n) / 100.0,
                     n_bytes: 1.0,
+                    size: 1.0,
                 }));
                 for seconds in [0.0, 1.0, f64::NAN, f64::INFINITY] {
                     let p = growth(&all, seconds).map_or(0.0, |growth| growth.p);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::watched::{GrowingLine, GrowingType, Lines, Watched};
 use crate::format::{bytes_text, duration_text, escape, frame_text};
@@ -55,10 +55,16 @@ impl Watched {
             say("\nlines that keep what they allocate, and only grow:\n");
             lines_table(&lines).iter().for_each(|line| say(line));
         } else if sees_lines {
+            let limits = self.limits().into_iter().map(|(source, n_bytes)| {
+                let n_bytes = bytes_text(i64::try_from(n_bytes).unwrap_or(i64::MAX));
+                format!("{n_bytes} of {}", allocator(source))
+            });
+            let limits: Vec<String> = limits.collect();
             say(&format!(
-                "no line only grows: {} keep enough to be judged, and one that keeps less than {} in {seconds} is not found",
+                "no line only grows: {} keep enough to be judged, and one that keeps less than {} in {seconds} may not be \
+                 found",
                 lines.n_judged,
-                bytes_text(i64::try_from(self.limit()).unwrap_or(i64::MAX))
+                limits.join(", or ")
             ));
         }
         if lines.n_replaced > 0 {
@@ -106,6 +112,10 @@ impl Watched {
             .into_iter()
             .map(|(line, n_bytes)| json!({"line": line, "touched_bytes": n_bytes}))
             .collect();
+        let limits = self.limits().into_iter();
+        let limits: Map<String, Value> = limits
+            .map(|(source, n_bytes)| (source.name().to_owned(), n_bytes.into()))
+            .collect();
         let seen: Vec<_> = self.seen().iter().map(|it| it.name()).collect();
         let document = json!({
             "format": 2,
@@ -118,7 +128,7 @@ impl Watched {
             "lines_seen_by": seen,
             "lines_judged": lines.n_judged,
             "lines_replaced": lines.n_replaced,
-            "line_limit_bytes": self.limit(),
+            "line_limit_bytes": limits,
             "not_seen": self.not_seen(),
             "touched": touched,
             "resident_bytes_per_second": self.resident_growth(),

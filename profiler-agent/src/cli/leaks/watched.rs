@@ -9,7 +9,7 @@ use crate::heap::names::TypeName;
 use crate::heap::snapshot::{HeapError, Snapshot};
 use crate::profile::growth::{Growth, points_needed};
 use crate::profile::in_use::{InUse, LineInUse};
-use crate::profile::line_growth::{self, ENOUGH_KEPT};
+use crate::profile::line_growth::{self, ENOUGH_KEPT, ENOUGH_UNSAMPLED};
 use crate::profile::memory::Resident;
 use crate::profile::model::ProfileType;
 
@@ -18,6 +18,9 @@ pub(super) const MAX_CHANCE: f64 = 0.001;
 
 /// Less is not worth a line, in bytes over the whole time.
 const MIN_GROWN_BYTES: f64 = 65_536.0;
+
+/// An arena of small objects; up to 3.9 it is a quarter of that.
+const MAX_ARENA_BYTES: u64 = 1 << 20;
 
 /// What was seen of a type.
 #[derive(Debug, Default)]
@@ -253,14 +256,18 @@ impl Watched {
         in_use.map_or(&[], |(_, in_use)| &in_use.probes.seen)
     }
 
-    /// What a line must keep over the whole time to be found, in bytes.
-    pub(super) fn limit(&self) -> u64 {
-        let period = if self.seen().contains(&ProfileType::Alloc) {
-            self.alloc_period.max(POOL_PERIOD)
-        } else {
-            POOL_PERIOD
+    /// What a line must keep over the whole time to be found, in bytes, by the allocators that are seen.
+    pub(super) fn limits(&self) -> Vec<(ProfileType, u64)> {
+        let has_arenas = self
+            .in_use
+            .as_ref()
+            .is_some_and(|it| it.1.probes.has_arenas);
+        let limit = |it: &ProfileType| match it {
+            ProfileType::Pools if has_arenas => MAX_ARENA_BYTES * ENOUGH_UNSAMPLED as u64,
+            ProfileType::Pools => POOL_PERIOD * ENOUGH_KEPT as u64,
+            _ => self.alloc_period.saturating_mul(ENOUGH_KEPT as u64),
         };
-        period.saturating_mul(ENOUGH_KEPT as u64)
+        self.seen().iter().map(|it| (*it, limit(it))).collect()
     }
 
     /// What is not seen, in words.
@@ -274,14 +281,18 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::in_use::{LineName, ProbeState};
+    use crate::profile::in_use::{BlockInUse, LineName, ProbeState};
 
     const SECOND_NS: u64 = 1_000_000_000;
     const BEGIN_NS: u64 = 77 * SECOND_NS;
 
     /// A line that keeps 8 blocks of 128 KiB of each second of a minute, and what was allocated before.
     fn line(source: ProfileType, function: &str) -> LineInUse {
-        let block = |n: u64| (BEGIN_NS - SECOND_NS + n * SECOND_NS / 8, 128 << 10);
+        let block = |n: u64| BlockInUse {
+            at_ns: BEGIN_NS - SECOND_NS + n * SECOND_NS / 8,
+            n_bytes: 128 << 10,
+            size: 16 << 10,
+        };
         LineInUse {
             source,
             line: LineName {
@@ -309,6 +320,7 @@ mod tests {
                 probes: ProbeState {
                     is_settled: true,
                     seen: seen.to_vec(),
+                    has_arenas: false,
                     notes: vec!["something\nelse".to_owned()],
                 },
             });
