@@ -115,10 +115,10 @@ def batch():
 
 
 def replaces():
-    """A full cache whose entries live for 2 to 6 watches."""
-    n_watches = 2 + 4 * part
+    """A full cache whose entries live for 1.1 to 2 watches."""
+    n_watches = 1.1 + 0.9 * part
     size = 5000
-    cache = deque(bytes(size) for n in range(int(30 * MIB / size)))
+    cache = deque(bytes(size) for n in range(int(GROWTH / size)))
     n_new = 0
     print("ready", flush=True)
     sys.stdin.readline()
