@@ -323,7 +323,7 @@ impl Engine {
                 let temporary = self.live.release(release);
                 self.add_parts(temporary);
             }
-            Event::Probes(news) => self.on_probes(news),
+            Event::Probes(news) => self.on_probes(&news),
             Event::Undecodable => self.counters.undecodable += 1,
             Event::Drained(at) => self.on_drained(at),
             Event::Process(update) => self.on_update(update),
@@ -510,7 +510,7 @@ impl Engine {
         }
     }
 
-    fn on_probes(&mut self, news: ProbeNews) {
+    fn on_probes(&mut self, news: &ProbeNews) {
         let pid = news.pid;
         let note = match &news.change {
             ProbeChange::Placed { names, .. } => {

@@ -73,12 +73,12 @@ pub(super) fn in_use(live: &mut LiveBlocks, probes: &ProbeStates, pid: Pid, at_n
             .take(MAX_EXAMPLE_FRAMES)
             .map(line_name)
             .collect();
-        let line = stack.first().cloned().unwrap_or_default();
+        let leaf = stack.first().cloned().unwrap_or_default();
         let n_bytes = blocks.iter().map(|block| block.n_bytes).sum();
-        let (most, entry) = lines.entry((source, line.clone())).or_insert_with(|| {
+        let (most, entry) = lines.entry((source, leaf.clone())).or_insert_with(|| {
             let empty = LineInUse {
                 source,
-                line,
+                line: leaf,
                 stack: Vec::new(),
                 blocks: Vec::new(),
             };

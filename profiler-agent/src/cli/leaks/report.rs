@@ -34,7 +34,9 @@ impl Watched {
             say(&format!("{looks}: {why}"));
         } else if !types.is_empty() {
             say(&format!("types that only grow ({looks}):\n"));
-            types_table(&types).iter().for_each(|line| say(line));
+            for line in types_table(&types) {
+                say(&line);
+            }
         } else if lines.growing.is_empty() {
             let n_lines = if sees_lines {
                 format!(", {} lines", lines.n_judged)
@@ -53,7 +55,9 @@ impl Watched {
         }
         if !lines.growing.is_empty() {
             say("\nlines that keep what they allocate, and only grow:\n");
-            lines_table(&lines).iter().for_each(|line| say(line));
+            for line in lines_table(&lines) {
+                say(&line);
+            }
         } else if sees_lines {
             let limits = self.limits().into_iter().map(|(source, n_bytes)| {
                 let n_bytes = bytes_text(i64::try_from(n_bytes).unwrap_or(i64::MAX));
