@@ -6,6 +6,7 @@
 mod engine;
 mod health;
 mod huge_faults;
+mod in_use;
 mod kernel_table;
 mod live_blocks;
 mod prober;
@@ -33,9 +34,11 @@ use crate::bpf::source::Periods;
 use crate::bpf::source::probe_cost::ProbeCost;
 use crate::bpf::source::probes::Probes;
 use crate::config::{MAX_ALLOCATIONS, POOL_PERIOD, SamplingConfig};
+use crate::ids::Pid;
 use crate::kernel::probe::has_seccomp_filter;
 use crate::process::block::Release;
 use crate::process::lifecycle::Lifecycle;
+use crate::profile::in_use::InUse;
 use crate::profile::model::{Profile, ProfileType};
 use crate::sample::decode::RawSample;
 use crate::serve::query::Query;
@@ -54,6 +57,9 @@ const EVENT_CHANNEL: usize = 64;
 
 /// Messages that wait for the tracker.
 const TRACK_CHANNEL: usize = 8192;
+
+/// The engine answers a question about what is in use within this time.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything that can happen to the engine.
 #[derive(Debug)]
@@ -276,6 +282,14 @@ impl AgentAsker {
     #[must_use]
     pub fn ask(&self, query: Query) -> bool {
         self.events.try_send(Event::Query(Box::new(query))).is_ok()
+    }
+
+    /// What a process has in use now, by line; `None` when the agent has ended, or does not answer.
+    pub async fn in_use(&self, pid: Pid) -> Option<InUse> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Query::InUse { pid, reply }).then_some(())?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+        answer.ok()?.ok()
     }
 
     /// Its status; `None` when it has ended.

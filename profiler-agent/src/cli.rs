@@ -81,7 +81,7 @@ pub enum Command {
     Pull(PullArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
     Mem(MemArgs),
-    /// Find what only grows in a process: types, and the lines that touch memory meanwhile
+    /// Find what only grows in a process: types and lines, with the probability that it is by chance
     Leaks(LeaksArgs),
     /// Count a process's objects by type, and what became more
     Heap(heap::HeapArgs),
@@ -391,7 +391,9 @@ pub struct MemArgs {
 #[derive(Debug, Args, Clone)]
 #[command(
     mut_arg("rate", |arg| arg.hide(true)),
-    after_help = "Example:\n  sudo pyagent leaks --pid 1234 --duration 5m\n\nThe heap is looked at 30 times, while the process runs on, but each 250 ms at most, and with a quarter of a core. A type is reported when its bytes went up in most of the steps, go up at the end still, and so many steps up are no chance (below 1 in 1,000 for the whole report). What fills and stops, and what comes and goes, is not.\n\nThat takes 17 looks with 60 types, 22 with 2,000: 4 to 6 s, and longer where one look takes more than 60 ms. What is too short for the heap at hand is said at the begin and in the report (JSON: \"conclusive\"). A leak slower than 64 KiB in the whole time is not seen: look longer."
+    mut_arg("temporary", |arg| arg.hide(true)),
+    mut_arg("alloc_period", |arg| arg.default_value("128KiB").env("PYAGENT_LEAKS_ALLOC_PERIOD")),
+    after_help = LEAKS_HELP
 )]
 pub struct LeaksArgs {
     /// The process
@@ -406,7 +408,33 @@ pub struct LeaksArgs {
     /// How to sample.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// How allocations are sampled.
+    #[command(flatten)]
+    pub allocation: AllocationArgs,
 }
+
+/// How to read what `pyagent leaks` says.
+const LEAKS_HELP: &str = "\
+Example:
+  sudo pyagent leaks --pid 1234 --duration 5m
+
+Two kinds of evidence, each with the probability that it is by chance (below 1 in 1,000 for all of the types together, and \
+for all of the lines), the fastest first:
+
+Types. The objects are counted 30 times, while the process runs on, but each 250 ms at most, and with a quarter of a core. \
+A type is reported when its bytes went up in most of the steps, go up at the end still, and never fell far. That takes 17 \
+looks with 60 types, 22 with 2,000: 4 to 6 s, and longer where one look takes more than 60 ms. What is too short for the \
+heap at hand is said at the begin and in the report (JSON: \"conclusive\"). Growth below 64 KiB in the whole time is not \
+seen: look longer.
+
+Lines. Allocations are sampled, by probes in the process: about 1 us each, measured and said at the begin, and taken away \
+above --alloc-budget of its CPU time, first those on malloc. A line is reported when it keeps of what it allocated in each \
+part of the time as much as of any other, and the process grows by it. It has to keep 280 samples (35 MiB at the default), \
+or 60 arenas of small objects (60 MiB) where single steps are dear, to be found in 99 of 100 cases. A pool of small objects (16 KiB) counts for the line that \
+began it: where objects of one size are made in several lines, any of them may be named; the type says more.
+
+What fills and stops, what comes and goes, and what grows and is freed at least once meanwhile is not reported. What lives \
+longer than the time is not told from what is never freed: look longer than the program's own periods.";
 
 /// `pyagent doctor`.
 #[derive(Debug, Args, Clone)]

@@ -452,7 +452,7 @@ fn leaks_finds_what_only_grows_and_nothing_else() {
         let per_second = row["objects_per_second"].as_f64().unwrap();
         eprintln!("{per_second:.0} objects a second, p {}", row["p"]);
         assert!((per_second / 1000.0 - 1.0).abs() < 0.05, "{found:#}");
-        let line = found["lines"][0]["line"].as_str().unwrap();
+        let line = found["touched"][0]["line"].as_str().unwrap();
         assert!(
             line.starts_with("Row.__init__ (") || line.starts_with("remember ("),
             "{found:#}"

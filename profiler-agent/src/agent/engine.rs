@@ -1,7 +1,7 @@
 //! The engine: samples in, profiles out. One loop over a closed set of events.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::health::Health;
 use super::huge_faults::{HugeFaults, Rest};
+use super::in_use::{ProbeStates, in_use};
 use super::live_blocks::{LiveBlocks, Part};
 use super::prober::{ProbeChange, ProbeMessage, ProbeNews};
 use super::rate::{PeriodLimit, RateLimit};
@@ -23,7 +24,7 @@ use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::{POOL_PERIOD, SamplingConfig};
 use crate::heap::parts;
-use crate::ids::{Generation, Pid};
+use crate::ids::Generation;
 use crate::kernel::cpus::n_cpus_online;
 use crate::process::container::{Container, Runtime};
 use crate::process::lifecycle::{Change, Lifecycle};
@@ -60,9 +61,6 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(700);
 /// Remark in profiles that were taken without the kernel programs.
 const REMOTE_NOTE: &str =
     "read from outside, without BPF: running threads, no native or kernel frames";
-
-/// Processes whose probes are remarked upon in profiles.
-const MAX_PROBE_NOTES: usize = 100;
 
 /// Processes of a profile of memory of which it is said what their memory is made of: those that have most.
 const MAX_PARTS_NOTES: usize = 5;
@@ -253,8 +251,7 @@ pub(super) struct Engine {
     health: Health,
     huge_faults: HugeFaults,
     live: LiveBlocks,
-    /// What is missing of a program's probes, in words.
-    probe_notes: BTreeMap<Pid, Vec<String>>,
+    probe_states: ProbeStates,
     /// Sampled time in which a program collected garbage.
     collecting: Collecting,
 }
@@ -270,7 +267,7 @@ impl Engine {
         let mut engine = Self {
             window: None,
             live: LiveBlocks::new(parts.config.allocation.temporary),
-            probe_notes: BTreeMap::new(),
+            probe_states: ProbeStates::default(),
             collecting: HashMap::new(),
             parts,
             symbolizer: Symbolizer::default(),
@@ -344,7 +341,7 @@ impl Engine {
                 let temporary = self.live.release(release);
                 self.add_parts(temporary);
             }
-            Event::Probes(news) => self.on_probes(news),
+            Event::Probes(news) => self.on_probes(&news),
             Event::Undecodable => self.counters.undecodable += 1,
             Event::Drained(at) => self.on_drained(at),
             Event::Process(update) => self.on_update(update),
@@ -538,26 +535,24 @@ impl Engine {
         }
     }
 
-    fn on_probes(&mut self, news: ProbeNews) {
+    fn on_probes(&mut self, news: &ProbeNews) {
         let pid = news.pid;
-        let note = match news.change {
-            ProbeChange::Placed(names) => {
+        let note = match &news.change {
+            ProbeChange::Placed { names, .. } => {
                 tracing::debug!("process {pid}: probes on {names}");
                 self.counters.probes_placed += 1;
-                return;
+                None
             }
-            ProbeChange::Missing(reason) => format!("process {pid}: {reason}"),
-            ProbeChange::Removed(reason) => {
-                format!(
-                    "allocations of process {pid} are not sampled any more, and what is in use is what was then: {reason}"
-                )
-            }
+            ProbeChange::Missing(reason) => Some(format!("process {pid}: {reason}")),
+            ProbeChange::Removed { types, reason } => Some(format!(
+                "{} of process {pid} are not sampled any more, and what is in use is what was then: {reason}",
+                what_is_removed(types)
+            )),
         };
-        tracing::warn!("{note}");
-        self.probe_notes.entry(pid).or_default().push(note);
-        if self.probe_notes.len() > MAX_PROBE_NOTES {
-            self.probe_notes.pop_first();
+        if let Some(note) = &note {
+            tracing::warn!("{note}");
         }
+        self.probe_states.change(pid, &news.change, note.as_deref());
     }
 
     /// What the windows are about: the first type.
@@ -627,6 +622,10 @@ impl Engine {
                         Consumer::Pull(reply),
                     ),
                 }
+            }
+            Query::InUse { pid, reply } => {
+                let answer = in_use(&mut self.live, &self.probe_states, pid, boot_ns());
+                drop(reply.send(answer));
             }
             Query::Status { reply } => drop(reply.send(self.status())),
         }
@@ -791,7 +790,7 @@ impl Engine {
         let mut comments = self.comments(&pull.counters);
         if pull.profile_type.is_of_allocations() {
             comments.push(ALLOCATION_NOTE.to_owned());
-            comments.extend(self.probe_notes.values().flatten().cloned());
+            comments.extend(self.probe_states.notes().cloned());
         }
         let elapsed = pull.begun.elapsed();
         let length = pull.duration.map_or(elapsed, |length| length.min(elapsed));
@@ -1032,6 +1031,16 @@ fn parts_of(process: &PythonProcess) -> Option<String> {
 /// The type of profile that a sample belongs to; `None`: of no source that there is.
 fn type_of(sample: &RawSample) -> Option<ProfileType> {
     Source::numbered(sample.source).map(|source| source.profile_type)
+}
+
+/// What is not seen without the probes of these types.
+fn what_is_removed(types: &[ProfileType]) -> &'static str {
+    match types {
+        [ProfileType::Alloc] => "allocations by malloc and its like",
+        [ProfileType::Pools] => "allocations of small objects",
+        [ProfileType::Mmap] => "mappings",
+        _ => "allocations",
+    }
 }
 
 /// Memory that a page fault makes resident, if it is not a huge page.

@@ -16,6 +16,7 @@ use crate::process::block::{Block, Release};
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::process::resident;
 use crate::profile::aggregate::{ResolvedFrame, ResolvedSample, ThreadLabels};
+use crate::profile::in_use::BlockInUse;
 use crate::profile::model::{ProfileType, Values};
 use crate::sample::decode::RawSample;
 
@@ -251,6 +252,29 @@ impl LiveBlocks {
             parts.extend(program.parts(true));
         }
         parts
+    }
+
+    /// What is in use now of one process, each with its frames, leaf first. Those who share a stack have their frames at the
+    /// same address.
+    pub(super) fn blocks(
+        &mut self,
+        pid: Pid,
+        now_ns: u64,
+    ) -> impl Iterator<Item = (ProfileType, &[ResolvedFrame], BlockInUse)> {
+        let program = self.programs.get_mut(&pid);
+        let program = program.map(|program| {
+            program.look_at_pools(pid, now_ns);
+            &*program
+        });
+        let blocks = program.into_iter().flat_map(|it| it.blocks.values());
+        blocks.map(|live| {
+            let block = BlockInUse {
+                at_ns: live.allocated_ns,
+                n_bytes: live.n_bytes,
+                size: live.size,
+            };
+            (live.profile_type, live.stack.frames.as_slice(), block)
+        })
     }
 
     /// Forgets a program that has ended: what was alive at its peak, and the memory that nobody will give back.

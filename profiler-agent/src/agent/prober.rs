@@ -11,6 +11,7 @@ use crate::bpf::source::probes::Probes;
 use crate::config::AllocationConfig;
 use crate::ids::{Generation, Pid};
 use crate::process::block::Block;
+use crate::process::probe::{Probe, ProbeSite};
 use crate::process::{cpu_time, facts};
 use crate::profile::model::ProfileType;
 use crate::python::process::PythonProcess;
@@ -49,12 +50,24 @@ pub(super) struct ProbeNews {
 /// What happened to the probes of a program.
 #[derive(Debug)]
 pub(super) enum ProbeChange {
-    /// They are there: what they stand on.
-    Placed(String),
+    /// They are there.
+    Placed {
+        /// Of these types.
+        types: Vec<ProfileType>,
+        /// Small objects are seen by whole arenas.
+        has_arenas: bool,
+        /// What they stand on.
+        names: String,
+    },
     /// They, or some, are not there, for a reason.
     Missing(String),
     /// They were taken away, for a reason.
-    Removed(String),
+    Removed {
+        /// Those of these types; others are there still.
+        types: Vec<ProfileType>,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A process that has probes, or could have.
@@ -67,6 +80,9 @@ struct Probed {
     looked: Instant,
     /// For how many looks in a row the probes cost too much.
     n_above: u32,
+    /// Types that have probes there.
+    types: Vec<ProfileType>,
+    /// Probes were taken away: no more are placed.
     is_removed: bool,
 }
 
@@ -147,6 +163,7 @@ impl Prober {
             cpu_time: cpu_time::read(process.pid).unwrap_or_default(),
             looked: Instant::now(),
             n_above: 0,
+            types: Vec::new(),
             is_removed: false,
             process: process.clone(),
         };
@@ -181,10 +198,31 @@ impl Prober {
         };
         let changes = match attached {
             Ok(()) if sites.is_empty() => None,
-            Ok(()) => Some(ProbeChange::Placed(names.join(", "))),
+            Ok(()) => {
+                let types = types_of(&sites);
+                if let Some(probed) = self.processes.get_mut(&process.generation) {
+                    let new = types.iter().filter(|it| !probed.types.contains(it));
+                    let new: Vec<_> = new.copied().collect();
+                    probed.types.extend(new);
+                }
+                Some(ProbeChange::Placed {
+                    types,
+                    has_arenas: sites
+                        .iter()
+                        .any(|site| matches!(site.probe, Probe::ArenaEnter | Probe::ArenaMapEnter)),
+                    names: names.join(", "),
+                })
+            }
             Err(error) => {
                 self.probes.detach(process.pid);
-                Some(ProbeChange::Missing(error.to_string()))
+                let reason = error.to_string();
+                let probed = self.processes.get_mut(&process.generation);
+                let types = probed.map_or_else(Vec::new, |it| std::mem::take(&mut it.types));
+                Some(if types.is_empty() {
+                    ProbeChange::Missing(reason)
+                } else {
+                    ProbeChange::Removed { types, reason }
+                })
             }
         };
         if !facts::is_alive(process.pid) {
@@ -216,7 +254,7 @@ impl Prober {
     /// Takes probes away that cost too much.
     fn look(&mut self) {
         let mut removed = Vec::new();
-        for probed in self.processes.values_mut() {
+        for (generation, probed) in &mut self.processes {
             let pid = probed.process.pid;
             let (Some((n_hits, cost_ns)), Some(cpu_time)) =
                 (self.probes.hits(pid), cpu_time::read(pid))
@@ -244,16 +282,41 @@ impl Prober {
                     self.config.budget * 100.0
                 );
                 probed.is_removed = true;
-                removed.push((pid, reason));
+                probed.n_above = 0;
+                // There are far more calls of `malloc` than pools of small objects: those may be cheap enough.
+                let is_alloc = |it: &ProfileType| *it == ProfileType::Alloc;
+                let has_both = probed.types.len() > 1 && probed.types.iter().any(is_alloc);
+                let types: Vec<_> = if has_both {
+                    probed.types.extract_if(.., |it| is_alloc(it)).collect()
+                } else {
+                    std::mem::take(&mut probed.types)
+                };
+                removed.push((*generation, pid, types, has_both, reason));
             }
         }
-        for (pid, reason) in removed {
-            let news = ProbeNews {
-                pid,
-                change: ProbeChange::Removed(reason),
-            };
-            let _ = self.events.send(Event::Probes(news));
-            self.probes.detach(pid);
+        for (generation, pid, types, has_others, reason) in removed {
+            if has_others {
+                self.probes.detach_alloc(pid);
+                // The others' cost differs: what was spent is counted anew.
+                if let Some(probed) = self.processes.get_mut(&generation)
+                    && let Some((n_hits, cost_ns)) = self.probes.hits(pid)
+                {
+                    (probed.n_hits, probed.cost) = (n_hits, Duration::from_nanos(cost_ns));
+                }
+            } else {
+                self.probes.detach(pid);
+            }
+            let change = ProbeChange::Removed { types, reason };
+            let _ = self.events.send(Event::Probes(ProbeNews { pid, change }));
         }
     }
+}
+
+/// What probes at these places show.
+fn types_of(sites: &[ProbeSite]) -> Vec<ProfileType> {
+    let has = |profile_type: &ProfileType| {
+        let mut types = sites.iter().map(|site| site.probe.profile_type());
+        types.any(|it| it == *profile_type)
+    };
+    ProfileType::ALL.into_iter().filter(has).collect()
 }

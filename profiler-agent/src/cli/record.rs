@@ -122,7 +122,7 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
 }
 
 /// What probes cost the processes.
-fn probes_text(cost: ProbeCost, budget: f64) -> String {
+pub(super) fn probes_text(cost: ProbeCost, budget: f64) -> String {
     format!(
         "a probe costs {:.2} us here, {:.1} us where the kernel has to single-step; above {} % of a process's CPU time \
          they are taken away",

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use crate::profile::model::ProfileType;
+
 /// What a probe is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Probe {
@@ -50,6 +52,37 @@ pub enum Probe {
     MapRelease,
     /// On the way back of a function that maps memory.
     MapLeave,
+}
+
+impl Probe {
+    /// The type of profile that it makes samples for.
+    #[must_use]
+    pub const fn profile_type(self) -> ProfileType {
+        match self {
+            Self::PoolLeave
+            | Self::PoolEnter
+            | Self::PoolLeaveOnce
+            | Self::ArenaEnter
+            | Self::ArenaLeave
+            | Self::ArenaRelease
+            | Self::ArenaMapEnter
+            | Self::ArenaUnmap => ProfileType::Pools,
+            Self::SizeFirst
+            | Self::SizeSecond
+            | Self::Product
+            | Self::Indirect
+            | Self::Resize
+            | Self::ResizeNested
+            | Self::ResizeProduct
+            | Self::Release
+            | Self::Leave => ProfileType::Alloc,
+            Self::MapEnter
+            | Self::MapBreak
+            | Self::MapResize
+            | Self::MapRelease
+            | Self::MapLeave => ProfileType::Mmap,
+        }
+    }
 }
 
 /// Where a probe is placed.

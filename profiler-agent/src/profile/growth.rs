@@ -26,6 +26,13 @@ const MIN_UP: f64 = 0.8;
 /// What has grown must still grow at the end: its last third has so large a share of what an even growth would have.
 const MIN_LATE: f64 = 0.5;
 
+/// The same of its last tenth, in which it may also have gone up and down: its highest value there counts.
+const MIN_LAST: f64 = 1.0 / 3.0;
+
+/// What only grows does not fall by more than this share of its whole growth at any time. A batch that is freed falls by more
+/// than it can have grown by from the begin to the end of the watch.
+const MAX_FALL: f64 = 0.5;
+
 impl Growth {
     /// Of points (seconds, value) in the order of their times; `None`: it does not only grow, or there are too few points.
     #[must_use]
@@ -38,18 +45,39 @@ impl Growth {
             .windows(2)
             .filter(|step| step[1].1 > step[0].1)
             .count();
-        let late = points
+        let since = |share: f64| {
+            let is_later = |(at, _): &(f64, f64)| *at >= begin + (end - begin) * share;
+            let idx = points.iter().position(is_later)?;
+            // One step at least.
+            points.get(idx.min(points.len() - 2)..)
+        };
+        let even = |from: f64| (last - first) * (end - from) / (end - begin);
+        let (late, at_end) = (since(2.0 / 3.0)?, since(0.9)?);
+        let highest = at_end
             .iter()
-            .find(|(at, _)| *at >= begin + (end - begin) * 2.0 / 3.0)?;
-        let even = (last - first) * (end - late.0) / (end - begin);
+            .map(|(_, value)| *value)
+            .fold(f64::MIN, f64::max);
+        let (late, at_end) = (late.first()?, at_end.first()?);
         let is_growing = last > first
             && n_up as f64 >= MIN_UP * n_steps as f64
-            && last - late.1 >= MIN_LATE * even;
+            && last - late.1 >= MIN_LATE * even(late.0)
+            && highest - at_end.1 >= MIN_LAST * even(at_end.0)
+            && largest_fall(points) <= MAX_FALL * (last - first);
         is_growing.then(|| Self {
             per_second: median_slope(points),
             p: tail(n_steps, n_up),
         })
     }
+}
+
+/// From a value to any later one.
+fn largest_fall(points: &[(f64, f64)]) -> f64 {
+    let (mut highest, mut fall) = (f64::NEG_INFINITY, 0.0_f64);
+    for (_, value) in points {
+        highest = highest.max(*value);
+        fall = fall.max(highest - value);
+    }
+    fall
 }
 
 fn median_slope(points: &[(f64, f64)]) -> f64 {
@@ -101,10 +129,25 @@ mod tests {
         assert_eq!(Growth::of(&series(fills)), None);
         let fills_late = (0..21).map(|n: i32| f64::from(n).min(16.0) + f64::from(n) * 1e-6);
         assert_eq!(Growth::of(&series(fills_late)), None);
+        for stop in 0..=27 {
+            let fills = (0..31).map(|n: i32| f64::from(n.min(stop)));
+            assert_eq!(Growth::of(&series(fills)), None, "{stop}");
+        }
         let churn = (0..21).map(|n| f64::from(n % 2));
         assert_eq!(Growth::of(&series(churn)), None);
         assert_eq!(Growth::of(&series((0..5).map(f64::from))), None);
         assert_eq!(Growth::of(&[]), None);
+    }
+
+    #[test]
+    fn a_batch_that_is_freed_once_while_it_is_watched_does_not() {
+        // A period of 20 to 30 steps in a watch of 30, from any time of it.
+        for period in 20..=30 {
+            for begin in 0..period {
+                let batch = (0..31).map(|n| f64::from((begin + n) % period));
+                assert_eq!(Growth::of(&series(batch)), None, "{period} {begin}");
+            }
+        }
     }
 
     #[test]

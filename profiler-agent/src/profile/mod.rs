@@ -3,7 +3,9 @@
 
 pub mod aggregate;
 pub mod growth;
+pub mod in_use;
 mod intern;
+pub mod line_growth;
 pub mod memory;
 pub mod model;
 pub mod query;

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::ids::Pid;
+use crate::profile::in_use::InUse;
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, function_totals};
@@ -27,6 +29,13 @@ pub enum Query {
         request: PullRequest,
         /// The profile, when it is complete.
         reply: oneshot::Sender<Result<Profile, PullError>>,
+    },
+    /// What a process has in use of its sampled allocations.
+    InUse {
+        /// Which.
+        pid: Pid,
+        /// By line.
+        reply: oneshot::Sender<InUse>,
     },
     /// How the agent is doing.
     Status {

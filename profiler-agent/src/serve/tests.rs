@@ -99,6 +99,8 @@ async fn answer(
             Query::Status { reply } => {
                 let _ = reply.send(status());
             }
+            // The server does not ask for it.
+            Query::InUse { .. } => {}
         }
     }
 }

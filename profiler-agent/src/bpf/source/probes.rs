@@ -21,6 +21,7 @@ use crate::bpf::tables::{BlockValue, HitsValue};
 use crate::ids::Pid;
 use crate::process::block::Block;
 use crate::process::probe::{Probe, ProbeSite};
+use crate::profile::model::ProfileType;
 
 const SIZE_FIRST: ProgramName = ProgramName::One("alloc_size_first");
 const SIZE_SECOND: ProgramName = ProgramName::One("alloc_size_second");
@@ -128,12 +129,38 @@ const fn place(probe: Probe) -> Place {
     }
 }
 
+/// A probe that is attached.
+#[derive(Debug)]
+struct Link {
+    program: &'static str,
+    id: UProbeLinkId,
+    probe: Probe,
+    is_emulated: bool,
+}
+
 /// What is attached to a process.
 #[derive(Debug, Default)]
 struct Attached {
-    links: Vec<(&'static str, UProbeLinkId)>,
+    links: Vec<Link>,
     /// Number of probes at each place, and how many of them are emulated.
     n_by_place: [(u64, u64); N_PLACES],
+}
+
+impl Attached {
+    /// Counts the probes at each place anew.
+    fn count(&mut self, build: Build) {
+        self.n_by_place = <[(u64, u64); N_PLACES]>::default();
+        for link in &self.links {
+            let place = place(link.probe);
+            if place == Place::Leave && !link.is_emulated && build == Build::Typed {
+                // Hits of such are counted apart.
+                continue;
+            }
+            let (n_probes, n_emulated) = &mut self.n_by_place[place as usize];
+            *n_probes += 1;
+            *n_emulated += u64::from(link.is_emulated);
+        }
+    }
 }
 
 /// Places probes.
@@ -222,17 +249,28 @@ impl Probes {
                 offset: site.offset,
                 source: Box::new(source),
             })?;
-            attached.links.push((name, link));
-            let place = place(site.probe);
-            if place == Place::Leave && !site.is_emulated && self.build == Build::Typed {
-                // Hits of such are counted apart.
-                continue;
-            }
-            let (n_probes, n_emulated) = &mut attached.n_by_place[place as usize];
-            *n_probes += 1;
-            *n_emulated += u64::from(site.is_emulated);
+            attached.links.push(Link {
+                program: name,
+                id: link,
+                probe: site.probe,
+                is_emulated: site.is_emulated,
+            });
         }
+        attached.count(self.build);
         Ok(())
+    }
+
+    /// Takes the probes on `malloc` and its like away and leaves those of small objects.
+    pub fn detach_alloc(&mut self, pid: Pid) {
+        let Some(attached) = self.attached.get_mut(&pid) else {
+            return;
+        };
+        let (alloc, others) = std::mem::take(&mut attached.links)
+            .into_iter()
+            .partition(|link| link.probe.profile_type() == ProfileType::Alloc);
+        attached.links = others;
+        attached.count(self.build);
+        self.close(alloc);
     }
 
     /// Takes all probes of a process away; it may have gone.
@@ -242,11 +280,15 @@ impl Probes {
         let Some(attached) = self.attached.remove(&pid) else {
             return;
         };
+        self.close(attached.links);
+    }
+
+    fn close(&self, links: Vec<Link>) {
         let mut ebpf = self.ebpf.lock();
         // Where memory is allocated first: there most time is lost.
-        let links = attached.links.into_iter().rev().filter_map(|(name, link)| {
-            let program = ebpf.program_mut(name).and_then(uprobe)?;
-            program.take_link(link).ok()
+        let links = links.into_iter().rev().filter_map(|link| {
+            let program = ebpf.program_mut(link.program).and_then(uprobe)?;
+            program.take_link(link.id).ok()
         });
         let links: Vec<UProbeLink> = links.collect();
         drop(ebpf);
