@@ -287,6 +287,7 @@ impl AgentAsker {
     /// What a process has in use now, by line; `None` when the agent has ended, or does not answer.
     pub async fn in_use(&self, pid: Pid) -> Option<InUse> {
         let (reply, answer) = oneshot::channel();
+        let pid = pid.0;
         self.ask(Query::InUse { pid, reply }).then_some(())?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
         answer.ok()?.ok()

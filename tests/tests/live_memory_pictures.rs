@@ -26,6 +26,7 @@ fn observed(pid: u32, program: &str, n_bytes: u64) -> Observed {
             },
             gc: None,
         },
+        parts: None,
     }
 }
 

@@ -23,8 +23,12 @@ use super::waiting::Waiting;
 use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::{POOL_PERIOD, SamplingConfig};
+<<<<<<< HEAD
 use crate::heap::parts;
 use crate::ids::Generation;
+=======
+use crate::ids::{Generation, Pid};
+>>>>>>> help-c
 use crate::kernel::cpus::n_cpus_online;
 use crate::process::container::{Container, Runtime};
 use crate::process::lifecycle::{Change, Lifecycle};
@@ -624,7 +628,7 @@ impl Engine {
                 }
             }
             Query::InUse { pid, reply } => {
-                let answer = in_use(&mut self.live, &self.probe_states, pid, boot_ns());
+                let answer = in_use(&mut self.live, &self.probe_states, Pid(pid), boot_ns());
                 drop(reply.send(answer));
             }
             Query::Status { reply } => drop(reply.send(self.status())),

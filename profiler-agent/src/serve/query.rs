@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::ids::Pid;
 use crate::profile::in_use::InUse;
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
@@ -32,8 +31,8 @@ pub enum Query {
     },
     /// What a process has in use of its sampled allocations.
     InUse {
-        /// Which.
-        pid: Pid,
+        /// Process id in the initial pid namespace.
+        pid: u32,
         /// By line.
         reply: oneshot::Sender<InUse>,
     },
