@@ -23,12 +23,8 @@ use super::waiting::Waiting;
 use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::{POOL_PERIOD, SamplingConfig};
-<<<<<<< HEAD
 use crate::heap::parts;
-use crate::ids::Generation;
-=======
 use crate::ids::{Generation, Pid};
->>>>>>> help-c
 use crate::kernel::cpus::n_cpus_online;
 use crate::process::container::{Container, Runtime};
 use crate::process::lifecycle::{Change, Lifecycle};
