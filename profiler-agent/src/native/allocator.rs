@@ -71,7 +71,7 @@ impl AllocatorFunction {
     /// returns by itself, and what it gives out is seen there or nowhere.
     #[must_use]
     pub fn is_jump(&self) -> bool {
-        let returns_memory = self.kind != AllocatorKind::Release;
+        let returns_memory = !matches!(self.kind, AllocatorKind::Release | AllocatorKind::Unmap);
         let probes = self.probes.as_ref();
         returns_memory && probes.is_ok_and(|probes| probes.returns.is_empty())
     }
