@@ -50,6 +50,8 @@ pub struct NestedCall {
     pub name: &'static str,
     /// Whether it is jumped to: then it returns in place of the caller, at the points of the one that is called.
     pub is_tail: bool,
+    /// Whether whatever the caller does is done there; else only on some of its ways.
+    pub is_certain: bool,
 }
 
 impl AllocatorFunction {
@@ -164,8 +166,8 @@ const FUNCTIONS: [(&str, AllocatorKind); 66] = {
 /// Prefix of the names of C++ operators.
 const OPERATOR: &str = "_Z";
 
-/// The allocator functions that a file defines, in the order of the table of names. Those of C++ only where they do not
-/// themselves call another one.
+/// The allocator functions that a file defines, in the order of the table of names. Those of C++ only where they have a way
+/// of their own: libstdc++'s call `malloc`, jemalloc's do so when there is no memory left.
 #[must_use]
 pub fn functions(elf: &Elf<'_>, code: &Code<'_>) -> Vec<AllocatorFunction> {
     let ranges = elf.symbols(FUNCTIONS.map(|(name, _)| name));
@@ -195,7 +197,10 @@ pub fn functions(elf: &Elf<'_>, code: &Code<'_>) -> Vec<AllocatorFunction> {
     };
     let functions = defined.iter().map(function);
     functions
-        .filter(|function| !function.name.starts_with(OPERATOR) || !function.is_nested())
+        .filter(|function| {
+            let is_elsewhere = function.calls.iter().any(|call| call.is_certain);
+            !function.name.starts_with(OPERATOR) || !is_elsewhere
+        })
         .collect()
 }
 
@@ -222,6 +227,7 @@ fn nested_calls(
             Some(NestedCall {
                 name: name_of(&callee.function)?,
                 is_tail: callee.is_tail,
+                is_certain: callee.is_certain,
             })
         })
         .collect();
