@@ -143,9 +143,11 @@ fn row_of(
         allocator
             .is_none_or(|(_, library)| name_of(library).is_some_and(|name| file.starts_with(&name)))
     };
+    // The dynamic linker has a `malloc` of its own, for itself.
     let own = files
         .iter()
-        .find(|(file, functions)| is_of_allocator(file) && functions.contains(&"malloc"));
+        .filter(|(file, functions)| is_of_allocator(file) && functions.contains(&"malloc"))
+        .max_by_key(|(_, functions)| functions.len());
     let own = own.map_or(&[][..], |(_, functions)| functions.as_slice());
     let row = Row {
         build: match allocator {

@@ -80,7 +80,11 @@ fn install(name: &str, (python, version): (&str, &str), folder: &Path) -> Result
         .args(["-m", "pip", "install", "--quiet", "--no-compile"])
         .args(["--disable-pip-version-check", "--root-user-action=ignore"])
         // What is asked for is for another interpreter than the one that runs pip.
-        .args(["--no-deps", "--only-binary=:all:", "--ignore-requires-python"])
+        .args([
+            "--no-deps",
+            "--only-binary=:all:",
+            "--ignore-requires-python",
+        ])
         .args(["--implementation", "cp", "--python-version", python])
         .arg("--target")
         .arg(&target)

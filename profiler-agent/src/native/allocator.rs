@@ -61,6 +61,12 @@ impl AllocatorFunction {
         !self.calls.is_empty()
     }
 
+    /// Whether it is one of C++.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        self.name.starts_with(OPERATOR)
+    }
+
     /// Whether all that it does is done by functions that it jumps to, as mimalloc's `posix_memalign` does: then it never
     /// returns by itself, and what it gives out is seen there or nowhere.
     #[must_use]
@@ -199,7 +205,7 @@ pub fn functions(elf: &Elf<'_>, code: &Code<'_>) -> Vec<AllocatorFunction> {
     functions
         .filter(|function| {
             let is_elsewhere = function.calls.iter().any(|call| call.is_certain);
-            !function.name.starts_with(OPERATOR) || !is_elsewhere
+            !function.is_operator() || !is_elsewhere
         })
         .collect()
 }

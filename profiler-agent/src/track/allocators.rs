@@ -271,8 +271,11 @@ fn enter_probe(function: &AllocatorFunction) -> Option<Probe> {
         .filter(|call| !is_release(call.name))
         .collect();
     let has_tails_alone = allocating.iter().all(|call| call.is_tail);
-    // What it does is seen there in any case, and would be counted twice.
-    let is_elsewhere = allocating.iter().any(|call| call.is_certain);
+    // What it does is seen there, and would be counted twice. The operators of C++ that are left have a way of their own.
+    let is_operator = function.is_operator();
+    let is_elsewhere = allocating
+        .iter()
+        .any(|call| call.is_certain || (!call.is_tail && !is_operator));
     let probe = match function.kind {
         AllocatorKind::SizeFirst => return (!is_elsewhere).then_some(Probe::SizeFirst),
         AllocatorKind::Product => return (!is_elsewhere).then_some(Probe::Product),
