@@ -133,16 +133,24 @@ impl Recorder {
         }
     }
 
-    /// How it is doing.
+    /// How it is doing. Where it has too much to do to be asked, it is asked again.
     ///
     /// # Panics
-    /// When the agent has ended.
+    /// When the agent has ended, or does not answer for a minute.
     #[must_use]
     pub fn status(&self) -> Status {
         let asker = self.agent.asker();
-        self.runtime
-            .block_on(asker.status())
-            .expect("the agent runs")
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            if let Some(status) = self.runtime.block_on(asker.status()) {
+                return status;
+            }
+            assert!(
+                !self.agent.has_ended() && Instant::now() < deadline,
+                "the agent does not answer"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The processes that it sees.
@@ -195,6 +203,25 @@ impl Recorder {
         while !is_so(&self.status()) {
             assert!(Instant::now() < deadline, "not within a minute: {what}");
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until what was sampled has arrived: an agent that is stopped with too much to do leaves the rest.
+    ///
+    /// # Panics
+    /// When that takes longer than a minute.
+    pub fn settle(&self) {
+        const QUIET: Duration = Duration::from_millis(300);
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let mut n_samples = self.counter("samples");
+        let mut since = Instant::now();
+        while since.elapsed() < QUIET {
+            assert!(Instant::now() < deadline, "samples come and come");
+            std::thread::sleep(Duration::from_millis(20));
+            let now = self.counter("samples");
+            if now != n_samples {
+                (n_samples, since) = (now, Instant::now());
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! guppy leaves its own objects out, and those that no other object leads to; pyagent counts all. Both are there before and
 //! after the heap grows, so what is compared is the growth: it must agree type by type. Classes of the program are its
-//! alone, so there the whole is compared too.
+//! alone, so there the whole is compared too. guppy does not see the keys of dicts that have none but str, since the
+//! collector is not shown them: the program says how many those are.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -100,7 +101,7 @@ fn check(python: &Interpreter, guppy: &str) -> Vec<String> {
     let truth_before = counted(&mut target);
     let before = looked(&target);
     target.tell("grow");
-    assert_eq!(target.line(), "grown");
+    let hidden_keys: [i64; 2] = serde_json::from_str(&target.line()).unwrap();
     let unasked = looked(&target);
     // guppy makes the dicts of instances that have none yet (3.11+): what it sees is there once it has looked.
     let truth = counted(&mut target);
@@ -112,10 +113,13 @@ fn check(python: &Interpreter, guppy: &str) -> Vec<String> {
     let is_builtin = |name: &str| BUILTINS.contains(&name);
     let builtins = truth.keys().filter(|name| is_builtin(name));
     for name in classes.chain(builtins) {
-        let (found, expected) = (
+        let (found, mut expected) = (
             growth(&before, &after, name),
             growth(&truth_before, &truth, name),
         );
+        if name == "builtins.str" {
+            expected = [0, 1].map(|idx| expected[idx] + hidden_keys[idx]);
+        }
         let allowed = if is_builtin(name) {
             MAX_BUILTIN_ERROR
         } else {

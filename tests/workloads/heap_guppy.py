@@ -3,6 +3,9 @@
 Arguments: the folder with guppy3, and the scale. Prints `ready` once guppy is loaded and has looked, so that what it keeps
 for itself is there. Each line on standard input is a command, answered by one line: `grow` makes the objects, `count` says
 by type how many objects guppy sees and their bytes (JSON). It ends with its input.
+
+`grow` is answered by the number and bytes of the strings that are keys of dicts and nothing else refers to. guppy goes where
+the collector goes, and a dict whose keys are all str does not show them to it.
 """
 import sys
 
@@ -46,6 +49,10 @@ class Failure(Exception):
     pass
 
 
+# The place of those with such keys.
+KEYED = 7
+
+
 def build(scale):
     # What is interned without another reference is known to the interpreter alone, which guppy does not ask.
     return [
@@ -72,6 +79,13 @@ def build(scale):
     ]
 
 
+def hidden_keys(keep):
+    # Those of attributes and keyword arguments are interned, and in code objects too.
+    dicts = keep[0][KEYED]
+    sizes = [sys.getsizeof(key) for one in dicts for key in one]
+    return len(sizes), sum(sizes)
+
+
 def count(heapy):
     """By type, as text: what holds the figures would be counted too."""
     gc.collect()
@@ -92,7 +106,7 @@ def main():
         if line.strip() == "grow":
             keep.append(build(scale))
             gc.collect()
-            print("grown", flush=True)
+            print("[%d, %d]" % hidden_keys(keep), flush=True)
         else:
             print(count(heapy), flush=True)
             gc.collect()

@@ -53,7 +53,7 @@ def big_array():
 
 
 def mapped_file():
-    with open(OPTIONS["file"], "rb") as file:
+    with open(OPTIONS["file"], "rb", buffering=0) as file:
         area = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     total = 0
     for offset in range(0, len(area), PAGE):
@@ -102,10 +102,10 @@ def arrays_untouched():
 
 
 def array_resized():
-    array = numpy.empty(64 * MIB, numpy.uint8)
-    array.resize(128 * MIB, refcheck=False)
+    array = numpy.empty(8 * MIB, numpy.uint8)
+    array.resize(16 * MIB, refcheck=False)
     kept["resized"] = array
-    return {"calls": [[1, 64 * MIB, 0], [1, 128 * MIB, 1]]}
+    return {"calls": [[1, 8 * MIB, 0], [1, 16 * MIB, 1]]}
 
 
 def arrays_dropped():

@@ -282,11 +282,11 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
 /// What tests need that cannot do without it: where it cannot be made this says why, and they fail.
 fn made(name: &str, make: impl FnOnce() -> Result<OsString>) -> (OsString, Row) {
     let start = Instant::now();
-    let (made, outcome) = match make() {
-        Ok(made) => (made, "ok".to_owned()),
+    let (place, outcome) = match make() {
+        Ok(place) => (place, "ok".to_owned()),
         Err(error) => (OsString::new(), format!("FAILED: {error:#}")),
     };
-    if made.is_empty() {
+    if place.is_empty() {
         println!("{name}: {outcome}");
     }
     let row = Row {
@@ -294,7 +294,7 @@ fn made(name: &str, make: impl FnOnce() -> Result<OsString>) -> (OsString, Row) 
         duration: start.elapsed(),
         outcome,
     };
-    (made, row)
+    (place, row)
 }
 
 /// Builds the binary under test and all tests, so that a stage's time is that of its tests.

@@ -58,6 +58,8 @@ pub struct NestedCall {
     pub name: &'static str,
     /// Whether it is jumped to: then it returns in place of the caller, at the points of the one that is called.
     pub is_tail: bool,
+    /// Whether whatever the caller does is done there; else only on some of its ways.
+    pub is_certain: bool,
 }
 
 impl AllocatorFunction {
@@ -65,6 +67,12 @@ impl AllocatorFunction {
     #[must_use]
     pub fn is_nested(&self) -> bool {
         !self.calls.is_empty()
+    }
+
+    /// Whether it is one of C++.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        self.name.starts_with(OPERATOR)
     }
 
     /// Whether all that it does is done by functions that it jumps to, as mimalloc's `posix_memalign` does: then it never
@@ -185,8 +193,8 @@ const MAPPERS: [(&str, AllocatorKind); 5] = [
 /// Prefix of the names of C++ operators.
 const OPERATOR: &str = "_Z";
 
-/// The allocator functions that a file defines, in the order of the table of names. Those of C++ only where they do not
-/// themselves call another one.
+/// The allocator functions that a file defines, in the order of the table of names. Those of C++ only where they have a way
+/// of their own: libstdc++'s call `malloc`, jemalloc's do so when there is no memory left.
 #[must_use]
 pub fn functions(elf: &Elf<'_>, code: &Code<'_>) -> Vec<AllocatorFunction> {
     functions_of(FUNCTIONS, elf, code)
@@ -230,7 +238,10 @@ fn functions_of<const N: usize>(
     };
     let functions = defined.iter().map(function);
     functions
-        .filter(|function| !function.name.starts_with(OPERATOR) || !function.is_nested())
+        .filter(|function| {
+            let is_elsewhere = function.calls.iter().any(|call| call.is_certain);
+            !function.is_operator() || !is_elsewhere
+        })
         .collect()
 }
 
@@ -257,6 +268,7 @@ fn nested_calls(
             Some(NestedCall {
                 name: name_of(&callee.function)?,
                 is_tail: callee.is_tail,
+                is_certain: callee.is_certain,
             })
         })
         .collect();

@@ -4,7 +4,7 @@
 //! bytes give an error or a value.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
@@ -232,6 +232,18 @@ impl Elf<'_> {
             }
         }
         found
+    }
+
+    /// Addresses of those of these names that the file itself defines for the dynamic linker.
+    #[must_use]
+    pub fn defined(&self, names: &HashSet<&str>) -> HashMap<String, u64> {
+        let symbols = self.file.dynamic_symbols();
+        let defined = symbols.filter(|it| !it.is_undefined() && it.address() != 0);
+        let wanted = defined.filter_map(|it| {
+            let name = it.name().ok().filter(|name| names.contains(name))?;
+            Some((name.to_owned(), it.address()))
+        });
+        wanted.collect()
     }
 
     /// The functions that the dynamic linker binds, by the address of the slot that it writes them into; at most

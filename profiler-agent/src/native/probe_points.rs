@@ -76,6 +76,8 @@ pub struct Callee {
     pub function: Target,
     /// Whether it is jumped to, so that it returns to the caller's caller.
     pub is_tail: bool,
+    /// Whether each call that returns a result other than 0, or that returns where none is asked for, passes it.
+    pub is_certain: bool,
 }
 
 /// What a call or a jump leads to.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use crate::ids::{Address, Generation, Pid};
-use crate::native::allocator::{self, AllocatorFunction, AllocatorKind};
+use crate::native::allocator::{self, AllocatorFunction, AllocatorKind, NestedCall};
 use crate::native::elf::{Elf, ElfError, ElfReader, load_bias};
 use crate::native::probe_points::{self, Code, FunctionProbes, ProbeError, ResultRegisters};
 use crate::process::file::{FileKey, open_mapped};
@@ -81,7 +81,7 @@ impl Found {
 }
 
 /// A probe in a file.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileProbe {
     probe: Probe,
     offset: u64,
@@ -343,7 +343,12 @@ fn probes_of_file(file: &Arc<File>, functions: &Functions, any_register: bool) -
                     ));
                     continue;
                 };
-                found.probes.extend(placed);
+                // Functions that end in the same code share the probes there.
+                for probe in placed {
+                    if !found.probes.contains(&probe) {
+                        found.probes.push(probe);
+                    }
+                }
                 found.names.push(function.name);
                 if probes.n_unseen_ways > 0 {
                     tracing::debug!(
@@ -364,22 +369,30 @@ fn probes_of_file(file: &Arc<File>, functions: &Functions, any_register: bool) -
 /// The probe at a function's beginning; `None` when another function that it calls tells all.
 fn enter_probe(function: &AllocatorFunction) -> Option<Probe> {
     let is_release = |name: &str| matches!(name, "free" | "cfree") || name.ends_with("_free");
-    let releases = function.calls.iter().any(|call| is_release(call.name));
+    let releases = |call: &NestedCall| call.is_certain && is_release(call.name);
     let allocating: Vec<_> = function
         .calls
         .iter()
         .filter(|call| !is_release(call.name))
         .collect();
     let has_tails_alone = allocating.iter().all(|call| call.is_tail);
+    // What it does is seen there, and would be counted twice. The operators of C++ that are left have a way of their own.
+    let is_operator = function.is_operator();
+    let is_elsewhere = allocating
+        .iter()
+        .any(|call| call.is_certain || (!call.is_tail && !is_operator));
     let probe = match function.kind {
-        AllocatorKind::SizeFirst => Probe::SizeFirst,
-        AllocatorKind::Product => Probe::Product,
+        AllocatorKind::SizeFirst => return (!is_elsewhere).then_some(Probe::SizeFirst),
+        AllocatorKind::Product => return (!is_elsewhere).then_some(Probe::Product),
         // They end in `malloc` for small alignments alone, which is counted there too: few ask for such.
         AllocatorKind::SizeSecond if has_tails_alone => return Some(Probe::SizeSecond),
         AllocatorKind::Indirect if has_tails_alone => return Some(Probe::Indirect),
         AllocatorKind::SizeSecond => Probe::SizeSecond,
         AllocatorKind::Indirect => Probe::Indirect,
-        AllocatorKind::Release => return (!releases).then_some(Probe::Release),
+        AllocatorKind::Release => {
+            let is_elsewhere = function.calls.iter().any(releases);
+            return (!is_elsewhere).then_some(Probe::Release);
+        }
         // What ends in `malloc` when there is nothing to resize is counted there. What calls it on the way does so for
         // most sizes (musl), or hardly ever (glibc, which then has both).
         AllocatorKind::Resize if allocating.iter().any(|call| call.is_tail) => {

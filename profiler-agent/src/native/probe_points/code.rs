@@ -82,6 +82,11 @@ impl<'a> Code<'a> {
         self.imports.at(slot)
     }
 
+    /// The address of what is bound, if this file defines it.
+    pub(super) fn own(&self, import: &Import) -> Option<u64> {
+        self.imports.own(import)
+    }
+
     /// Whether it is one of those that return what they are given first.
     pub(super) fn returns_first_argument(&self, import: &Import) -> bool {
         self.imports.returns_first_argument(import)

@@ -8,7 +8,7 @@
 //! A result appears where such a register is written. From there each way is followed to the first instruction that the
 //! kernel emulates, or else to the last that there is.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
     Callee, Code, Condition, Flow, FunctionProbes, Instruction, MAX_INSTRUCTIONS, ProbeError,
@@ -36,7 +36,7 @@ pub(super) fn probes(
         enter: graph.enter(code, wanted.n_arguments)?,
         returns,
         n_unseen_ways: graph.n_unseen_ways(),
-        callees: graph.callees.into_iter().collect(),
+        callees: graph.callees(wanted.results),
     })
 }
 
@@ -75,14 +75,15 @@ enum End {
 #[derive(Debug)]
 struct Graph {
     nodes: Vec<Node>,
-    callees: BTreeSet<Callee>,
+    /// What is called, whether by a jump, and the instructions that do it.
+    calls: BTreeMap<(Target, bool), BTreeSet<usize>>,
 }
 
 impl Graph {
     fn follow(code: &Code<'_>, start: u64, others: &[u64]) -> Result<Self, ProbeError> {
         let mut graph = Self {
             nodes: Vec::new(),
-            callees: BTreeSet::new(),
+            calls: BTreeMap::new(),
         };
         let mut targets: Vec<Vec<u64>> = Vec::new();
         let mut idx_by_address = HashMap::new();
@@ -169,7 +170,13 @@ impl Graph {
                     leads_to.insert(0, behind);
                 }
             }
-            Flow::JumpThrough(slot) => end = self.end_through(code, slot),
+            Flow::JumpThrough(slot) => match code.import(slot).and_then(|it| code.own(it)) {
+                // Through the dynamic linker to the file itself, as between functions that others may replace.
+                Some(target) if target != start && !others.contains(&target) => {
+                    leads_to.push(target);
+                }
+                _ => end = self.end_through(code, slot),
+            },
             Flow::JumpAnywhere => end = Some(End::Unseen),
             Flow::Return => end = Some(End::Return),
             Flow::Stop => {}
@@ -181,10 +188,7 @@ impl Graph {
         let Some(import) = code.import(slot) else {
             return Some(End::Unseen);
         };
-        self.callees.insert(Callee {
-            function: Target::Import(import.clone()),
-            is_tail: true,
-        });
+        self.add_call(Target::Import(import.clone()), true);
         if code.returns_first_argument(import) {
             Some(End::FirstArgument)
         } else if Code::is_returning(import) {
@@ -198,7 +202,49 @@ impl Graph {
         let function = code.stub(target).map_or(Target::Address(target), |import| {
             Target::Import(import.clone())
         });
-        self.callees.insert(Callee { function, is_tail });
+        self.add_call(function, is_tail);
+    }
+
+    /// By the instruction that is looked at, which becomes the next node.
+    fn add_call(&mut self, function: Target, is_tail: bool) {
+        let at = self.nodes.len();
+        self.calls
+            .entry((function, is_tail))
+            .or_default()
+            .insert(at);
+    }
+
+    /// The functions that are called, each once, sorted.
+    fn callees(&self, results: ResultRegisters) -> Vec<Callee> {
+        let goals: HashSet<usize> = if results == ResultRegisters::None {
+            let ends = (0..self.nodes.len()).filter(|&idx| self.nodes[idx].end.is_some());
+            ends.collect()
+        } else {
+            self.appear(&self.holding()).into_iter().collect()
+        };
+        let callee = |((function, is_tail), at): (&(Target, bool), &BTreeSet<usize>)| Callee {
+            function: function.clone(),
+            is_tail: *is_tail,
+            is_certain: !self.reaches(&goals, at),
+        };
+        self.calls.iter().map(callee).collect()
+    }
+
+    /// Whether a way leads from the beginning to one of `goals` that passes none of `without`.
+    fn reaches(&self, goals: &HashSet<usize>, without: &BTreeSet<usize>) -> bool {
+        let mut seen = HashSet::new();
+        let mut next = vec![0];
+        while let Some(idx) = next.pop() {
+            if without.contains(&idx) || !seen.insert(idx) {
+                continue;
+            }
+            if goals.contains(&idx) {
+                return true;
+            }
+            let ways = self.nodes.get(idx).map_or(&[][..], |node| &node.ways);
+            next.extend(ways.iter().map(|way| way.to));
+        }
+        false
     }
 
     fn connect(&mut self, targets: &[Vec<u64>], idx_by_address: &HashMap<u64, usize>) {

@@ -26,6 +26,8 @@ const DO_NOT_RETURN: [&str; 8] = [
 #[derive(Debug, Default)]
 pub(super) struct Imports {
     slots: HashMap<u64, Import>,
+    /// Those of them that this file defines itself, by name.
+    own: HashMap<String, u64>,
     /// What this file's own [`RETURN_FIRST_ARGUMENT`] are chosen by.
     choosers: Vec<u64>,
 }
@@ -33,14 +35,28 @@ pub(super) struct Imports {
 impl Imports {
     pub(super) fn of(elf: &Elf<'_>) -> Self {
         let choosers = elf.symbols(RETURN_FIRST_ARGUMENT);
+        let slots = elf.imports(MAX_SLOTS);
+        let names = slots.values().filter_map(|import| match import {
+            Import::Symbol(name) => Some(name.as_str()),
+            Import::ChosenBy(_) => None,
+        });
         Self {
-            slots: elf.imports(MAX_SLOTS),
+            own: elf.defined(&names.collect()),
+            slots,
             choosers: choosers.iter().flatten().map(|range| range.start).collect(),
         }
     }
 
     pub(super) fn at(&self, slot: u64) -> Option<&Import> {
         self.slots.get(&slot)
+    }
+
+    /// Where this file defines it, unless another one that comes before it does too.
+    pub(super) fn own(&self, import: &Import) -> Option<u64> {
+        match import {
+            Import::Symbol(name) => self.own.get(name).copied(),
+            Import::ChosenBy(_) => None,
+        }
     }
 
     pub(super) fn returns_first_argument(&self, import: &Import) -> bool {
