@@ -150,7 +150,8 @@ impl Allocators {
         };
         let file = Arc::new(file);
         let is_python = key == process.interpreter.binary_key;
-        if is_python && self.wanted.pools {
+        let has_own_allocator = is_python && process.interpreter.binary.free_threaded;
+        if is_python && self.wanted.pools && !has_own_allocator {
             match small_object_probes(process.pid, mapping, &file, self.wanted) {
                 Ok((probes, name)) => {
                     found.add(mapping, &file, &probes);
@@ -162,7 +163,7 @@ impl Allocators {
                 }
             }
         }
-        if is_python && self.wanted.alloc && process.interpreter.binary.free_threaded {
+        if has_own_allocator {
             let message = "a build without the GIL has an allocator of its own, which is not seen";
             found.missing.push(message.to_owned());
         }
