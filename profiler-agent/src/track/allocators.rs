@@ -259,9 +259,11 @@ impl Allocators {
         };
         let file = Arc::new(file);
         let is_python = key == process.interpreter.binary_key;
-        if is_python && self.wanted.pools && self.wanted.pool_probes == PoolProbes::Mmap {
+        let has_own_allocator = is_python && process.interpreter.binary.free_threaded;
+        let has_pools = is_python && self.wanted.pools && !has_own_allocator;
+        if has_pools && self.wanted.pool_probes == PoolProbes::Mmap {
             self.mapped_arenas.insert(process.generation);
-        } else if is_python && self.wanted.pools {
+        } else if has_pools {
             match small_object_probes(process.pid, mapping, &file, self.wanted) {
                 Ok((probes, name)) => {
                     found.add(mapping, &file, &probes);
@@ -280,7 +282,7 @@ impl Allocators {
                 }
             }
         }
-        if is_python && self.wanted.alloc && process.interpreter.binary.free_threaded {
+        if has_own_allocator {
             let message = "a build without the GIL has an allocator of its own, which is not seen";
             found.missing.push(message.to_owned());
         }

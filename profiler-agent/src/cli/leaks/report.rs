@@ -78,7 +78,8 @@ impl Watched {
                 lines.n_replaced
             ));
         }
-        let has_grown = !types.is_empty() || !lines.growing.is_empty();
+        let has_grown =
+            !types.is_empty() || !lines.growing.is_empty() || self.resident_growth().is_some();
         let touched = profile.map(touched_by_line).unwrap_or_default();
         if has_grown && !touched.is_empty() {
             say("\nlines that touched most memory meanwhile, whether or not it was freed again:\n");

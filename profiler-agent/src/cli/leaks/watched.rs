@@ -9,7 +9,7 @@ use crate::heap::names::TypeName;
 use crate::heap::snapshot::{HeapError, Snapshot};
 use crate::profile::growth::{Growth, points_needed};
 use crate::profile::in_use::{InUse, LineInUse};
-use crate::profile::line_growth::{self, ENOUGH_KEPT, ENOUGH_UNSAMPLED};
+use crate::profile::line_growth::{self, ENOUGH_KEPT, ENOUGH_UNSAMPLED, Kept};
 use crate::profile::memory::Resident;
 use crate::profile::model::ProfileType;
 
@@ -226,7 +226,15 @@ impl Watched {
         for line in seen {
             let kept = line.since(*begin_ns);
             lines.n_judged += usize::from(line_growth::is_judged(&kept, seconds));
-            found.extend(line_growth::growth(&kept, seconds).map(|growth| (line, growth)));
+            let growth = line_growth::growth(&kept, seconds);
+            if line_growth::is_judged(&kept, seconds) {
+                tracing::debug!(
+                    "{:?}: {growth:?}, tenths of {seconds} s {:?}",
+                    line.line,
+                    tenths(&kept, seconds)
+                );
+            }
+            found.extend(growth.map(|growth| (line, growth)));
         }
         for (in_use, growth) in found {
             let p = (growth.p * lines.n_judged as f64).min(1.0);
@@ -276,6 +284,17 @@ impl Watched {
         let notes = self.notes.iter().chain(of_probes.into_iter().flatten());
         notes.map(String::as_str).collect()
     }
+}
+
+/// Number of samples of each tenth of the time, for the log.
+fn tenths(kept: &[Kept], seconds: f64) -> [usize; 10] {
+    let mut tenths = [0; 10];
+    for it in kept {
+        if let Some(n) = tenths.get_mut((it.at / seconds * 10.0) as usize) {
+            *n += 1;
+        }
+    }
+    tenths
 }
 
 #[cfg(test)]
