@@ -23,8 +23,8 @@ use pyagent_tests::recorder::{Recorder, counter, of_pids};
 use pyagent_tests::target::Target;
 
 /// Mean distance of samples in the tests, in bytes: each call of the larger ones is sampled with a probability of about a
-/// half, so that one kind of call which is counted twice, or not at all, is outside of the sampling error.
-const PERIOD: u64 = 32 << 10;
+/// quarter, so that one kind of call which is counted twice, or not at all, is outside of the sampling error.
+const PERIOD: u64 = 64 << 10;
 
 /// Values of a profile of allocations, by their places.
 const ALLOC_OBJECTS: usize = 0;
