@@ -9,6 +9,7 @@ use std::process::Command;
 use profiler_agent::ids::Generation;
 use profiler_agent::process::facts::Facts;
 use profiler_agent::process::probe::Probe;
+use profiler_agent::profile::model::ProfileType;
 use profiler_agent::python::process::PythonProcess;
 use profiler_agent::track::allocators::{Allocators, Found, PoolProbes, Wanted};
 use pyagent_tests::interpreters::{self, Interpreter};
@@ -55,11 +56,9 @@ fn is_of_pools(probe: Probe) -> bool {
 }
 
 /// What is looked for, small objects at these steps.
-const fn wanted(pool_probes: PoolProbes) -> Wanted {
+fn wanted(pool_probes: PoolProbes) -> Wanted {
     Wanted {
-        pools: true,
-        alloc: true,
-        mmap: false,
+        types: vec![ProfileType::Pools, ProfileType::Alloc],
         pool_probes,
         any_register: true,
     }
@@ -145,9 +144,7 @@ fn row_of(
     let found_maps = find(
         &target,
         Wanted {
-            pools: false,
-            alloc: false,
-            mmap: true,
+            types: vec![ProfileType::Mmap],
             ..wanted(PoolProbes::Auto)
         },
     );

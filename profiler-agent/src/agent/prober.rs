@@ -105,9 +105,7 @@ impl Prober {
     ) -> Self {
         Self {
             allocators: Allocators::new(Wanted {
-                pools: types.contains(&ProfileType::Pools),
-                alloc: types.contains(&ProfileType::Alloc),
-                mmap: types.contains(&ProfileType::Mmap),
+                types: types.to_vec(),
                 pool_probes: if cost.is_stepping_cheap() && config.pool_probes == PoolProbes::Auto {
                     PoolProbes::Pools
                 } else {

@@ -57,7 +57,7 @@ pub fn of_process(pid: Pid, interpreter: &Interpreter) -> std::io::Result<Parts>
         .collect();
     let stacks = stack_pointers(pid);
     let has_other_allocator =
-        interpreter.binary.free_threaded || regions.iter().any(|region| is_other_allocator(region));
+        interpreter.binary.free_threaded || regions.iter().any(is_other_allocator);
     let mut looker = Looker {
         memory: ProcessMemory::new(pid),
         pages: PageMap::of_process(pid)?,
@@ -250,9 +250,8 @@ impl Looker {
         let wanted: Vec<Address> = pages.iter().take(N_AT_ONCE).copied().map(Address).collect();
         self.n_looks += wanted.len();
         let mut buffer = vec![0; wanted.len() * PIECE];
-        let n_read = match self.memory.read_pieces(&wanted, PIECE, &mut buffer) {
-            Ok(n_read) => n_read,
-            Err(_) => return Vec::new(),
+        let Ok(n_read) = self.memory.read_pieces(&wanted, PIECE, &mut buffer) else {
+            return Vec::new();
         };
         let pieces = buffer.chunks_exact(PIECE).take(n_read);
         let read = wanted.iter().zip(pieces);

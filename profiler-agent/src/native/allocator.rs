@@ -90,14 +90,12 @@ impl AllocatorKind {
     #[must_use]
     pub const fn wanted(self) -> Wanted {
         let (n_arguments, results) = match self {
-            Self::SizeFirst => (1, ResultRegisters::Any),
+            Self::SizeFirst | Self::Break => (1, ResultRegisters::Any),
             Self::SizeSecond | Self::Product | Self::Resize => (2, ResultRegisters::Any),
-            Self::ResizeProduct => (3, ResultRegisters::Any),
+            Self::ResizeProduct | Self::Map | Self::Remap => (3, ResultRegisters::Any),
             Self::Indirect => (3, ResultRegisters::AtReturn),
             Self::Release => (1, ResultRegisters::None),
-            Self::Map | Self::Remap => (3, ResultRegisters::Any),
             Self::Unmap => (2, ResultRegisters::None),
-            Self::Break => (1, ResultRegisters::Any),
         };
         Wanted {
             n_arguments,

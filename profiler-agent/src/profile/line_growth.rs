@@ -401,7 +401,7 @@ mod tests {
                 }
                 eprintln!("{n} {old_is_more} {n_below:?} of {n_runs}");
                 for (n_below, limit) in n_below.into_iter().zip([0.1, 0.01, 0.001]) {
-                    let expected = n_runs as f64 * limit;
+                    let expected = f64::from(n_runs) * limit;
                     let allowed = expected + 4.0 * expected.sqrt();
                     assert!((n_below as f64) < allowed, "{n} {limit}: {n_below}");
                 }

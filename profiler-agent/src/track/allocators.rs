@@ -13,6 +13,7 @@ use crate::process::file::{FileKey, open_mapped};
 use crate::process::maps::{self, FileId, Mapping};
 use crate::process::memory::{MemoryError, ProcessMemory, ReadMemory as _};
 use crate::process::probe::{Probe, ProbeSite};
+use crate::profile::model::ProfileType;
 use crate::python::process::PythonProcess;
 use crate::python::small_objects::{self, FoundBy, SmallObjects, SmallObjectsError};
 
@@ -28,14 +29,10 @@ const RESULT_IDX: u8 = 0;
 const MIMALLOC: &str = "mi_";
 
 /// What is asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Small objects.
-    pub pools: bool,
-    /// `malloc` and its like.
-    pub alloc: bool,
-    /// `mmap` and its like.
-    pub mmap: bool,
+    /// What the probes are to make samples for.
+    pub types: Vec<ProfileType>,
     /// At which of their steps small objects are seen.
     pub pool_probes: PoolProbes,
     /// Results can be found in other registers than that of the calling convention.
@@ -188,12 +185,17 @@ impl Allocators {
         if self.mapped_arenas.contains(&process.generation) {
             self.find_mapped_arenas(process, &new, &mut found);
         }
-        if is_first && self.wanted.alloc && !found.names.iter().any(|name| name.contains("malloc"))
+        if is_first
+            && self.is_wanted(ProfileType::Alloc)
+            && !found.names.iter().any(|name| name.contains("malloc"))
         {
             let message = "no malloc was found in its files: what it allocates is not seen";
             found.missing.push(message.to_owned());
         }
-        if is_first && self.wanted.mmap && !found.names.iter().any(|name| name.contains("mmap")) {
+        if is_first
+            && self.is_wanted(ProfileType::Mmap)
+            && !found.names.iter().any(|name| name.contains("mmap"))
+        {
             let message = "no mmap was found in its files: what it maps is not seen";
             found.missing.push(message.to_owned());
         }
@@ -240,6 +242,10 @@ impl Allocators {
             .extend(missing.map(|reason| format!("{path}: {reason}")));
     }
 
+    fn is_wanted(&self, profile_type: ProfileType) -> bool {
+        self.wanted.types.contains(&profile_type)
+    }
+
     /// Forgets a program that has ended.
     pub fn forget(&mut self, generation: Generation) {
         self.seen.remove(&generation);
@@ -260,11 +266,11 @@ impl Allocators {
         let file = Arc::new(file);
         let is_python = key == process.interpreter.binary_key;
         let has_own_allocator = is_python && process.interpreter.binary.free_threaded;
-        let has_pools = is_python && self.wanted.pools && !has_own_allocator;
+        let has_pools = is_python && self.is_wanted(ProfileType::Pools) && !has_own_allocator;
         if has_pools && self.wanted.pool_probes == PoolProbes::Mmap {
             self.mapped_arenas.insert(process.generation);
         } else if has_pools {
-            match small_object_probes(process.pid, mapping, &file, self.wanted) {
+            match small_object_probes(process.pid, mapping, &file, &self.wanted) {
                 Ok((probes, name)) => {
                     found.add(mapping, &file, &probes);
                     found.names.push(format!("{name} in {path}"));
@@ -286,7 +292,7 @@ impl Allocators {
             let message = "a build without the GIL has an allocator of its own, which is not seen";
             found.missing.push(message.to_owned());
         }
-        if self.wanted.alloc {
+        if self.is_wanted(ProfileType::Alloc) {
             let functions = if is_python {
                 &MALLOC_OF_PYTHON
             } else {
@@ -294,7 +300,7 @@ impl Allocators {
             };
             self.add_functions(functions, key, &file, mapping, found);
         }
-        if self.wanted.mmap {
+        if self.is_wanted(ProfileType::Mmap) {
             self.add_functions(&MMAP, key, &file, mapping, found);
         }
     }
@@ -433,7 +439,7 @@ fn small_object_probes(
     pid: Pid,
     mapping: &Mapping,
     file: &Arc<File>,
-    wanted: Wanted,
+    wanted: &Wanted,
 ) -> Result<(Vec<FileProbe>, String), SmallObjectError> {
     let reader = ElfReader::new(file.try_clone()?);
     let elf = reader.parse()?;

@@ -17,11 +17,12 @@ pub fn parts_text(resident: u64, parts: &Parts) -> String {
         .filter(|(_, n_bytes)| *n_bytes >= MIN_NAMED)
         .map(|(name, n_bytes)| format!("{name} {}", text(n_bytes)))
         .collect();
+    let in_use = format!(" ({} in use)", text(parts.small_objects_in_use));
     if let Some(first) = named
         .first_mut()
         .filter(|_| parts.small_objects >= MIN_NAMED)
     {
-        *first += &format!(" ({} in use)", text(parts.small_objects_in_use));
+        first.push_str(&in_use);
     }
     // The kernel's count lags: it is kept by each CPU.
     let difference = resident.abs_diff(parts.total());
