@@ -1,5 +1,9 @@
 //! The engine: samples in, profiles out. One loop over a closed set of events.
 
+mod counters;
+mod listing;
+mod pull;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,10 +11,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
-use profiler_common::counters::{Counter, N_COUNTERS};
-use profiler_common::event::{PythonStatus, sample_flags};
+use profiler_common::counters::N_COUNTERS;
+use profiler_common::event::sample_flags;
 use tokio::sync::oneshot;
 
+use self::counters::EngineCounters;
+use self::listing::Collecting;
+use self::pull::{Consumer, Pull, Window, matches};
 use super::health::Health;
 use super::huge_faults::{HugeFaults, Rest};
 use super::in_use::{ProbeStates, in_use};
@@ -23,51 +30,27 @@ use super::waiting::Waiting;
 use super::{Event, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::{POOL_PERIOD, SamplingConfig};
-use crate::heap::parts;
 use crate::ids::{Generation, Pid};
-use crate::kernel::cpus::n_cpus_online;
-use crate::process::container::{Container, Runtime};
 use crate::process::lifecycle::{Change, Lifecycle};
-use crate::process::memory::ProcessMemory;
-use crate::process::resident;
-use crate::profile::aggregate::{Aggregator, ResolvedSample};
-use crate::profile::memory::MemoryInfo;
+use crate::profile::aggregate::Aggregator;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::ProcessFilter;
-use crate::python::gc;
 use crate::python::process::PythonProcess;
 use crate::python::refusal::Reason;
 use crate::sample::decode::RawSample;
 use crate::sample::symbolize::Symbolizer;
-use crate::serve::query::{
-    ContainerInfo, CounterValue, ProcessInfo, ProcessState, PullError, Query, Status, WindowSummary,
-};
-use crate::track::process::{ProcessListing, TrackState, filtered};
+use crate::serve::query::{PullError, Query};
+use crate::track::process::ProcessListing;
 use crate::track::tracker::{ProcessCounts, Update};
-use crate::view::memory::parts::parts_text;
 
 /// Housekeeping is done this often, and CPUs that come online are found.
 const TICK: Duration = Duration::from_millis(250);
-
-/// Length of the windows that samples are aggregated in.
-const WINDOW: Duration = Duration::from_secs(10);
 
 /// Profiles that can be taken at the same time.
 const MAX_PULLS: usize = 32;
 
 /// After a stop the ring reader delivers its rest within this time.
 const STOP_TIMEOUT: Duration = Duration::from_millis(700);
-
-/// Remark in profiles that were taken without the kernel programs.
-const REMOTE_NOTE: &str =
-    "read from outside, without BPF: running threads, no native or kernel frames";
-
-/// Processes of a profile of memory of which it is said what their memory is made of: those that have most.
-const MAX_PARTS_NOTES: usize = 5;
-
-/// Remark in profiles of allocations.
-const ALLOCATION_NOTE: &str =
-    "memory that was allocated before the probes were placed is not in it";
 
 /// A profile of everything that is selected, from the first sample on.
 pub struct Recording {
@@ -149,81 +132,6 @@ pub(super) struct EngineParts {
     pub(super) show_cmdline: bool,
     /// Told once, after the first scan.
     pub(super) scanned: Option<oneshot::Sender<Vec<ProcessListing>>>,
-}
-
-/// Who gets a profile.
-enum Consumer {
-    Pull(oneshot::Sender<Result<Profile, PullError>>),
-    Recording(oneshot::Sender<Profile>),
-}
-
-impl Consumer {
-    fn reply(self, profile: Profile) {
-        // Whoever asked may have left.
-        match self {
-            Self::Pull(reply) => drop(reply.send(Ok(profile))),
-            Self::Recording(reply) => drop(reply.send(profile)),
-        }
-    }
-}
-
-/// A profile that is being taken.
-struct Pull {
-    profile_type: ProfileType,
-    filter: ProcessFilter,
-    /// What the filter said of each program.
-    decided: HashMap<Generation, bool>,
-    aggregator: Aggregator,
-    begun: Instant,
-    /// The same on the clock of the samples.
-    begun_ns: u64,
-    duration: Option<Duration>,
-    consumer: Consumer,
-    /// Counters at the begin; what grew since goes into the profile's comments.
-    counters: Vec<CounterValue>,
-}
-
-/// The window that is being filled, and what the last one held.
-struct Window {
-    aggregator: Aggregator,
-    begun: Instant,
-    last: Option<WindowSummary>,
-}
-
-impl Window {
-    fn new(aggregator: Aggregator) -> Self {
-        Self {
-            aggregator,
-            begun: Instant::now(),
-            last: None,
-        }
-    }
-
-    /// Closes the window when its time is over.
-    fn rotate(&mut self, now: Instant, next: impl FnOnce() -> Aggregator) {
-        let length = now.duration_since(self.begun);
-        if length < WINDOW {
-            return;
-        }
-        let full = std::mem::replace(&mut self.aggregator, next());
-        self.begun = now;
-        self.last = Some(WindowSummary::of(&full.finish(length, Vec::new())));
-    }
-}
-
-/// Counters of the engine itself.
-#[derive(Debug, Clone, Copy, Default)]
-struct EngineCounters {
-    samples: u64,
-    /// Of them page faults.
-    faults: u64,
-    /// Of them allocations.
-    allocations: u64,
-    probes_placed: u64,
-    undecodable: u64,
-    waiting_lost: u64,
-    ended_undiscovered: u64,
-    cpu_gaps: u64,
 }
 
 /// See the module's documentation.
@@ -631,52 +539,6 @@ impl Engine {
         }
     }
 
-    /// The tracker knows the processes; it answers through a thread of its own making, so that the engine
-    /// never waits.
-    fn list(&self, filter: ProcessFilter, reply: oneshot::Sender<Vec<ProcessInfo>>) {
-        let (sender, listing) = oneshot::channel();
-        if self
-            .parts
-            .tracker
-            .try_send(TrackMessage::List(sender))
-            .is_err()
-        {
-            return;
-        }
-        let show_cmdline = self.parts.show_cmdline;
-        let collecting = self.samples_cpu().then(|| self.collecting.clone());
-        std::thread::spawn(move || {
-            let Ok(listing) = listing.blocking_recv() else {
-                return;
-            };
-            let infos = listing
-                .into_iter()
-                .filter(|process| {
-                    // What may not be shown cannot be guessed by asking either.
-                    let cmdline = if show_cmdline {
-                        process.facts.arguments.join(" ")
-                    } else if process.version.is_empty() {
-                        process.facts.comm.clone()
-                    } else {
-                        process.facts.program()
-                    };
-                    filter.matches(&filtered(&process.facts, &cmdline))
-                })
-                .map(|process| process_info(process, show_cmdline, collecting.as_ref()))
-                .collect();
-            // Whoever asked may have left.
-            let _ = reply.send(infos);
-        });
-    }
-
-    /// Whether the kernel programs take samples of the CPU.
-    fn samples_cpu(&self) -> bool {
-        match &self.parts.sampler {
-            Sampler::Kernel(sources) => sources.periods().cpu_ns.is_some(),
-            Sampler::Remote(_) => false,
-        }
-    }
-
     fn on_tick(&mut self) {
         let now = Instant::now();
         self.live.look(boot_ns());
@@ -750,282 +612,6 @@ impl Engine {
         }
         self.process_counts = counts;
     }
-
-    fn finish_pulls(&mut self, is_done: impl Fn(&Pull) -> bool) {
-        if !self.pulls.iter().any(&is_done) {
-            return;
-        }
-        let settled = self.huge_faults.settled(u64::MAX);
-        self.add_rests(settled);
-        self.finish_allocations(&is_done);
-        let (done, going): (Vec<Pull>, Vec<Pull>) = std::mem::take(&mut self.pulls)
-            .into_iter()
-            .partition(is_done);
-        self.pulls = going;
-        for pull in done {
-            self.finish(pull);
-        }
-    }
-
-    /// Adds what is in use, and was at the peak, to the profiles that end.
-    fn finish_allocations(&mut self, is_done: impl Fn(&Pull) -> bool) {
-        let is_meant = |pull: &Pull| pull.profile_type.is_of_allocations() && is_done(pull);
-        if !self.pulls.iter().any(is_meant) {
-            return;
-        }
-        let parts = self.live.parts(boot_ns());
-        for pull in self.pulls.iter_mut().filter(|pull| is_meant(pull)) {
-            for part in &parts {
-                let process = self.symbolizer.process(part.generation);
-                if let Some(process) = process.filter(|_| part.profile_type == pull.profile_type)
-                    && pull.means(part.generation, process, self.parts.show_cmdline)
-                {
-                    pull.add_part(part);
-                }
-            }
-        }
-    }
-
-    fn finish(&self, pull: Pull) {
-        let mut comments = self.comments(&pull.counters);
-        if pull.profile_type.is_of_allocations() {
-            comments.push(ALLOCATION_NOTE.to_owned());
-            comments.extend(self.probe_states.notes().cloned());
-        }
-        let elapsed = pull.begun.elapsed();
-        let length = pull.duration.map_or(elapsed, |length| length.min(elapsed));
-        let is_of_memory = pull.profile_type != ProfileType::Cpu;
-        let processes = if is_of_memory {
-            self.largest(&pull)
-        } else {
-            Vec::new()
-        };
-        let profile = pull.aggregator.finish(length, comments);
-        if processes.is_empty() {
-            pull.consumer.reply(profile);
-            return;
-        }
-        // That takes a while for large ones: samples are not kept waiting.
-        std::thread::spawn(move || {
-            let mut profile = profile;
-            let parts = processes.iter().filter_map(|process| parts_of(process));
-            profile.comments.extend(parts);
-            pull.consumer.reply(profile);
-        });
-    }
-
-    /// The processes of a profile that have most memory resident.
-    fn largest(&self, pull: &Pull) -> Vec<Arc<PythonProcess>> {
-        let is_meant =
-            |process: &&Arc<PythonProcess>| pull.decided.get(&process.generation) == Some(&true);
-        let mut processes: Vec<(u64, &Arc<PythonProcess>)> = self
-            .symbolizer
-            .processes()
-            .filter(is_meant)
-            .filter_map(|process| Some((resident::total(process.pid)?, process)))
-            .collect();
-        processes.sort_unstable_by_key(|(n_bytes, _)| std::cmp::Reverse(*n_bytes));
-        processes.truncate(MAX_PARTS_NOTES);
-        processes
-            .into_iter()
-            .map(|(_, process)| process.clone())
-            .collect()
-    }
-
-    /// What was lost or not completed since `before`, in words.
-    fn comments(&self, before: &[CounterValue]) -> Vec<String> {
-        let now = self.counter_values();
-        let mut comments: Vec<String> = match self.parts.sampler {
-            Sampler::Kernel(_) => Vec::new(),
-            Sampler::Remote(_) => vec![REMOTE_NOTE.to_owned()],
-        };
-        let grown = now
-            .iter()
-            .zip(before)
-            .filter(|(now, before)| now.value > before.value);
-        comments.extend(
-            grown
-                .filter(|(now, _)| is_loss(now.name))
-                .map(|(now, before)| {
-                    format!("{}: {} ({})", now.name, now.value - before.value, now.help)
-                }),
-        );
-        comments
-    }
-
-    fn counter_values(&self) -> Vec<CounterValue> {
-        // A counter must not fall.
-        let n_missed = self.parts.sampler.n_missed().max(self.n_missed.get());
-        self.n_missed.set(n_missed);
-        let kernel = Counter::ALL.into_iter().zip(self.parts.sampler.totals());
-        let mut values: Vec<CounterValue> = kernel
-            .map(|(counter, value)| CounterValue {
-                name: counter.name(),
-                help: counter.help(),
-                value,
-            })
-            .collect();
-        let own = &self.counters;
-        let symbolizer = self.symbolizer.counters();
-        values.extend(
-            [
-                (
-                    "timer_missed",
-                    "Periods in which the timer of a busy CPU did not fire",
-                    n_missed,
-                ),
-                ("samples_received", "Samples that reached the agent", own.samples),
-                ("records_undecodable", "Records that could not be decoded", own.undecodable),
-                (
-                    "samples_undiscovered_lost",
-                    "Samples lost while their process was not yet discovered",
-                    own.waiting_lost,
-                ),
-                (
-                    "samples_ended_undiscovered",
-                    "Samples of new programs that ended before it was known whether they run Python",
-                    own.ended_undiscovered,
-                ),
-                (
-                    "probes_placed",
-                    "Times that probes were placed in the allocators of a process",
-                    own.probes_placed,
-                ),
-                (
-                    "huge_faults_uncounted",
-                    "Sampled faults that count as a small page since the kernel was putting pages together",
-                    self.huge_faults.n_uncounted(),
-                ),
-                (
-                    "fault_pages_gone",
-                    "Sampled faults that count as a small page since the memory was gone when it was looked at",
-                    self.huge_faults.n_gone(),
-                ),
-                ("cpu_attached_late", "CPUs that came online while sampling", own.cpu_gaps),
-                ("frames_code_object_gone", "Frames whose code object had gone", symbolizer.frames_gone),
-                ("frames_unreadable", "Frames whose code object could not be read", symbolizer.frames_unreadable),
-                (
-                    "frames_over_budget",
-                    "Frames whose code object was not read because their process has too many new ones",
-                    symbolizer.frames_over_budget,
-                ),
-                ("leaves_repaired", "Leaf instructions that lagged and were corrected", symbolizer.leaves_repaired),
-            ]
-            .map(|(name, help, value)| CounterValue { name, help, value }),
-        );
-        values.extend(PythonStatus::ALL.into_iter().map(|status| CounterValue {
-            name: status_counter(status),
-            help: status.reason(),
-            value: symbolizer.by_status[status as usize],
-        }));
-        values
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            uptime: self.started.elapsed(),
-            kernel_release: rustix::system::uname()
-                .release()
-                .to_string_lossy()
-                .into_owned(),
-            rate_asked_hz: f64::from(self.parts.config.rate_hz),
-            rate_hz: f64::from(self.rate.current_hz()),
-            n_cpus_online: n_cpus_online(),
-            n_cpus_attached: self.parts.sampler.n_cpus() as u32,
-            samples_per_second: self.samples_per_second,
-            last_window: self.window.as_ref().and_then(|window| window.last.clone()),
-            counters: self.counter_values(),
-            processes: self
-                .process_counts
-                .by_state
-                .iter()
-                .map(|(state, n_processes)| (process_state(*state), *n_processes))
-                .collect(),
-            not_profiled: Reason::ALL
-                .into_iter()
-                .map(|reason| {
-                    let n_processes = self.process_counts.by_reason.get(&reason);
-                    (reason.name(), n_processes.copied().unwrap_or(0))
-                })
-                .collect(),
-        }
-    }
-}
-
-impl Pull {
-    fn add(
-        &mut self,
-        sample: &RawSample,
-        resolved: &ResolvedSample,
-        process: &PythonProcess,
-        show_cmdline: bool,
-    ) {
-        let is_meant = self.means(sample.generation, process, show_cmdline);
-        if is_meant && self.contains(sample.time_ns) {
-            self.aggregator.add(resolved);
-            self.aggregator.set_period(resolved.values[1]);
-        }
-    }
-
-    /// Whether the filter means this program.
-    fn means(
-        &mut self,
-        generation: Generation,
-        process: &PythonProcess,
-        show_cmdline: bool,
-    ) -> bool {
-        let filter = &self.filter;
-        *self
-            .decided
-            .entry(generation)
-            .or_insert_with(|| matches(filter, process, show_cmdline))
-    }
-
-    /// Adds to what has the stack of an allocation.
-    fn add_part(&mut self, part: &Part) {
-        if self.decided.get(&part.generation) == Some(&true) {
-            self.aggregator
-                .add_values(part.frames(), part.labels(), part.values);
-        }
-    }
-
-    /// Adds to a sample that was added before.
-    fn add_rest(&mut self, rest: &Rest) {
-        if self.decided.get(&rest.generation) == Some(&true) && self.contains(rest.time_ns) {
-            self.aggregator.add(&rest.resolved);
-        }
-    }
-
-    /// Whether a moment belongs to it, by the clock of the samples.
-    fn contains(&self, time_ns: u64) -> bool {
-        let length_ns = self.duration.map_or(u128::MAX, |length| length.as_nanos());
-        time_ns
-            .checked_sub(self.begun_ns)
-            .is_some_and(|age_ns| u128::from(age_ns) <= length_ns)
-    }
-
-    /// Whether its time was over at this moment. It is finished when the samples until then were delivered, late
-    /// as they may be: the host can be busy, and symbols can take seconds to read.
-    fn is_over(&self, at: Instant) -> bool {
-        let age = at.saturating_duration_since(self.begun);
-        self.duration.is_some_and(|length| age >= length)
-    }
-
-    /// Nobody waits for it any more.
-    fn is_abandoned(&self) -> bool {
-        match &self.consumer {
-            Consumer::Pull(reply) => reply.is_closed(),
-            Consumer::Recording(reply) => reply.is_closed(),
-        }
-    }
-}
-
-/// What the memory of a process is made of, in words; `None`: it has ended, or cannot be read.
-fn parts_of(process: &PythonProcess) -> Option<String> {
-    let parts = parts::of_process(process.pid, &process.interpreter).ok()?;
-    let resident = resident::read(process.pid).ok()?;
-    let text = parts_text(resident.total(), &parts);
-    Some(format!("process {} has {text}", process.pid))
 }
 
 /// The type of profile that a sample belongs to; `None`: of no source that there is.
@@ -1051,127 +637,4 @@ fn page_bytes() -> u64 {
 /// Nanoseconds between two samples of a CPU.
 pub(super) fn period_ns(rate_hz: u32) -> u64 {
     1_000_000_000 / u64::from(rate_hz.max(1))
-}
-
-/// Whether a client's filter means this process; without `show_cmdline` it sees program and script alone.
-fn matches(filter: &ProcessFilter, process: &PythonProcess, show_cmdline: bool) -> bool {
-    let facts = &process.facts;
-    let cmdline = if show_cmdline {
-        facts.arguments.join(" ")
-    } else {
-        facts.program()
-    };
-    filter.matches(&filtered(facts, &cmdline))
-}
-
-fn process_state(state: TrackState) -> ProcessState {
-    match state {
-        TrackState::Profiled => ProcessState::Profiled,
-        TrackState::Pending => ProcessState::Discovering,
-        TrackState::Refused => ProcessState::NotProfiled,
-    }
-}
-
-/// Sampled time in which programs collected garbage.
-type Collecting = HashMap<Generation, Duration>;
-
-/// Reads what it has resident, and what its garbage collector says.
-fn memory_info(process: &ProcessListing, collecting: Option<&Collecting>) -> Option<MemoryInfo> {
-    let resident = resident::read(process.facts.pid).ok()?;
-    let gc = process.profiled.as_ref().and_then(|process| {
-        let memory = ProcessMemory::new(process.pid);
-        let mut stats = gc::read(&memory, &process.interpreter).ok().flatten()?;
-        if stats.duration.is_none() && gc::is_sampled(&process.interpreter) {
-            let of_process = |collecting: &Collecting| collecting.get(&process.generation).copied();
-            stats.sampled_duration = collecting.map(|all| of_process(all).unwrap_or_default());
-        }
-        Some(stats)
-    });
-    Some(MemoryInfo { resident, gc })
-}
-
-fn process_info(
-    process: ProcessListing,
-    show_cmdline: bool,
-    collecting: Option<&Collecting>,
-) -> ProcessInfo {
-    let memory = memory_info(&process, collecting);
-    let facts = process.facts;
-    let program = facts.arguments.first().unwrap_or(&facts.comm).clone();
-    // Of other programs nobody knows which argument is a secret.
-    let script = facts
-        .program()
-        .strip_prefix(&program)
-        .filter(|_| !process.version.is_empty())
-        .unwrap_or_default()
-        .trim_start()
-        .to_owned();
-    ProcessInfo {
-        pid: facts.pid.0,
-        start_time: facts.started,
-        comm: facts.comm,
-        program,
-        script,
-        interpreter: process.interpreter,
-        python_version: process.version,
-        state: process_state(process.state),
-        reason: process.reason,
-        reason_name: process.refused.map_or("", Reason::name),
-        cmdline: if show_cmdline {
-            facts.arguments
-        } else {
-            Vec::new()
-        },
-        cgroup: facts.cgroup,
-        container: facts.container.map(container_info),
-        memory,
-    }
-}
-
-fn container_info(container: Container) -> ContainerInfo {
-    ContainerInfo {
-        id: container.id,
-        name: container.name.unwrap_or_default(),
-        runtime: container.runtime.map_or("", Runtime::name),
-        k8s_pod_uid: container.pod_uid.unwrap_or_default(),
-    }
-}
-
-/// Whether a counter tells of something lost, cut or not completed.
-fn is_loss(name: &str) -> bool {
-    !matches!(
-        name,
-        "timer_ticks"
-            | "timer_idle_ticks"
-            | "samples"
-            | "samples_received"
-            | "thread_list_walks"
-            | "stacks_repaired"
-            | "leaves_repaired"
-            | "python_complete"
-            | "python_native_thread"
-            | "python_no_frame"
-            | "probes_placed"
-            | "samples_ended_undiscovered"
-    )
-}
-
-/// Counter of the samples with this outcome of the Python part.
-fn status_counter(status: PythonStatus) -> &'static str {
-    match status {
-        PythonStatus::None => "python_not_unwound",
-        PythonStatus::Complete => "python_complete",
-        PythonStatus::Truncated => "python_truncated",
-        PythonStatus::FrameSwitch => "python_frame_switch",
-        PythonStatus::FrameFault => "python_frame_unreadable",
-        PythonStatus::NoThreadState => "python_native_thread",
-        PythonStatus::ThreadStateFault => "python_thread_state_unreadable",
-        PythonStatus::ThreadListTruncated => "python_thread_list_truncated",
-        PythonStatus::Ambiguous => "python_ambiguous_thread_state",
-        PythonStatus::NoFrame => "python_no_frame",
-        PythonStatus::NoInterpreter => "python_interpreter_not_initialised",
-        PythonStatus::Pending => "python_not_yet_discovered",
-        PythonStatus::FrameLoop => "python_frame_loop",
-        PythonStatus::NoThreadPointer => "python_thread_pointer_unreadable",
-    }
 }
