@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 
+use super::map_line::MapLine;
 use super::{facts, vdso};
 use crate::ids::{Address, Pid};
 
@@ -73,17 +74,10 @@ fn shown(pid: Pid) -> std::io::Result<Vec<Mapping>> {
 
 /// One line; `None` when it is neither backed by a file nor the vdso.
 fn parse(line: &[u8]) -> Option<Mapping> {
-    let mut fields = line.splitn(6, |byte| *byte == b' ');
-    let mut range = fields.next()?.split(|byte| *byte == b'-');
-    let (start, end) = (hex(range.next()?)?, hex(range.next()?)?);
-    let permissions = fields.next()?;
-    let file_offset = hex(fields.next()?)?;
-    let mut device = fields.next()?.split(|byte| *byte == b':');
-    let (major, minor) = (hex(device.next()?)?, hex(device.next()?)?);
-    let inode: u64 = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let path = fields.next()?.trim_ascii_start();
-    let is_file = inode != 0 && path.first() == Some(&b'/');
-    let is_vdso = inode == 0 && path == vdso::NAME.as_bytes();
+    let line = MapLine::parse(line)?;
+    let path = line.name;
+    let is_file = line.file.inode != 0 && path.first() == Some(&b'/');
+    let is_vdso = line.file.inode == 0 && path == vdso::NAME.as_bytes();
     if !is_file && !is_vdso {
         return None;
     }
@@ -92,14 +86,11 @@ fn parse(line: &[u8]) -> Option<Mapping> {
         None => (path, false),
     };
     Some(Mapping {
-        start: Address(start),
-        end: Address(end),
-        file_offset,
-        executable: permissions.get(2) == Some(&b'x'),
-        file: FileId {
-            device: rustix::fs::makedev(major as u32, minor as u32),
-            inode,
-        },
+        start: Address(line.start),
+        end: Address(line.end),
+        file_offset: line.file_offset,
+        executable: line.is_executable(),
+        file: line.file,
         path: unescaped(path),
         deleted,
     })
@@ -120,10 +111,6 @@ fn unescaped(path: &[u8]) -> PathBuf {
         }
     }
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
-fn hex(digits: &[u8]) -> Option<u64> {
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]

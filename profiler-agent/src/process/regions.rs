@@ -9,6 +9,7 @@ use std::io::{BufReader, Read as _};
 use std::os::unix::fs::FileExt as _;
 
 use super::facts;
+use super::map_line::MapLine;
 use crate::ids::{Address, Pid};
 
 /// Most bytes of a maps file that are read.
@@ -230,38 +231,6 @@ impl Resident {
     }
 }
 
-/// One line of a maps file.
-struct Line<'a> {
-    start: u64,
-    end: u64,
-    permissions: &'a [u8],
-    /// Device and inode as they are written; `None`: no file.
-    file: Option<(Vec<u8>, u64)>,
-    name: &'a [u8],
-}
-
-impl<'a> Line<'a> {
-    fn parse(line: &'a [u8]) -> Option<Self> {
-        let mut fields = line.splitn(6, |byte| *byte == b' ');
-        let mut range = fields.next()?.split(|byte| *byte == b'-');
-        let (start, end) = (hex(range.next()?)?, hex(range.next()?)?);
-        let permissions = fields.next()?;
-        let (_offset, device) = (fields.next()?, fields.next()?);
-        let inode: u64 = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-        Some(Self {
-            start,
-            end,
-            permissions,
-            file: (inode != 0).then(|| (device.to_vec(), inode)),
-            name: fields.next().unwrap_or_default().trim_ascii(),
-        })
-    }
-
-    fn may(&self, idx: usize, what: u8) -> bool {
-        self.permissions.get(idx) == Some(&what)
-    }
-}
-
 /// The regions of a maps file, in its order.
 fn regions(
     mut maps: impl std::io::BufRead,
@@ -269,15 +238,14 @@ fn regions(
 ) -> std::io::Result<Vec<Region>> {
     let mut text = Vec::new();
     maps.read_to_end(&mut text)?;
-    let lines: Vec<Line<'_>> = text
+    let lines: Vec<MapLine<'_>> = text
         .split(|byte| *byte == b'\n')
-        .filter_map(Line::parse)
-        .filter(|line| line.start < line.end)
+        .filter_map(|line| MapLine::parse(line.trim_ascii_end()))
         .collect();
     let programs: HashSet<_> = lines
         .iter()
-        .filter(|line| line.may(2, b'x'))
-        .filter_map(|line| line.file.clone())
+        .filter(|line| line.is_executable())
+        .filter_map(MapLine::backing)
         .collect();
     let mut regions = Vec::new();
     // Where the variables of a program end so far: what has no file behind them are those that begin as zero.
@@ -285,17 +253,15 @@ fn regions(
     for line in &lines {
         let n_bytes = line.end - line.start;
         let follows_data = end_of_data == Some(line.start);
-        let is_of_program = line
-            .file
-            .as_ref()
-            .is_some_and(|file| programs.contains(file));
+        let file = line.backing();
+        let is_of_program = file.is_some_and(|file| programs.contains(&file));
         if is_of_program {
             end_of_data = Some(line.end);
         }
-        if !line.may(0, b'r') || !line.may(1, b'w') || is_of_kernel(line.name) {
+        if !line.is_read_write() || is_of_kernel(line.name) {
             continue;
         }
-        let kind = match (&line.file, line.may(3, b'p')) {
+        let kind = match (file, !line.is_shared()) {
             (_, false) => {
                 not_read.shared += n_bytes;
                 continue;
@@ -321,10 +287,6 @@ fn regions(
 fn is_of_kernel(name: &[u8]) -> bool {
     let is_device = name.starts_with(b"/dev/") && !name.starts_with(b"/dev/shm/");
     name.starts_with(b"[v") || name.starts_with(b"[stack") || is_device
-}
-
-fn hex(digits: &[u8]) -> Option<u64> {
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 
 use super::facts;
+use super::map_line::MapLine;
 use super::maps::FileId;
 use crate::ids::Pid;
 
@@ -23,8 +24,6 @@ pub struct MappedRegion {
     pub start: u64,
     /// End, exclusive.
     pub end: u64,
-    /// It may be read and written.
-    pub is_read_write: bool,
     /// Code can run there.
     pub is_executable: bool,
     /// Other processes see what is written.
@@ -78,35 +77,18 @@ fn resident_bytes(line: &[u8]) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// The first line of a mapping, which is that of `maps`.
+/// The first line of a mapping.
 fn header(line: &[u8]) -> Option<MappedRegion> {
-    let mut fields = line.splitn(6, |byte| *byte == b' ');
-    let mut range = fields.next()?.split(|byte| *byte == b'-');
-    let (start, end) = (hex(range.next()?)?, hex(range.next()?)?);
-    let permissions = fields.next()?;
-    let _offset = fields.next()?;
-    let mut device = fields.next()?.split(|byte| *byte == b':');
-    let (major, minor) = (hex(device.next()?)?, hex(device.next()?)?);
-    let inode: u64 = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let may = |idx: usize, what: u8| permissions.get(idx) == Some(&what);
-    let file = FileId {
-        device: rustix::fs::makedev(u32::try_from(major).ok()?, u32::try_from(minor).ok()?),
-        inode,
-    };
-    (start < end).then(|| MappedRegion {
-        start,
-        end,
-        is_read_write: may(0, b'r') && may(1, b'w'),
-        is_executable: may(2, b'x'),
-        is_shared: may(3, b's'),
-        file: (inode != 0).then_some(file),
-        name: fields.next().unwrap_or_default().trim_ascii().to_vec(),
+    let line = MapLine::parse(line)?;
+    Some(MappedRegion {
+        start: line.start,
+        end: line.end,
+        is_executable: line.is_executable(),
+        is_shared: line.is_shared(),
+        file: line.backing(),
+        name: line.name.to_vec(),
         resident: 0,
     })
-}
-
-fn hex(digits: &[u8]) -> Option<u64> {
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]
@@ -130,8 +112,8 @@ Rss:                   0 kB
             (regions[0].resident, &regions[0].name[..]),
             (4096, &b"/bin/a b"[..])
         );
-        assert!(regions[0].is_executable && !regions[0].is_read_write);
-        assert!(regions[1].is_read_write && regions[1].file.is_none());
+        assert!(regions[0].is_executable && !regions[0].is_shared);
+        assert!(!regions[1].is_executable && regions[1].file.is_none());
     }
 
     #[test]
