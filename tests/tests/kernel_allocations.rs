@@ -143,9 +143,10 @@ fn errors(program: &str, profile: &Profile, phases: Vec<Phase>) -> Vec<String> {
             // 99.99 % of the sampling error, and what the interpreter allocates beside the objects.
             let is_count = matches!(value_idx, ALLOC_OBJECTS | INUSE_OBJECTS);
             let beside = if is_count {
-                // Each sample stands for a whole number of objects.
+                // Each sample stands for a whole number of objects, half of one more or less.
                 let share = n_bytes / n.max(1.0) / PERIOD as f64;
-                10.0 + 0.5 * expected * (1.0 - (-share).exp())
+                let n_samples = expected * (1.0 - (-share).exp());
+                10.0 + 3.9 * 0.5 * n_samples.sqrt()
             } else {
                 f64::from(1 << 16)
             };

@@ -33,7 +33,7 @@ use crate::config::{POOL_PERIOD, SamplingConfig};
 use crate::ids::{Generation, Pid};
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::Aggregator;
-use crate::profile::model::{Profile, ProfileType};
+use crate::profile::model::{Profile, ProfileType, Rounding};
 use crate::profile::query::ProcessFilter;
 use crate::python::process::PythonProcess;
 use crate::python::refusal::Reason;
@@ -86,7 +86,7 @@ impl Sampler {
             ProfileType::Pools => return POOL_PERIOD as i64,
             ProfileType::Alloc | ProfileType::Mmap => return alloc_period as i64,
         };
-        profile_type.values(period.unwrap_or(0), page_bytes())[1]
+        profile_type.values(period.unwrap_or(0), page_bytes(), &mut Rounding::default())[1]
     }
 
     fn n_cpus(&self) -> usize {
@@ -160,6 +160,7 @@ pub(super) struct Engine {
     huge_faults: HugeFaults,
     live: LiveBlocks,
     probe_states: ProbeStates,
+    rounding: Rounding,
     /// Sampled time in which a program collected garbage.
     collecting: Collecting,
 }
@@ -176,6 +177,7 @@ impl Engine {
             window: None,
             live: LiveBlocks::new(parts.config.allocation.temporary),
             probe_states: ProbeStates::default(),
+            rounding: Rounding::default(),
             collecting: HashMap::new(),
             parts,
             symbolizer: Symbolizer::default(),
@@ -381,17 +383,16 @@ impl Engine {
         let Some(mut resolved) = self.symbolizer.resolve(sample) else {
             return;
         };
-        resolved.values = profile_type.values(sample.period, page_bytes());
-        match profile_type {
-            ProfileType::Cpu => {}
-            ProfileType::Faults => {
-                let n_bytes = self.huge_faults.look(sample, boot_ns(), &resolved);
-                resolved.values = profile_type.values(sample.period, n_bytes);
-            }
-            ProfileType::Pools | ProfileType::Alloc | ProfileType::Mmap => {
-                resolved.values = profile_type.values(sample.period, sample.n_bytes);
-                self.live.add(profile_type, sample, &resolved, boot_ns());
-            }
+        let mut n_bytes = page_bytes();
+        if profile_type.is_of_allocations() {
+            n_bytes = sample.n_bytes;
+        } else if profile_type == ProfileType::Faults {
+            resolved.values = profile_type.values(sample.period, n_bytes, &mut self.rounding);
+            n_bytes = self.huge_faults.look(sample, boot_ns(), &resolved);
+        }
+        resolved.values = profile_type.values(sample.period, n_bytes, &mut self.rounding);
+        if profile_type.is_of_allocations() {
+            self.live.add(profile_type, sample, &resolved, boot_ns());
         }
         let Some(process) = self.symbolizer.process(sample.generation) else {
             return;

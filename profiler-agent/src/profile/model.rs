@@ -253,7 +253,7 @@ impl ProfileType {
     /// pools of `n_bytes` each; or of an allocation of `n_bytes` that was chosen with a probability of
     /// `1 - exp(-n_bytes / period)`.
     #[must_use]
-    pub fn values(self, period: u64, n_bytes: u64) -> Values {
+    pub fn values(self, period: u64, n_bytes: u64, rounding: &mut Rounding) -> Values {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let first = match self {
             Self::Cpu => [1, number(period)],
@@ -269,12 +269,27 @@ impl ProfileType {
                     1.0
                 };
                 [
-                    n_objects.round() as i64,
+                    rounding.round(n_objects),
                     (n_objects * n_bytes as f64).round() as i64,
                 ]
             }
         };
         first.into()
+    }
+}
+
+/// Rounds numbers so that their sums stay right: what one lost the next one gets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rounding {
+    /// What the numbers so far had more than the results.
+    rest: f64,
+}
+
+impl Rounding {
+    fn round(&mut self, number: f64) -> i64 {
+        let whole = (number + self.rest).round();
+        self.rest += number - whole;
+        whole as i64
     }
 }
 
