@@ -23,7 +23,9 @@ pub fn points_needed(n_series: usize, max_chance: f64) -> usize {
 /// Of a series that only grows so large a share of the steps goes up.
 const MIN_UP: f64 = 0.8;
 
-/// What has grown must still grow at the end: its last third has so large a share of what an even growth would have.
+/// What has grown must still grow at the end: its last third has so large a share of what an even growth would have, and
+/// besides as much as the growth differs from one third to another. That is small for what grows evenly, whatever the noise
+/// of a single look; for what fills, ever slower and with noise, it is not.
 const MIN_LATE: f64 = 0.5;
 
 /// The same of its last tenth, in which it may also have gone up and down: its highest value there counts.
@@ -53,6 +55,7 @@ impl Growth {
         };
         let even = |from: f64| (last - first) * (end - from) / (end - begin);
         let (late, at_end) = (since(2.0 / 3.0)?, since(0.9)?);
+        let differing = deviation_of_growth(points, late.len() - 1);
         let highest = at_end
             .iter()
             .map(|(_, value)| *value)
@@ -60,7 +63,7 @@ impl Growth {
         let (late, at_end) = (late.first()?, at_end.first()?);
         let is_growing = last > first
             && n_up as f64 >= MIN_UP * n_steps as f64
-            && last - late.1 >= MIN_LATE * even(late.0)
+            && last - late.1 >= MIN_LATE * even(late.0) + differing
             && highest - at_end.1 >= MIN_LAST * even(at_end.0)
             && largest_fall(points) <= MAX_FALL * (last - first);
         is_growing.then(|| Self {
@@ -68,6 +71,16 @@ impl Growth {
             p: tail(n_steps, n_up),
         })
     }
+}
+
+/// The standard deviation of the growth over so many steps, from any point on.
+fn deviation_of_growth(points: &[(f64, f64)], n_steps: usize) -> f64 {
+    let ends = points.get(n_steps..).unwrap_or_default();
+    let growths = || ends.iter().zip(points).map(|(end, begin)| end.1 - begin.1);
+    let n = ends.len().max(1) as f64;
+    let mean = growths().sum::<f64>() / n;
+    let variance = growths().map(|it| (it - mean).powi(2)).sum::<f64>() / n;
+    variance.sqrt()
 }
 
 /// From a value to any later one.
@@ -137,6 +150,44 @@ mod tests {
         assert_eq!(Growth::of(&series(churn)), None);
         assert_eq!(Growth::of(&series((0..5).map(f64::from))), None);
         assert_eq!(Growth::of(&[]), None);
+    }
+
+    /// Objects that come evenly and live for `life` looks on average, from none on: an M/M/infinity queue.
+    fn fills_up(life: f64, random: &mut impl FnMut() -> f64) -> Vec<(f64, f64)> {
+        const N_ALIVE: f64 = 400.0;
+        let mut ends: Vec<f64> = Vec::new();
+        let mut next = 0.0;
+        let mut count = |now: f64| {
+            while next < now {
+                ends.push(next - random().ln() * life);
+                next -= random().ln() * life / N_ALIVE;
+            }
+            ends.retain(|end| *end > now);
+            ends.len() as f64
+        };
+        (0..30)
+            .map(|now| (f64::from(now), count(f64::from(now))))
+            .collect()
+    }
+
+    #[test]
+    fn what_lives_for_a_third_of_the_watch_is_not_taken_for_growth() {
+        // xorshift64*, so that the outcome is the same each time.
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut random = || {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            ((state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 + 1.0)
+                / 9_007_199_254_740_993.0
+        };
+        for life in [3.0, 6.0, 10.0] {
+            let n_found = (0..1000)
+                .filter(|_| Growth::of(&fills_up(life, &mut random)).is_some())
+                .count();
+            // Of growth that is chance 1 in 1000 would be reported, and here the sign test comes on top.
+            assert!(n_found <= 1, "{life}: {n_found} of 1000");
+        }
     }
 
     #[test]
