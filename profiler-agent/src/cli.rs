@@ -43,7 +43,7 @@ use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use crate::config::{
     AllocationConfig, DEFAULT_ADDRESS, DEFAULT_FAULT_PERIOD, DEFAULT_MAX_SAMPLES_PER_SECOND,
     DEFAULT_RATE_HZ, SamplingConfig, default_ring_bytes, parse_bytes, parse_duration,
-    parse_percent,
+    parse_percent, parse_period,
 };
 use crate::ids::Pid;
 use crate::kernel::cpus::n_cpus_online;
@@ -189,7 +189,7 @@ pub struct SamplingArgs {
 #[derive(Debug, Args, Clone)]
 pub struct AllocationArgs {
     /// Bytes from one sampled allocation to the next, on average
-    #[arg(long, value_name = "SIZE", default_value = "512KiB", env = "PYAGENT_ALLOC_PERIOD", value_parser = parse_bytes,
+    #[arg(long, value_name = "SIZE", default_value = "512KiB", env = "PYAGENT_ALLOC_PERIOD", value_parser = parse_period,
           hide_short_help = true)]
     pub alloc_period: u64,
     /// Take the probes of a process away that cost it more than this part of its CPU time
@@ -219,7 +219,7 @@ impl AllocationArgs {
     #[must_use]
     pub fn config(&self) -> AllocationConfig {
         AllocationConfig {
-            period: self.alloc_period.max(1),
+            period: self.alloc_period,
             budget: self.alloc_budget,
             temporary: self.temporary,
             pool_probes: self.pool_probes,

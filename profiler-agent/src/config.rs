@@ -173,6 +173,16 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(hint)
 }
 
+/// The mean distance of sampled allocations, in bytes.
+pub fn parse_period(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        0 => {
+            Err("a distance of 0 would be each allocation: write 1 for that, or 512KiB".to_owned())
+        }
+        period => Ok(period),
+    }
+}
+
 impl SamplingConfig {
     /// The selection of exactly one process, with the defaults for a recording.
     #[must_use]

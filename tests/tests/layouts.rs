@@ -269,6 +269,12 @@ fn each_word_of_the_debug_offsets_is_the_field_that_the_headers_call_so() {
             if let Some(offset) = expected.get_mut(name) {
                 *offset = changed(name, word);
             }
+            if name == "gc"
+                && let Some(offset) = expected.get_mut("gc_collecting")
+            {
+                // It lies in the structure that begins there.
+                *offset = *offset - word + changed(name, word);
+            }
             assert_eq!(fields(&layout), expected, "{version}: word {idx}, {name}");
         }
         eprintln!("{version}: {n_words} words, {} used", names.len());

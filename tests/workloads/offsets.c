@@ -137,6 +137,7 @@ static void debug_offsets(void)
     WORD("words.interp_next", interpreter_state.next);
     WORD("words.interp_threads_head", interpreter_state.threads_head);
     WORD("words.gil", interpreter_state.ceval_gil);
+    WORD("words.gc", interpreter_state.gc);
     WORD("words.tstate_next", thread_state.next);
     WORD("words.tstate_interp", thread_state.interp);
     WORD("words.tstate_frame", thread_state.current_frame);

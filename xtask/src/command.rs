@@ -127,6 +127,8 @@ fn is_for_xtask_alone(name: &OsStr) -> bool {
         || matches!(
             name,
             "CARGO" | "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH" | "RUST_RECURSION_COUNT"
+                // All that is built lies in the workspace's own folder: `workspace::target`.
+                | "CARGO_TARGET_DIR" | "CARGO_BUILD_TARGET_DIR"
         )
 }
 

@@ -626,7 +626,7 @@ fn what_is_removed(types: &[ProfileType]) -> &'static str {
         [ProfileType::Alloc] => "allocations by malloc and its like",
         [ProfileType::Pools] => "allocations of small objects",
         [ProfileType::Mmap] => "mappings",
-        _ => "allocations",
+        _ => "allocations of all kinds",
     }
 }
 

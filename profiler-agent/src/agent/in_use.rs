@@ -1,9 +1,11 @@
 //! What of a process's sampled allocations is in use now, by line; and what is known of its probes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::live_blocks::LiveBlocks;
 use super::prober::ProbeChange;
+use crate::format::duration_text;
 use crate::ids::Pid;
 use crate::profile::aggregate::ResolvedFrame;
 use crate::profile::in_use::{BlockInUse, InUse, LineInUse, LineName, ProbeState};
@@ -17,17 +19,29 @@ const MAX_EXAMPLE_FRAMES: usize = 64;
 
 /// What is known of the probes of processes.
 #[derive(Debug, Default)]
-pub(super) struct ProbeStates(BTreeMap<Pid, ProbeState>);
+pub(super) struct ProbeStates {
+    by_process: BTreeMap<Pid, ProbeState>,
+    /// Processes that began meanwhile, and the longest time that one of them ran without probes.
+    n_late: u64,
+    longest_delay: Duration,
+}
 
 impl ProbeStates {
     /// Takes what happened to a process's probes. A note is in words, for profiles.
     pub(super) fn change(&mut self, pid: Pid, change: &ProbeChange, note: Option<&str>) {
-        let state = self.0.entry(pid).or_default();
+        let state = self.by_process.entry(pid).or_default();
         state.is_settled = true;
         match change {
             ProbeChange::Placed {
-                types, has_arenas, ..
+                delay,
+                types,
+                has_arenas,
+                ..
             } => {
+                if let (Some(delay), true) = (delay, state.seen.is_empty()) {
+                    self.n_late += 1;
+                    self.longest_delay = self.longest_delay.max(*delay);
+                }
                 state.has_arenas |= has_arenas;
                 for profile_type in types {
                     if !state.seen.contains(profile_type) {
@@ -39,18 +53,27 @@ impl ProbeStates {
             ProbeChange::Missing(_) => {}
         }
         state.notes.extend(note.map(str::to_owned));
-        if self.0.len() > MAX_PROCESSES {
-            self.0.pop_first();
+        if self.by_process.len() > MAX_PROCESSES {
+            self.by_process.pop_first();
         }
     }
 
     /// What is not seen, of all processes.
-    pub(super) fn notes(&self) -> impl Iterator<Item = &String> {
-        self.0.values().flat_map(|state| &state.notes)
+    pub(super) fn notes(&self) -> impl Iterator<Item = String> {
+        let late = (self.n_late > 0).then(|| {
+            format!(
+                "processes that began meanwhile: {}; what they allocated before their probes stood, up to {} after their \
+                 begin, is not in it",
+                self.n_late,
+                duration_text(self.longest_delay)
+            )
+        });
+        let notes = self.by_process.values().flat_map(|state| &state.notes);
+        late.into_iter().chain(notes.cloned())
     }
 
     fn of(&self, pid: Pid) -> ProbeState {
-        self.0.get(&pid).cloned().unwrap_or_default()
+        self.by_process.get(&pid).cloned().unwrap_or_default()
     }
 }
 
@@ -116,6 +139,7 @@ mod tests {
         assert!(!states.of(pid).is_settled);
         let placed = ProbeChange::Placed {
             types: vec![ProfileType::Pools, ProfileType::Alloc],
+            delay: None,
             has_arenas: false,
             names: String::new(),
         };
@@ -138,6 +162,6 @@ mod tests {
         for pid in 0..1000 {
             states.change(Pid(pid), &placed, None);
         }
-        assert_eq!(states.0.len(), MAX_PROCESSES);
+        assert_eq!(states.by_process.len(), MAX_PROCESSES);
     }
 }

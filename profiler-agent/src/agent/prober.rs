@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Event;
 use crate::bpf::source::probe_cost::ProbeCost;
@@ -25,6 +25,12 @@ const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The budget counts once the probes cost this in an interval: less is nobody's harm.
 const MIN_COST: Duration = Duration::from_millis(1);
+
+/// Types of probes in the order in which they are taken away.
+const BY_COST: [ProfileType; 3] = [ProfileType::Alloc, ProfileType::Pools, ProfileType::Mmap];
+
+/// Taking away more probes than this is worth a word: it takes seconds.
+const MANY_PROBES: usize = 60;
 
 /// A process's own time is known to a tick: it may have used so much more than is said.
 const CLOCK_TICK: f64 = 0.01;
@@ -52,6 +58,8 @@ pub(super) struct ProbeNews {
 pub(super) enum ProbeChange {
     /// They are there.
     Placed {
+        /// How long the process had run, if it began after the agent did.
+        delay: Option<Duration>,
         /// Of these types.
         types: Vec<ProfileType>,
         /// Small objects are seen by whole arenas.
@@ -93,6 +101,7 @@ pub(super) struct Prober {
     config: AllocationConfig,
     processes: HashMap<Generation, Probed>,
     events: SyncSender<Event>,
+    begun: SystemTime,
 }
 
 impl Prober {
@@ -117,6 +126,7 @@ impl Prober {
             config,
             processes: HashMap::new(),
             events,
+            begun: SystemTime::now(),
         }
     }
 
@@ -144,6 +154,10 @@ impl Prober {
                 next_search = now + SEARCH_INTERVAL;
                 self.search();
             }
+        }
+        let n_probes = self.probes.n_attached();
+        if n_probes > MANY_PROBES {
+            tracing::warn!("taking {n_probes} probes away, which takes the kernel a moment each");
         }
         for probed in self.processes.into_values() {
             self.probes.detach(probed.process.pid);
@@ -204,6 +218,7 @@ impl Prober {
                     probed.types.extend(new);
                 }
                 Some(ProbeChange::Placed {
+                    delay: self.delay_of(process),
                     types,
                     has_arenas: sites
                         .iter()
@@ -234,6 +249,17 @@ impl Prober {
             // The engine ends after this thread was told to.
             let _ = self.events.send(news(change));
         }
+    }
+
+    /// How long a program that began meanwhile had run until its probes stood; `None`: it was there before.
+    fn delay_of(&self, process: &PythonProcess) -> Option<Duration> {
+        let started = process.facts.started;
+        let is_new = started > self.begun;
+        is_new.then(|| {
+            SystemTime::now()
+                .duration_since(started)
+                .unwrap_or_default()
+        })
     }
 
     /// Looks for allocators that were loaded later.
@@ -274,27 +300,23 @@ impl Prober {
             // One interval may be an odd one, unless it is far too much.
             if probed.n_above >= 2 || (is_above && share > 2.0 * self.config.budget) {
                 let reason = format!(
-                    "its allocator was called {per_second:.0} times a second, which cost {:.1} % of its CPU time \
-                     (--alloc-budget {:.1}%)",
-                    share * 100.0,
+                    "it came to its probes {per_second:.0} times a second, which cost it some {:.1} % of its CPU time \
+                     (above --alloc-budget {:.1}%)",
+                    share.min(1.0) * 100.0,
                     self.config.budget * 100.0
                 );
                 probed.is_removed = true;
                 probed.n_above = 0;
-                // There are far more calls of `malloc` than pools of small objects: those may be cheap enough.
-                let is_alloc = |it: &ProfileType| *it == ProfileType::Alloc;
-                let has_both = probed.types.len() > 1 && probed.types.iter().any(is_alloc);
-                let types: Vec<_> = if has_both {
-                    probed.types.extract_if(.., |it| is_alloc(it)).collect()
-                } else {
-                    std::mem::take(&mut probed.types)
-                };
-                removed.push((*generation, pid, types, has_both, reason));
+                // There are far more calls of `malloc` than pools of small objects, and of those more than mappings: what is
+                // left may be cheap enough.
+                let dearest = BY_COST.into_iter().find(|it| probed.types.contains(it));
+                probed.types.retain(|it| Some(*it) != dearest);
+                removed.push((*generation, pid, dearest, !probed.types.is_empty(), reason));
             }
         }
-        for (generation, pid, types, has_others, reason) in removed {
-            if has_others {
-                self.probes.detach_alloc(pid);
+        for (generation, pid, dearest, has_others, reason) in removed {
+            if let Some(profile_type) = dearest.filter(|_| has_others) {
+                self.probes.detach_type(pid, profile_type);
                 // The others' cost differs: what was spent is counted anew.
                 if let Some(probed) = self.processes.get_mut(&generation)
                     && let Some((n_hits, cost_ns)) = self.probes.hits(pid)
@@ -304,6 +326,7 @@ impl Prober {
             } else {
                 self.probes.detach(pid);
             }
+            let types = dearest.into_iter().collect();
             let change = ProbeChange::Removed { types, reason };
             let _ = self.events.send(Event::Probes(ProbeNews { pid, change }));
         }

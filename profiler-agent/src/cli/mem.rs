@@ -205,18 +205,25 @@ fn has_ended(args: &MemArgs, watch: &MemoryWatch) -> bool {
 
 /// Looks what the memory of the processes that were named is made of.
 struct PartsReader {
-    /// Those, a few; and when they were looked at last, and how long that took.
-    named: HashMap<u32, Option<(Instant, Duration)>>,
+    /// Those, a few, with what was seen of them last.
+    named: HashMap<u32, Option<Seen>>,
+}
+
+/// A look.
+struct Seen {
+    at: Instant,
+    took: Duration,
+    parts: Option<Parts>,
 }
 
 impl PartsReader {
     /// More are not looked at: the table says enough of them.
     const MAX_NAMED: usize = 8;
 
-    /// Longest time between two looks ...
-    const INTERVAL: Duration = Duration::from_secs(2);
+    /// Looks do not follow each other faster ...
+    const INTERVAL: Duration = Duration::from_millis(900);
 
-    /// ... unless they took more than this part of the time.
+    /// ... and take no more than one of so many parts of the time.
     const MAX_SHARE: u32 = 50;
 
     fn new(pids: &[u32]) -> Self {
@@ -226,22 +233,25 @@ impl PartsReader {
         }
     }
 
-    /// Looks at a process, if it was named and it is time.
-    async fn look(&mut self, pid: u32) -> Option<Parts> {
-        let last = self.named.get_mut(&pid)?;
-        if let Some((at, took)) = last
-            && at.elapsed() < (*took * Self::MAX_SHARE).max(Self::INTERVAL)
-        {
-            return None;
+    /// What a process's memory is made of, if it was named, and how long ago that was.
+    async fn look(&mut self, pid: u32) -> Option<(Parts, Duration)> {
+        let seen = self.named.get_mut(&pid)?;
+        let is_due = seen.as_ref().is_none_or(|seen| {
+            seen.at.elapsed() >= (seen.took * Self::MAX_SHARE).max(Self::INTERVAL)
+        });
+        if is_due {
+            let look = move || {
+                let interpreter = heap::interpreter(Pid(pid)).ok()?;
+                let begun = Instant::now();
+                let parts = parts::of_process(Pid(pid), &interpreter).ok();
+                Some((begun.elapsed(), parts))
+            };
+            let (took, parts) = tokio::task::spawn_blocking(look).await.ok().flatten()?;
+            let at = Instant::now();
+            *seen = Some(Seen { at, took, parts });
         }
-        let begun = Instant::now();
-        let look = move || {
-            let interpreter = heap::interpreter(Pid(pid)).ok()?;
-            parts::of_process(Pid(pid), &interpreter).ok()
-        };
-        let parts = tokio::task::spawn_blocking(look).await.ok()?;
-        *last = Some((begun, begun.elapsed()));
-        parts
+        let seen = seen.as_ref()?;
+        Some((seen.parts?, seen.at.elapsed()))
     }
 }
 
@@ -425,7 +435,7 @@ fn last_as_json(watch: &MemoryWatch) -> Value {
             "collections_per_second": watched.collections_per_second(),
             "gc_share": watched.gc_share(),
             "lines": lines_json(watched),
-            "parts": watched.parts.map(|parts| parts_json(&parts)),
+            "parts": watched.parts.map(|(parts, _)| parts_json(&parts)),
         })
     };
     let running = watch.running(SortKey::default());
@@ -435,6 +445,7 @@ fn last_as_json(watch: &MemoryWatch) -> Value {
 /// In bytes.
 fn parts_json(parts: &Parts) -> Value {
     json!({
+        "resident": parts.resident,
         "small_objects": parts.small_objects,
         "small_objects_in_use": parts.small_objects_in_use,
         "malloc": parts.malloc,
@@ -466,7 +477,7 @@ fn as_json(watch: &MemoryWatch) -> Value {
             "program": watched.program,
             "points": points.collect::<Vec<_>>(),
             "lines": lines_json(watched),
-            "parts": watched.parts.map(|parts| parts_json(&parts)),
+            "parts": watched.parts.map(|(parts, _)| parts_json(&parts)),
         })
     };
     json!({"version": 1, "processes": watch.all().map(process).collect::<Vec<_>>()})

@@ -137,7 +137,7 @@ fn nothing_sampled(args: &RecordArgs) -> &'static str {
     if args.profile_type == ProfileType::Faults {
         "no samples: nothing that was selected touched new memory while it was recorded"
     } else if args.profile_type.is_of_allocations() {
-        "no samples: nothing that was selected allocated enough memory of this kind while it was recorded"
+        "no samples: nothing that was selected allocated enough memory of this kind, or it did before the probes stood, within some 30 ms of its begin"
     } else if !args.command.is_empty() && !args.selection.subprocesses {
         "no samples: the command itself ran no Python, or hardly any; --subprocesses records what it starts"
     } else {

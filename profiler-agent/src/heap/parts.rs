@@ -21,6 +21,7 @@ use crate::ids::{Address, Pid};
 use crate::process::maps::FileId;
 use crate::process::memory::{MAX_RANGES, ProcessMemory};
 use crate::process::regions::{Page, PageMap};
+use crate::process::resident;
 use crate::process::smaps::{self, MappedRegion};
 use crate::profile::memory::Parts;
 use crate::python::discover::Interpreter;
@@ -50,6 +51,7 @@ const ALLOCATORS: [&[u8]; 3] = [b"jemalloc", b"tcmalloc", b"mimalloc"];
 /// Looks at a process. An error: it has gone, or may not be read.
 pub fn of_process(pid: Pid, interpreter: &Interpreter) -> std::io::Result<Parts> {
     let regions = smaps::of_process(pid)?;
+    let resident = resident::total(pid).unwrap_or_default();
     let programs: HashSet<FileId> = regions
         .iter()
         .filter(|region| region.is_executable)
@@ -63,7 +65,10 @@ pub fn of_process(pid: Pid, interpreter: &Interpreter) -> std::io::Result<Parts>
         pages: PageMap::of_process(pid)?,
         pool_bytes: interpreter.pool_bytes(),
         n_looks: 0,
-        parts: Parts::default(),
+        parts: Parts {
+            resident,
+            ..Parts::default()
+        },
     };
     let mut end_of_program = None;
     for region in &regions {

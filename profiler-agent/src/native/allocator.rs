@@ -110,6 +110,7 @@ const FUNCTIONS: [(&str, AllocatorKind); 66] = {
     use AllocatorKind::{Indirect, Product, Release, Resize, ResizeProduct, SizeFirst, SizeSecond};
     [
         ("malloc", SizeFirst),
+        ("free", Release),
         ("calloc", Product),
         ("realloc", Resize),
         ("reallocarray", ResizeProduct),
@@ -118,7 +119,6 @@ const FUNCTIONS: [(&str, AllocatorKind); 66] = {
         ("posix_memalign", Indirect),
         ("valloc", SizeFirst),
         ("pvalloc", SizeFirst),
-        ("free", Release),
         ("cfree", Release),
         ("free_sized", Release),
         ("free_aligned_sized", Release),

@@ -33,6 +33,8 @@ impl Resident {
 /// What the resident memory of a process is made of, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Parts {
+    /// All that was resident at that moment, as the kernel counts it.
+    pub resident: u64,
     /// Pools of CPython's small objects, up to 512 bytes each.
     pub small_objects: u64,
     /// Of them blocks that hold something now.

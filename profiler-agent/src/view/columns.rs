@@ -26,6 +26,33 @@ pub(super) fn cut_end(text: &str, width: usize) -> String {
     start.into_iter().chain(['…']).collect()
 }
 
+/// The text on as many lines as it takes, none wider than `width`: the first one is indented by `indent` columns, further ones
+/// by two more. A word that is wider than a line is cut. Each line has its end.
+pub(super) fn wrapped(text: &str, indent: usize, width: usize) -> String {
+    let mut lines = String::new();
+    let mut n_columns = 0;
+    for word in text.split_ascii_whitespace() {
+        let is_first = lines.is_empty();
+        let indent = if is_first { indent } else { indent + 2 };
+        let n_word: usize = word.chars().map(columns_of).sum();
+        if is_first {
+            n_columns = indent;
+            lines.push_str(&" ".repeat(indent));
+        } else if n_columns + 1 + n_word > width {
+            n_columns = indent;
+            lines.push('\n');
+            lines.push_str(&" ".repeat(indent));
+        } else {
+            n_columns += 1;
+            lines.push(' ');
+        }
+        lines.push_str(&cut(word, width.saturating_sub(n_columns)));
+        n_columns += n_word;
+    }
+    lines.push('\n');
+    lines
+}
+
 fn fitting(chars: impl Iterator<Item = char>, width: usize) -> Vec<char> {
     let mut columns = 0;
     chars

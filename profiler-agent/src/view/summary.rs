@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::columns::cut;
+use super::columns::{cut, wrapped};
 use crate::format::{escape, frame_text, weight_text};
 use crate::profile::model::{Frame, FrameKind, Profile};
 use crate::profile::query::{FunctionTotals, function_totals, n_processes};
@@ -65,7 +65,7 @@ fn write(out: &mut String, profile: &Profile) -> fmt::Result {
     if !profile.comments.is_empty() {
         writeln!(out, "\nnot in the profile, or not complete:")?;
         for comment in profile.comments.iter().take(MAX_COMMENTS) {
-            writeln!(out, "  {}", cut(&escape(comment), WIDTH - 2))?;
+            out.push_str(&wrapped(&escape(comment), 2, WIDTH));
         }
         if profile.comments.len() > MAX_COMMENTS {
             writeln!(out, "  and {} more", profile.comments.len() - MAX_COMMENTS)?;

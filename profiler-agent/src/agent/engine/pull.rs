@@ -163,9 +163,11 @@ impl Pull {
 /// What the memory of a process is made of, in words; `None`: it has ended, or cannot be read.
 pub(super) fn parts_of(process: &PythonProcess) -> Option<String> {
     let parts = parts::of_process(process.pid, &process.interpreter).ok()?;
-    let resident = resident::read(process.pid).ok()?;
-    let text = parts_text(resident.total(), &parts);
-    Some(format!("process {} has {text}", process.pid))
+    Some(format!(
+        "process {} has {}",
+        process.pid,
+        parts_text(&parts)
+    ))
 }
 
 /// Whether a client's filter means this process; without `show_cmdline` it sees program and script alone.
@@ -219,7 +221,7 @@ impl Engine {
         let mut comments = self.comments(&pull.counters);
         if pull.profile_type.is_of_allocations() {
             comments.push(ALLOCATION_NOTE.to_owned());
-            comments.extend(self.probe_states.notes().cloned());
+            comments.extend(self.probe_states.notes());
         }
         let elapsed = pull.begun.elapsed();
         let length = pull.duration.map_or(elapsed, |length| length.min(elapsed));

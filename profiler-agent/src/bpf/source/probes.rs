@@ -132,6 +132,8 @@ const fn place(probe: Probe) -> Place {
 /// A probe that is attached.
 #[derive(Debug)]
 struct Link {
+    /// Its place among those of the process: functions that are called most often come first.
+    rank: usize,
     program: &'static str,
     id: UProbeLinkId,
     probe: Probe,
@@ -221,14 +223,14 @@ impl Probes {
             self.probed.insert(pid.0, HitsValue(Hits::default()), 0)?;
         }
         // What gives memory back comes first, and what allocates last: nothing is followed that could be missed.
-        let order = |site: &&ProbeSite| match place(site.probe) {
+        let order = |site: &ProbeSite| match place(site.probe) {
             Place::Release => 0,
             Place::Leave | Place::LeaveStepped => 1,
             Place::Enter => 2,
         };
-        let mut sites: Vec<&ProbeSite> = sites.iter().collect();
-        sites.sort_by_key(order);
-        for site in sites {
+        let mut sites: Vec<(usize, &ProbeSite)> = sites.iter().enumerate().collect();
+        sites.sort_by_key(|(_, site)| order(site));
+        for (rank, site) in sites {
             let name = program(site.probe).of(self.build);
             // Not held for all of them: the other sources wait for it.
             let mut ebpf = self.ebpf.lock();
@@ -250,6 +252,7 @@ impl Probes {
                 source: Box::new(source),
             })?;
             attached.links.push(Link {
+                rank,
                 program: name,
                 id: link,
                 probe: site.probe,
@@ -260,17 +263,17 @@ impl Probes {
         Ok(())
     }
 
-    /// Takes the probes on `malloc` and its like away and leaves those of small objects.
-    pub fn detach_alloc(&mut self, pid: Pid) {
+    /// Takes the probes of one type away and leaves the others.
+    pub fn detach_type(&mut self, pid: Pid, profile_type: ProfileType) {
         let Some(attached) = self.attached.get_mut(&pid) else {
             return;
         };
-        let (alloc, others) = std::mem::take(&mut attached.links)
+        let (gone, others) = std::mem::take(&mut attached.links)
             .into_iter()
-            .partition(|link| link.probe.profile_type() == ProfileType::Alloc);
+            .partition(|link| link.probe.profile_type() == profile_type);
         attached.links = others;
         attached.count(self.build);
-        self.close(alloc);
+        self.close(gone);
     }
 
     /// Takes all probes of a process away; it may have gone.
@@ -283,10 +286,17 @@ impl Probes {
         self.close(attached.links);
     }
 
-    fn close(&self, links: Vec<Link>) {
+    /// Number of probes that there are.
+    #[must_use]
+    pub fn n_attached(&self) -> usize {
+        self.attached.values().map(|it| it.links.len()).sum()
+    }
+
+    fn close(&self, mut links: Vec<Link>) {
+        // Each takes the kernel some 0.1 s. First where most time is lost.
+        links.sort_by_key(|link| link.rank);
         let mut ebpf = self.ebpf.lock();
-        // Where memory is allocated first: there most time is lost.
-        let links = links.into_iter().rev().filter_map(|link| {
+        let links = links.into_iter().filter_map(|link| {
             let program = ebpf.program_mut(link.program).and_then(uprobe)?;
             program.take_link(link.id).ok()
         });

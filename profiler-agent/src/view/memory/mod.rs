@@ -12,8 +12,8 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use self::parts::parts_text;
-use super::columns::{cut, cut_end};
-use crate::format::{bytes_text, escape, frame_text};
+use super::columns::{cut, cut_end, wrapped};
+use crate::format::{bytes_text, duration_text, escape, frame_text};
 use crate::profile::memory::{MemoryInfo, Parts};
 use crate::profile::model::{FrameKind, Profile};
 
@@ -26,8 +26,20 @@ const MAX_POINTS: usize = 16_384;
 /// Lines of one process whose growth is kept; that of further ones is kept as one.
 const MAX_LINES: usize = 8_192;
 
+/// It is said how old something is from this age on.
+const OLD: Duration = Duration::from_millis(500);
+
 /// Columns in front of the line that touched most.
 const COLUMNS: usize = 89;
+
+/// What they are called.
+const HEADING: &str = "    PID       RSS      PEAK     RSS/MIN  FAULTS/S   GC/S  GC%  PROCESS";
+
+/// On fewer columns the table has fewer, so that the line has room.
+const NARROW: usize = 130;
+
+/// Columns in front of the line then.
+const NARROW_COLUMNS: usize = 48;
 
 /// Stands for memory that no Python line touched.
 const NO_LINE: &str = "[no Python line]";
@@ -46,8 +58,8 @@ pub struct Observed {
     pub program: String,
     /// Its memory.
     pub memory: MemoryInfo,
-    /// What that is made of; `None`: it was not looked at.
-    pub parts: Option<Parts>,
+    /// What it was made of when that was looked at last, and how long ago; `None`: it was not.
+    pub parts: Option<(Parts, Duration)>,
 }
 
 /// The memory of a process at a moment.
@@ -74,8 +86,8 @@ pub struct Watched {
     pub grown: HashMap<String, i64>,
     /// It was there when last looked.
     pub is_running: bool,
-    /// What its memory was made of when that was looked at last.
-    pub parts: Option<Parts>,
+    /// What its memory was made of when that was looked at last, and how long before its last point.
+    pub parts: Option<(Parts, Duration)>,
 }
 
 impl Watched {
@@ -284,7 +296,7 @@ impl MemoryWatch {
                     parts: None,
                 });
             watched.is_running = true;
-            watched.parts = process.parts.or(watched.parts);
+            watched.parts = process.parts;
             watched.points.push(point);
             if watched.points.len() > MAX_POINTS {
                 let mut idx = 0;
@@ -337,12 +349,16 @@ impl MemoryWatch {
     pub fn table(&self, key: SortKey, top: usize, width: usize) -> String {
         let running = self.running(key);
         let mut text = String::new();
-        let heading = "    PID       RSS      PEAK     RSS/MIN  FAULTS/S   GC/S  GC%  PROCESS";
+        let (heading, columns) = if width < NARROW {
+            ("    PID       RSS     RSS/MIN  PROCESS", NARROW_COLUMNS)
+        } else {
+            (HEADING, COLUMNS)
+        };
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
             "{}",
-            cut_end(&format!("{heading:<COLUMNS$}TOUCHED MOST"), width)
+            cut_end(&format!("{heading:<columns$}TOUCHED MOST"), width)
         );
         for watched in running.iter().take(top) {
             let line = row(watched, width);
@@ -355,32 +371,19 @@ impl MemoryWatch {
             text.push_str("no Python process\n");
         }
         for watched in running.iter().take(top) {
-            let Some(parts) = watched.parts else {
+            let Some((parts, age)) = watched.parts else {
                 continue;
             };
-            let resident = watched.last().resident.total();
-            let line = format!("{}: {}", watched.pid, parts_text(resident, &parts));
-            let _ = write!(text, "\n{}", wrapped(&line, width));
+            let when = if age < OLD {
+                String::new()
+            } else {
+                format!(" {} ago", duration_text(age))
+            };
+            let line = format!("{}{when}: {}", watched.pid, parts_text(&parts));
+            let _ = write!(text, "\n{}", wrapped(&line, 0, width));
         }
         text
     }
-}
-
-/// A list with commas on as many lines as it takes.
-fn wrapped(list: &str, width: usize) -> String {
-    let mut text = String::new();
-    let mut n_columns = 0;
-    for item in list.split_inclusive(", ") {
-        if n_columns > 0 && n_columns + item.trim_end().len() > width {
-            text.truncate(text.trim_end().len());
-            text.push_str("\n  ");
-            n_columns = 2;
-        }
-        text.push_str(item);
-        n_columns += item.len();
-    }
-    text.push('\n');
-    text
 }
 
 fn row(watched: &Watched, width: usize) -> String {
@@ -397,8 +400,22 @@ fn row(watched: &Watched, width: usize) -> String {
         .grew_most()
         .map_or(String::new(), |(line, n_bytes)| {
             let text = format!("{} {line}", bytes_text(n_bytes));
-            cut(&text, width.saturating_sub(COLUMNS))
+            let columns = if width < NARROW {
+                NARROW_COLUMNS
+            } else {
+                COLUMNS
+            };
+            cut(&text, width.saturating_sub(columns))
         });
+    if width < NARROW {
+        return format!(
+            "{:>7} {:>9} {:>11}  {:<15}  {grew_most}",
+            watched.pid,
+            bytes_text(resident.total() as i64),
+            slope,
+            cut(&escape(&watched.program), 15),
+        );
+    }
     format!(
         "{:>7} {:>9} {:>9} {:>11} {:>9} {:>6} {:>4}  {:<24}  {grew_most}",
         watched.pid,
@@ -484,13 +501,15 @@ mod tests {
     fn what_the_memory_is_made_of_stands_beneath_in_as_many_lines_as_it_takes() {
         let mut watch = MemoryWatch::default();
         let mut process = observed(7, 10 * MIB, 0);
-        process.parts = Some(Parts {
+        let parts = Parts {
+            resident: 11 * MIB,
             small_objects: 4 * MIB,
             malloc: 6 * MIB,
             programs: MIB,
             ..Parts::default()
-        });
-        watch.add(at(0), vec![process], None);
+        };
+        process.parts = Some((parts, Duration::ZERO));
+        watch.add(at(0), vec![process.clone()], None);
         let table = watch.table(SortKey::Rss, 10, 60);
         let lines: Vec<&str> = table.lines().skip(3).collect();
         assert_eq!(
@@ -500,9 +519,11 @@ mod tests {
                 "  malloc 6.0 MiB, programs and libraries 1.0 MiB"
             ]
         );
-        // Not looked at again: it is still what was seen last.
-        watch.add(at(1), vec![observed(7, 10 * MIB, 0)], None);
-        assert!(watch.table(SortKey::Rss, 10, 60).contains("malloc 6.0 MiB"));
+        // Not looked at again: it is what was then.
+        process.parts = Some((parts, Duration::from_secs(3)));
+        watch.add(at(1), vec![process], None);
+        let table = watch.table(SortKey::Rss, 10, 60);
+        assert!(table.contains("7 3 s ago: 11.0 MiB resident"), "{table}");
     }
 
     #[test]
@@ -520,17 +541,22 @@ mod tests {
     #[test]
     fn the_table_is_sorted_and_fits() {
         let watch = watched(5);
-        let table = watch.table(SortKey::Rss, 1, 80);
-        let lines: Vec<_> = table.lines().collect();
-        assert!(
-            lines[1].starts_with("      8 501.0 MiB 900.0 MiB"),
-            "{table}"
-        );
-        assert_eq!(lines[2], "      1 more (--top)");
-        assert!(
-            lines.iter().all(|line| line.chars().count() <= 80),
-            "{table}"
-        );
+        // A narrow one leaves columns out, so that there is room for the line.
+        for (width, begin) in [
+            (60, "      8 501.0 MiB         0 B  app8.py"),
+            (80, "      8 501.0 MiB         0 B  app8.py"),
+            (140, "      8 501.0 MiB 900.0 MiB"),
+        ] {
+            let table = watch.table(SortKey::Rss, 1, width);
+            let lines: Vec<_> = table.lines().collect();
+            assert!(lines[0].contains("TOUCHED"), "{table}");
+            assert!(lines[1].starts_with(begin), "{table}");
+            assert_eq!(lines[2], "      1 more (--top)");
+            assert!(
+                lines.iter().all(|line| line.chars().count() <= width),
+                "{table}"
+            );
+        }
     }
 
     #[test]

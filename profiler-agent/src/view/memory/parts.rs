@@ -7,9 +7,10 @@ use crate::profile::memory::Parts;
 const MIN_NAMED: u64 = 50 << 10;
 
 /// `412.0 MiB resident: small objects 33.1 MiB (31.0 MiB in use), malloc 300.2 MiB, mmap 60.0 MiB`. What the parts do not
-/// explain of `resident`, or are more than that, comes last.
+/// explain of what is resident, or are more than that, comes last.
 #[must_use]
-pub fn parts_text(resident: u64, parts: &Parts) -> String {
+pub fn parts_text(parts: &Parts) -> String {
+    let resident = parts.resident;
     let text = |n_bytes: u64| bytes_text(i64::try_from(n_bytes).unwrap_or(i64::MAX));
     let mut named: Vec<String> = parts
         .named()
@@ -50,13 +51,14 @@ mod tests {
             small_objects_in_use: 31 * MIB,
             malloc: 300 * MIB,
             stacks: 4096,
+            resident: 340 * MIB,
             ..Parts::default()
         };
         assert_eq!(
-            parts_text(340 * MIB, &parts),
+            parts_text(&parts),
             "340.0 MiB resident: small objects 33.0 MiB (31.0 MiB in use), malloc 300.0 MiB, not explained 7.0 MiB"
         );
         let none = Parts::default();
-        assert_eq!(parts_text(0, &none), "0 B resident: ");
+        assert_eq!(parts_text(&none), "0 B resident: ");
     }
 }
