@@ -289,7 +289,7 @@ fn what_is_left_out_is_left_out_however_it_is_chosen() {
     let pid = parent.pid().to_string();
     for (exclude, is_there) in [("xyz", true), ("child$", false)] {
         let arguments = ["record", "--pid", &pid, "--subprocesses", "-d", "1s"];
-        let rest = ["--exclude-cmdline", exclude, "-f", "-o", "out.folded"];
+        let rest = ["--exclude-cmdline", exclude, "-o", "out.folded"];
         let output = run(folder.path(), &[&arguments[..], &rest].concat());
         assert!(output.status.success(), "{}", errors(&output));
         let profile = fs::read_to_string(folder.path().join("out.folded")).unwrap();
