@@ -254,12 +254,13 @@ fn a_pipe_gets_the_whole_profile_and_an_end() {
     );
 }
 
-/// Starts a child that uses the CPU like itself, and prints that both do.
+/// Starts a child that uses the CPU like itself, until its parent has ended, and says when it has.
 const SPIN_WITH_A_CHILD: &str = "
-import subprocess, sys
+import os, subprocess, sys
 def spin_of_child():
-    while True:
-        for i in range(1000):
+    parent = os.getppid()
+    while os.getppid() == parent:
+        for i in range(100000):
             pass
 def spin_of_parent():
     subprocess.Popen([sys.executable, '-I', '-S', '-c', SOURCE, 'child'])
