@@ -13,7 +13,7 @@ use profiler_agent::native::elf::{ElfReader, load_bias};
 use profiler_agent::native::probe_points::Code;
 use profiler_agent::process::file::open_mapped;
 use profiler_agent::process::maps;
-use profiler_agent::profile::model::{Profile, ProfileType, Sample};
+use profiler_agent::profile::model::{Profile, ProfileType, Sample, age_class, label};
 use profiler_agent::track::allocators::PoolProbes;
 use pyagent_tests::compiler::workload;
 use pyagent_tests::interpreters::{self, Interpreter};
@@ -278,6 +278,60 @@ fn mmap_says_by_function_what_is_mapped_and_what_is_kept() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Keeps an old array and a young one.
+const TWO_AGES: &str = "
+import sys, time
+def old():
+    return bytearray(64 << 20)
+def young():
+    return bytearray(32 << 20)
+print('ready', flush=True)
+sys.stdin.readline()
+kept = [old()]
+time.sleep(1.5)
+kept.append(young())
+print('done', flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn what_is_in_use_says_how_old_it_is() {
+    let mut target = Target::python(&interpreters::newest(), TWO_AGES, &[]);
+    assert_eq!(target.line(), "ready");
+    let mut config = of_pids(&[target.pid()], 99);
+    config.types = vec![ProfileType::Alloc];
+    let recorder = Recorder::start(&config);
+    recorder.wait_until("probes are placed", |status| {
+        counter(status, "probes_placed") > 0
+    });
+    let begun = Instant::now();
+    target.tell("");
+    assert_eq!(target.line(), "done");
+    let done = Instant::now();
+    recorder.settle();
+    let profile = recorder.stop();
+    // The profile ended between then and now: an age that falls in the class of either is right.
+    for (function, n_bytes, since, least) in [
+        ("old", 64 << 20, begun, Duration::from_millis(1500)),
+        ("young", 32 << 20, done, Duration::ZERO),
+    ] {
+        let right: Vec<&str> = [least, since.elapsed()].map(age_class).into();
+        let mut sum = 0;
+        for sample in &profile.samples {
+            let is_of_function = profile.frames(sample.stack).any(|it| it.name == function);
+            if is_of_function && sample.values[INUSE_SPACE] > 0 {
+                let age = profile.label(sample.labels, label::AGE).unwrap();
+                assert!(right.contains(&age), "{function}: {age}, not {right:?}");
+                sum += sample.values[INUSE_SPACE];
+            }
+        }
+        assert!(
+            (n_bytes..n_bytes + 8192).contains(&sum),
+            "{function}: {sum}"
+        );
+    }
 }
 
 /// Calls `malloc` again and again.

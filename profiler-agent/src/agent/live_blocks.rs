@@ -17,7 +17,7 @@ use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::process::resident;
 use crate::profile::aggregate::{ResolvedFrame, ResolvedSample, ThreadLabels};
 use crate::profile::in_use::BlockInUse;
-use crate::profile::model::{ProfileType, Values};
+use crate::profile::model::{ProfileType, Values, age_class};
 use crate::sample::decode::RawSample;
 
 /// The resident memory is looked at as often as this at most, when allocations come.
@@ -123,6 +123,8 @@ pub(super) struct Part {
     pub(super) generation: Generation,
     pub(super) profile_type: ProfileType,
     stack: Arc<Stack>,
+    /// How old it is, if it is in use.
+    pub(super) age: Option<&'static str>,
     pub(super) values: Values,
 }
 
@@ -231,6 +233,7 @@ impl LiveBlocks {
             generation,
             profile_type: live.profile_type,
             stack: live.stack,
+            age: None,
             values: [0, 0, 0, 0, 0, live.n_bytes].into(),
         };
         temporary.map(part).collect()
@@ -249,7 +252,7 @@ impl LiveBlocks {
         for (pid, program) in &mut self.programs {
             program.look(*pid, now_ns);
             program.look_at_pools(*pid, now_ns);
-            parts.extend(program.parts(true));
+            parts.extend(program.parts(Some(now_ns)));
         }
         parts
     }
@@ -294,7 +297,7 @@ impl LiveBlocks {
                 // It was too short to be looked at.
                 program.peak.at_ns = now_ns;
             }
-            parts.extend(program.parts(false));
+            parts.extend(program.parts(None));
             blocks.extend(program.blocks.keys().map(|(source, address)| Block {
                 pid,
                 source: *source,
@@ -376,14 +379,16 @@ impl Program {
         });
     }
 
-    fn parts(&self, is_in_use: bool) -> Vec<Part> {
+    /// What is alive, and what was at the peak. `in_use_at`: nanoseconds since boot; `None`: it has ended, so that nothing is
+    /// in use any more.
+    fn parts(&self, in_use_at: Option<u64>) -> Vec<Part> {
         let alive = self.blocks.values().chain(self.mappings.values());
         let alive = alive.map(|live| {
-            let (n_objects, n_bytes) = if is_in_use {
-                (live.n_objects, live.n_bytes)
-            } else {
-                (0, 0)
-            };
+            let age = in_use_at.map(|now_ns| {
+                let age_ns = now_ns.saturating_sub(live.allocated_ns);
+                age_class(Duration::from_nanos(age_ns))
+            });
+            let (n_objects, n_bytes) = age.map_or((0, 0), |_| (live.n_objects, live.n_bytes));
             let peak = if live.allocated_ns <= self.peak.at_ns {
                 live.n_bytes
             } else {
@@ -392,19 +397,21 @@ impl Program {
             (
                 live.profile_type,
                 &live.stack,
+                age,
                 [0, 0, n_objects, n_bytes, peak, 0],
             )
         });
         let released = self.peak.released.iter();
         let released = released.map(|(stack, (profile_type, n_bytes))| {
-            (*profile_type, stack, [0, 0, 0, 0, *n_bytes, 0])
+            (*profile_type, stack, None, [0, 0, 0, 0, *n_bytes, 0])
         });
         alive
             .chain(released)
-            .map(|(profile_type, stack, values)| Part {
+            .map(|(profile_type, stack, age, values)| Part {
                 generation: self.generation,
                 profile_type,
                 stack: stack.clone(),
+                age,
                 values: values.into(),
             })
             .collect()

@@ -184,7 +184,7 @@ impl Aggregator {
 
     /// Adds a sample.
     pub fn add(&mut self, sample: &ResolvedSample) {
-        self.add_values(&sample.frames, &sample.labels, sample.values);
+        self.add_values(&sample.frames, &sample.labels, None, sample.values);
     }
 
     /// Adds values to what has this stack, leaf first, and these labels.
@@ -192,9 +192,13 @@ impl Aggregator {
         &mut self,
         frames: &[ResolvedFrame],
         labels: &Arc<ThreadLabels>,
+        age: Option<&'static str>,
         values: Values,
     ) {
-        let labels = self.intern_labels(labels);
+        let mut labels = self.intern_labels(labels);
+        if let Some(age) = age {
+            labels = self.with_label(labels, label::AGE, age);
+        }
         let stack = self.intern_stack(frames, values[0]);
         self.values.entry((stack, labels)).or_default().add(values);
         self.n_samples = self.n_samples.saturating_add(values[0]);
@@ -328,6 +332,17 @@ impl Aggregator {
             start_line: function.start_line,
         };
         (FunctionId(self.functions.intern(function)), mapping)
+    }
+
+    /// The set of labels that has one more.
+    fn with_label(&mut self, labels: LabelSetId, name: &str, text: &str) -> LabelSetId {
+        let mut set = self
+            .label_sets
+            .value(labels.0)
+            .map_or_else(Vec::new, |set| set.to_vec());
+        let mut string = |text: &str| StringId(self.strings.intern_str(text));
+        set.push((string(name), LabelValue::Str(string(text))));
+        LabelSetId(self.label_sets.intern_slice(&set).0)
     }
 
     fn intern_labels(&mut self, labels: &Arc<ThreadLabels>) -> LabelSetId {

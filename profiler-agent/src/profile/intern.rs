@@ -34,6 +34,11 @@ impl<T: Eq + Hash> Table<T> {
         self.values.insert_full(value).0 as u32
     }
 
+    /// The value with this number.
+    pub(super) fn value(&self, number: u32) -> Option<&T> {
+        self.values.get_index(number as usize)
+    }
+
     /// The values, ordered by number.
     pub(super) fn into_vec(self) -> Vec<T> {
         self.values.into_iter().collect()

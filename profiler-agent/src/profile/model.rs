@@ -311,6 +311,19 @@ fn names() -> String {
     ProfileType::ALL.map(ProfileType::name).join(", ")
 }
 
+/// In which class an age falls; each is ten times as long as the one before, or six.
+#[must_use]
+pub fn age_class(age: Duration) -> &'static str {
+    match age.as_secs() {
+        0 => "below 1 s",
+        1..10 => "1 s to 10 s",
+        10..60 => "10 s to 1 min",
+        60..600 => "1 min to 10 min",
+        600..3600 => "10 min to 1 h",
+        _ => "above 1 h",
+    }
+}
+
 /// Names of labels: the same in every format.
 pub mod label {
     /// Process id in the initial pid namespace; a number.
@@ -333,6 +346,8 @@ pub mod label {
     pub const CONTAINER_RUNTIME: &str = "container_runtime_name";
     /// UID of the container's Kubernetes pod (`k8s.pod.uid`).
     pub const K8S_POD_UID: &str = "k8s_pod_uid";
+    /// How long ago memory was allocated that is in use at the end of the profile: one of [`super::age_class`].
+    pub const AGE: &str = "age";
 }
 
 /// One aggregated sample.

@@ -125,7 +125,7 @@ impl Pull {
     pub(super) fn add_part(&mut self, part: &Part) {
         if self.decided.get(&part.generation) == Some(&true) {
             self.aggregator
-                .add_values(part.frames(), part.labels(), part.values);
+                .add_values(part.frames(), part.labels(), part.age, part.values);
         }
     }
 
