@@ -47,6 +47,9 @@ const PLACED_INTERVAL: Duration = Duration::from_millis(50);
 pub async fn run(args: LeaksArgs, log: &LogArgs) -> Result<ExitCode> {
     let pid = Pid(args.pid);
     let interpreter = heap::interpreter(pid)?;
+    for problem in super::named::check(&[args.pid])? {
+        tell!("{problem}");
+    }
     let missing = Rights::of_this_process().missing();
     if !missing.is_empty() {
         return Err(ExitError::Rights(missing).into());

@@ -9,7 +9,7 @@ use crate::ids::Pid;
 use crate::kernel::probe::{CAP_SYS_PTRACE, Rights, in_initial_pid_namespace};
 use crate::process::cgroup;
 use crate::process::container::{self, Container};
-use crate::process::facts;
+use crate::process::facts::{self, Stat};
 use crate::profile::query::Criteria;
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::python::discover::{Discoverer, Discovery};
@@ -24,7 +24,17 @@ pub(super) fn check(pids: &[u32]) -> Result<Vec<String>, ExitError> {
         }
         return Err(ExitError::NothingMatched(problems.join("; ")));
     }
-    Ok(problems)
+    let stopped = pids.iter().filter(|pid| is_stopped(Pid(**pid)));
+    let stopped = stopped.map(|pid| {
+        format!("process {pid} is stopped: nothing runs in it until it goes on (kill -CONT {pid})")
+    });
+    Ok(problems.into_iter().chain(stopped).collect())
+}
+
+/// Whether a signal or a debugger has stopped it (proc_pid_stat(5)).
+fn is_stopped(pid: Pid) -> bool {
+    let stat = Stat::read(&format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| matches!(stat.state, 'T' | 't'))
 }
 
 /// Whether the kernel does not let this process read the other's memory.

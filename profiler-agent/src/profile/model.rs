@@ -304,8 +304,17 @@ impl std::str::FromStr for ProfileType {
 
 /// A name that no [`ProfileType`] has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no profile type: there are {}", .0.escape_debug(), names())]
+#[error("`{}` is no profile type: there are {}{}", .0.escape_debug(), names(), one_of_several(.0))]
 pub struct UnknownType(String);
+
+/// What to say to somebody who named several where one can be.
+fn one_of_several(name: &str) -> &'static str {
+    if name.contains(',') {
+        "; a profile has one of them"
+    } else {
+        ""
+    }
+}
 
 fn names() -> String {
     ProfileType::ALL.map(ProfileType::name).join(", ")
