@@ -450,5 +450,5 @@ fn probes_that_cost_too_much_are_taken_away_with_a_message() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     assert!(errors.contains("a probe costs"), "{errors}");
-    assert!(errors.contains("(--alloc-budget 3.0%)"), "{errors}");
+    assert!(errors.contains("(above --alloc-budget 3.0%)"), "{errors}");
 }
