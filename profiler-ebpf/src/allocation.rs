@@ -29,7 +29,8 @@ const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
 #[map]
 static BYTE_CLOCKS: PerCpuArray<ByteClock> = PerCpuArray::with_max_entries(3, 0);
 
-/// Sampled calls that have not come back, by thread (lower half) and source: one allocator calls another. Those of threads that ended in a call make room for others. The agent
+/// Sampled calls that have not come back, by thread (lower half) and source: one allocator calls another. Those of threads
+/// that ended in a call make room for others. The agent
 /// sets the true size.
 #[map]
 static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(1, 0);

@@ -32,6 +32,9 @@ const MAX_LOOKS: usize = 1 << 20;
 /// Pages that are looked at with one system call.
 const N_AT_ONCE: usize = 256;
 
+/// Of a mapping so much is looked at before what is known of its pages is forgotten again.
+const SLICE_BYTES: u64 = 64 << 20;
+
 /// Most threads whose stacks are looked for.
 const MAX_THREADS: usize = 4096;
 
@@ -180,65 +183,102 @@ struct Arena {
     start: u64,
 }
 
+/// What the pages before were.
+#[derive(Debug, Clone, Copy, Default)]
+struct Last {
+    /// Up to here all pages are of one pool, or of one chunk or heap of `malloc`.
+    end: u64,
+    is_pool: bool,
+    arena: Option<Arena>,
+}
+
+impl Last {
+    fn part<'a>(&self, parts: &'a mut Parts) -> &'a mut u64 {
+        if self.is_pool {
+            &mut parts.small_objects
+        } else {
+            &mut parts.malloc
+        }
+    }
+}
+
 impl Looker {
-    /// Adds what is in a mapping to the parts, and returns how many of its resident bytes are nothing that is known.
+    /// Adds what is in a mapping to the parts, and returns how many of its resident bytes are nothing that is known. It goes
+    /// slice by slice, so that what is kept does not grow with the mapping.
     fn look(&mut self, region: &MappedRegion) -> std::io::Result<u64> {
-        let mut present = Vec::new();
-        let (start, end) = (region.start, region.end);
-        self.pages.look(start, end, &mut |at, page| {
-            if page == Page::Present {
-                present.push(at);
-            }
-        })?;
         let mut rest = 0;
-        let mut arena: Option<Arena> = None;
+        let mut last = Last::default();
+        let mut present = Vec::new();
+        let mut at = region.start;
+        while at < region.end {
+            let end = region.end.min(at.saturating_add(SLICE_BYTES));
+            present.clear();
+            let seen = self.pages.look(at, end, &mut |at, page| {
+                if page == Page::Present {
+                    present.push(at);
+                }
+            })?;
+            rest += self.look_at_pages(&present, region.end, &mut last);
+            if seen < end {
+                // It was unmapped meanwhile.
+                break;
+            }
+            at = end;
+        }
+        Ok(rest)
+    }
+
+    /// The same of some of its pages that are present; `end` is that of the mapping.
+    fn look_at_pages(&mut self, present: &[u64], end: u64, last: &mut Last) -> u64 {
+        let mut rest = 0;
         let mut idx = 0;
-        // Of the pages from `idx` on.
+        // Of the pages from `first_mark` on.
         let mut marks: Vec<Mark> = Vec::new();
         let mut first_mark = 0;
-        while idx < present.len() {
+        while let Some(&at) = present.get(idx) {
+            if at < last.end {
+                let n = present[idx..].partition_point(|page| *page < last.end);
+                let n_bytes = self.bytes_of(n);
+                *last.part(&mut self.parts) += n_bytes;
+                idx += n;
+                continue;
+            }
             if idx >= first_mark + marks.len() {
                 first_mark = idx;
                 marks = self.marks(&present[idx..], end);
                 if marks.is_empty() {
-                    rest += self.bytes_of(present.len() - idx);
-                    break;
+                    return rest + self.bytes_of(present.len() - idx);
                 }
             }
-            let at = present[idx];
-            let n_pages = |end: u64| present[idx..].partition_point(|page| *page < end);
-            let n = match marks[idx - first_mark] {
+            match marks[idx - first_mark] {
                 Mark::Pool { arena_idx, in_use } => {
-                    if arena.is_none_or(|arena| arena.idx != arena_idx) {
-                        arena = Some(Arena {
+                    if last.arena.is_none_or(|arena| arena.idx != arena_idx) {
+                        last.arena = Some(Arena {
                             idx: arena_idx,
                             start: at,
                         });
                     }
-                    let n = n_pages(at + self.pool_bytes);
-                    self.parts.small_objects += self.bytes_of(n);
                     self.parts.small_objects_in_use += in_use;
-                    n
+                    (last.end, last.is_pool) = (at + self.pool_bytes, true);
                 }
-                Mark::Malloc(n_bytes) => {
-                    let n = n_pages(at + n_bytes);
-                    self.parts.malloc += self.bytes_of(n);
-                    n
-                }
+                Mark::Malloc(n_bytes) => (last.end, last.is_pool) = (at + n_bytes, false),
                 Mark::Nothing => {
                     // Pools of an arena that were never used can be there, on a huge page.
                     let arena_bytes = POOLS_PER_ARENA * self.pool_bytes;
-                    if arena.is_some_and(|arena| at < arena.start + arena_bytes) {
-                        self.parts.small_objects += self.bytes_of(1);
+                    let n_bytes = self.bytes_of(1);
+                    if last
+                        .arena
+                        .is_some_and(|arena| at < arena.start + arena_bytes)
+                    {
+                        self.parts.small_objects += n_bytes;
                     } else {
-                        rest += self.bytes_of(1);
+                        rest += n_bytes;
                     }
-                    1
+                    idx += 1;
                 }
-            };
-            idx += n.max(1);
+            }
         }
-        Ok(rest)
+        rest
     }
 
     fn bytes_of(&self, n_pages: usize) -> u64 {
