@@ -113,26 +113,24 @@ fn record_command(
     (profile, phases)
 }
 
+/// What a program says of a function, as values of a profile: which, how much, and the deviation of the sampling.
+fn expected_values([n, n_bytes, n_kept, n_bytes_kept, _]: [f64; 5]) -> [(usize, f64, f64); 4] {
+    let (all, kept) = (deviation(n, n_bytes), deviation(n_kept, n_bytes_kept));
+    [
+        (ALLOC_OBJECTS, n, all * n / n_bytes.max(1.0)),
+        (ALLOC_SPACE, n_bytes, all),
+        (INUSE_OBJECTS, n_kept, kept * n_kept / n_bytes_kept.max(1.0)),
+        (INUSE_SPACE, n_bytes_kept, kept),
+    ]
+}
+
 /// What is wrong with a profile of allocations.
 fn errors(program: &str, profile: &Profile, phases: Vec<Phase>) -> Vec<String> {
     let mut wrong = Vec::new();
     assert_eq!(profile.sample_types, ProfileType::Alloc.sample_types());
-    for (function, [n, n_bytes, n_kept, n_bytes_kept, _]) in phases {
-        let values = [
-            (
-                ALLOC_OBJECTS,
-                n,
-                deviation(n, n_bytes) * n / n_bytes.max(1.0),
-            ),
-            (ALLOC_SPACE, n_bytes, deviation(n, n_bytes)),
-            (
-                INUSE_OBJECTS,
-                n_kept,
-                deviation(n_kept, n_bytes_kept) * n_kept / n_bytes_kept.max(1.0),
-            ),
-            (INUSE_SPACE, n_bytes_kept, deviation(n_kept, n_bytes_kept)),
-        ];
-        for (value_idx, expected, deviation) in values {
+    for (function, amounts) in phases {
+        let [n, n_bytes, ..] = amounts;
+        for (value_idx, expected, deviation) in expected_values(amounts) {
             if function == "small" {
                 continue;
             }
@@ -242,22 +240,8 @@ fn mmap_says_by_function_what_is_mapped_and_what_is_kept() {
             ProfileType::Mmap,
             PoolProbes::Auto,
         );
-        for (function, [n, n_bytes, n_kept, n_bytes_kept, _]) in phases {
-            let values = [
-                (
-                    ALLOC_OBJECTS,
-                    n,
-                    deviation(n, n_bytes) * n / n_bytes.max(1.0),
-                ),
-                (ALLOC_SPACE, n_bytes, deviation(n, n_bytes)),
-                (
-                    INUSE_OBJECTS,
-                    n_kept,
-                    deviation(n_kept, n_bytes_kept) * n_kept / n_bytes_kept.max(1.0),
-                ),
-                (INUSE_SPACE, n_bytes_kept, deviation(n_kept, n_bytes_kept)),
-            ];
-            for (value_idx, expected, deviation) in values {
+        for (function, amounts) in phases {
+            for (value_idx, expected, deviation) in expected_values(amounts) {
                 let found = sum(&profile, &function, value_idx);
                 let kind = profile.sample_types[value_idx].kind;
                 let name = format!("{} {function} {kind}", version(&python));
