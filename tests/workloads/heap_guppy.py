@@ -108,8 +108,10 @@ def main():
             gc.collect()
             print("[%d, %d]" % hidden_keys(keep), flush=True)
         else:
-            print(count(heapy), flush=True)
+            counted = count(heapy)
+            # Before the answer: who reads it looks at a heap that does not change.
             gc.collect()
+            print(counted, flush=True)
 
 
 main()
