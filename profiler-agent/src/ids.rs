@@ -53,3 +53,12 @@ impl fmt::Display for Tid {
 /// Generation of a process entry, see `profiler_common::process::ProcessEntry::generation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Generation(pub u64);
+
+impl Generation {
+    /// Nanoseconds since boot of the fork or exec that made it. Of one that the agent made: 0.
+    #[must_use]
+    pub const fn time_ns(self) -> u64 {
+        // The CPU is in the lowest 10 bits.
+        self.0 >> 10
+    }
+}

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use profiler_agent::format::{FORMATS, Format};
 use profiler_agent::profile::aggregate::{
-    Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
+    Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
 use profiler_agent::profile::model::{FrameKind, Profile, ProfileType, ValueType};
 use serde_json::json;
@@ -135,12 +135,13 @@ fn build(rows: &[Row]) -> Profile {
         let sample = ResolvedSample {
             frames: row.frames.iter().map(resolved).collect(),
             labels: Arc::new(ThreadLabels {
-                pid: row.pid,
+                process: Arc::new(ProcessLabels {
+                    comm: "python3".into(),
+                    python_version: "3.12.1".into(),
+                    ..ProcessLabels::of_pid(row.pid)
+                }),
                 tid: row.tid,
                 thread_name: thread_name(row.tid).into(),
-                comm: "python3".into(),
-                python_version: "3.12.1".into(),
-                process: Arc::new([]),
             }),
             values: [1, PERIOD_NS].into(),
         };

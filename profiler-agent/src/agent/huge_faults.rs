@@ -143,17 +143,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::profile::aggregate::ThreadLabels;
+    use crate::profile::aggregate::{ProcessLabels, ThreadLabels};
 
     /// A sample at `time_ns` whose huge page was seen 10 ns later.
     fn seen(time_ns: u64) -> Looked {
         let labels = ThreadLabels {
-            pid: 7,
+            process: Arc::new(ProcessLabels::of_pid(7)),
             tid: 7,
             thread_name: "".into(),
-            comm: "".into(),
-            python_version: "".into(),
-            process: Arc::new([]),
         };
         let rest = Rest {
             time_ns,

@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use super::escape::escape;
 use crate::generated::perftools::profiles as proto;
-use crate::profile::model::{LabelValue, Profile, StringId, ValueType};
+use crate::profile::model::{LabelSetId, LabelValue, Profile, StringId, ValueType};
 
 /// Writes the profile as pprof does: one gzip member.
 pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
@@ -92,12 +92,12 @@ impl Strings {
 }
 
 fn samples(profile: &Profile) -> Vec<proto::Sample> {
-    let label_sets: Vec<Vec<proto::Label>> = profile
-        .label_sets
-        .iter()
-        .map(|set| {
-            let labels = set.iter().filter_map(|(key, value)| label(*key, *value));
-            labels.collect()
+    let label_sets: Vec<Vec<proto::Label>> = (0..profile.label_sets.len() as u32)
+        .map(|idx| {
+            let labels = profile.labels(LabelSetId(idx));
+            labels
+                .filter_map(|(key, value)| label(key, value))
+                .collect()
         })
         .collect();
     let sample = |sample: &crate::profile::model::Sample| proto::Sample {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::cgroup;
 use super::container::Container;
-use crate::ids::{Pid, Tid};
+use crate::ids::{Generation, Pid, Tid};
 
 /// Most bytes of a command line that are read.
 const MAX_CMDLINE_BYTES: u64 = 64 << 10;
@@ -24,8 +24,8 @@ pub struct Facts {
     pub comm: String,
     /// Arguments, lossily decoded; empty for kernel threads and zombies.
     pub arguments: Vec<String>,
-    /// Wall time of its start.
-    pub started: SystemTime,
+    /// When it was started: nanoseconds since boot, in steps of the kernel's clock ticks.
+    pub started_ns: u64,
     /// The executable as the process sees it; empty when it cannot be read.
     pub executable: String,
     /// Path of its control group; empty when it cannot be read.
@@ -52,11 +52,28 @@ impl Facts {
             pid,
             comm: comm(pid)?,
             arguments: arguments(visible)?,
-            started: wall_time(stat.start_ticks),
+            started_ns: tick_ns(stat.start_ticks),
             executable,
             cgroup: cgroup::path(&groups).to_owned(),
             container: Container::of_process(pid, &groups),
         })
+    }
+
+    /// The facts of a child that it has just forked.
+    #[must_use]
+    pub fn of_child(&self, pid: Pid, generation: Generation) -> Self {
+        let per_tick = tick_ns(1).max(1);
+        Self {
+            pid,
+            started_ns: generation.time_ns() / per_tick * per_tick,
+            ..self.clone()
+        }
+    }
+
+    /// Wall time of its start, by the clock as it is now.
+    #[must_use]
+    pub fn started(&self) -> SystemTime {
+        wall_time(self.started_ns)
     }
 
     /// Whether it is called like an interpreter.
@@ -68,6 +85,16 @@ impl Facts {
             let name = name.rsplit('/').next().unwrap_or_default();
             name.starts_with("python") || name.starts_with("pypy")
         })
+    }
+
+    /// What it runs: all arguments if they may be shown, else [`Facts::program`].
+    #[must_use]
+    pub fn cmdline(&self, show_arguments: bool) -> String {
+        if show_arguments {
+            self.arguments.join(" ")
+        } else {
+            self.program()
+        }
     }
 
     /// The program with its script (`python app.py`) or module (`python -m http.server`), without the rest.
@@ -287,10 +314,15 @@ fn n_pages_shown(pid: Pid) -> std::io::Result<u64> {
         .ok_or_else(|| std::io::Error::other("statm: unexpected format"))
 }
 
-/// Wall time of a moment in clock ticks since boot.
-fn wall_time(ticks: u64) -> SystemTime {
+/// Nanoseconds of so many clock ticks.
+fn tick_ns(ticks: u64) -> u64 {
     let per_second = rustix::param::clock_ticks_per_second();
-    let since_boot = Duration::from_millis(ticks * 1000 / per_second.max(1));
+    ticks.saturating_mul(1_000_000_000 / per_second.max(1))
+}
+
+/// Wall time of a moment in nanoseconds since boot, by the clock as it is now.
+fn wall_time(boot_ns: u64) -> SystemTime {
+    let since_boot = Duration::from_nanos(boot_ns);
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
     SystemTime::now() - now.saturating_sub(since_boot)
@@ -313,7 +345,7 @@ mod tests {
                 .iter()
                 .map(|argument| (*argument).to_owned())
                 .collect(),
-            started: SystemTime::UNIX_EPOCH,
+            started_ns: 0,
             executable: String::new(),
             cgroup: String::new(),
             container: None,
@@ -380,7 +412,7 @@ mod tests {
     #[test]
     fn the_facts_of_this_process_are_read() {
         let facts = Facts::read(Pid(std::process::id())).unwrap();
-        assert!(facts.started <= SystemTime::now());
+        assert!(facts.started() <= SystemTime::now());
         assert!(!facts.arguments.is_empty() && !facts.executable.is_empty());
     }
 }

@@ -15,8 +15,9 @@ use indexmap::IndexMap;
 
 use super::intern::{SharedTable, Table, address_of};
 use super::model::{
-    FrameKind, Function, FunctionId, LabelSetId, LabelValue, Location, LocationId, Mapping,
-    MappingId, Profile, Sample, StackId, StringId, ValueType, Values, label,
+    FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Labels, Location,
+    LocationId, Mapping, MappingId, Process, ProcessId, Profile, Sample, StackId, StringId,
+    ValueType, Values, label,
 };
 
 /// Most frames in all different stacks of one profile together (4 bytes each, and up to 32 more where the
@@ -92,18 +93,44 @@ pub struct ResolvedFrame {
 /// Labels of one thread: the same names in every format, see [`label`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ThreadLabels {
-    /// `pid`.
-    pub pid: u32,
+    /// The process that it belongs to.
+    pub process: Arc<ProcessLabels>,
     /// `tid`: the kernel's.
     pub tid: u32,
     /// `thread_name`: from `threading` where it has one, else the kernel's name of the thread.
     pub thread_name: Box<str>,
-    /// `comm` of the process.
+}
+
+/// What is known of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ProcessLabels {
+    /// `pid`.
+    pub pid: u32,
+    /// When it was started, in nanoseconds since boot.
+    pub started_ns: u64,
+    /// What it runs, as far as it may be shown.
+    pub cmdline: Box<str>,
+    /// `comm`.
     pub comm: Box<str>,
     /// `python_version`, such as `3.12.1`.
     pub python_version: Box<str>,
-    /// What else is known of the process: names of labels, and texts that are not empty.
-    pub process: Arc<[(&'static str, Box<str>)]>,
+    /// What else there is: names of labels, and texts that are not empty.
+    pub more: Box<[(&'static str, Box<str>)]>,
+}
+
+impl ProcessLabels {
+    /// A process of which nothing but its id is known.
+    #[must_use]
+    pub fn of_pid(pid: u32) -> Self {
+        Self {
+            pid,
+            started_ns: 0,
+            cmdline: "".into(),
+            comm: "".into(),
+            python_version: "".into(),
+            more: [].into(),
+        }
+    }
 }
 
 /// A sample ready to be aggregated.
@@ -136,8 +163,10 @@ pub struct Aggregator {
     mappings: Table<Mapping>,
     locations: Table<Location>,
     stacks: Table<Box<[LocationId]>>,
-    label_sets: Table<Box<[(StringId, LabelValue)]>>,
+    processes: Table<Process>,
+    label_sets: Table<LabelSet>,
     shared_functions: SharedTable<ResolvedFunction, (FunctionId, MappingId)>,
+    shared_processes: SharedTable<ProcessLabels, ProcessId>,
     shared_labels: SharedTable<ThreadLabels, LabelSetId>,
     frames: HashMap<FrameKey, LocationId, RandomState>,
     values: IndexMap<(StackId, LabelSetId), Values, RandomState>,
@@ -162,8 +191,10 @@ impl Aggregator {
             mappings: Table::default(),
             locations: Table::default(),
             stacks: Table::default(),
+            processes: Table::default(),
             label_sets: Table::default(),
             shared_functions: SharedTable::default(),
+            shared_processes: SharedTable::default(),
             shared_labels: SharedTable::default(),
             frames: HashMap::default(),
             values: IndexMap::default(),
@@ -235,6 +266,7 @@ impl Aggregator {
             mappings: self.mappings.into_vec(),
             locations: self.locations.into_vec(),
             stacks: self.stacks.into_vec(),
+            processes: self.processes.into_vec(),
             label_sets: self.label_sets.into_vec(),
             samples: self
                 .values
@@ -336,41 +368,60 @@ impl Aggregator {
 
     /// The set of labels that has one more.
     fn with_label(&mut self, labels: LabelSetId, name: &str, text: &str) -> LabelSetId {
-        let mut set = self
-            .label_sets
-            .value(labels.0)
-            .map_or_else(Vec::new, |set| set.to_vec());
-        let mut string = |text: &str| StringId(self.strings.intern_str(text));
-        set.push((string(name), LabelValue::Str(string(text))));
-        LabelSetId(self.label_sets.intern_slice(&set).0)
+        let Some(set) = self.label_sets.value(labels.0).cloned() else {
+            return labels;
+        };
+        let one_more = text_label(&mut self.strings, name, text);
+        let labels: Labels = set.labels.iter().copied().chain([one_more]).collect();
+        LabelSetId(self.label_sets.intern(LabelSet { labels, ..set }))
     }
 
     fn intern_labels(&mut self, labels: &Arc<ThreadLabels>) -> LabelSetId {
         let Self {
+            shared_processes,
             shared_labels,
             strings,
+            processes,
             label_sets,
             ..
         } = self;
         shared_labels.get_or_insert_with(labels, |labels| {
-            let mut string = |text: &str| StringId(strings.intern_str(text));
-            let mut set = vec![
-                (string(label::PID), LabelValue::Num(i64::from(labels.pid))),
-                (string(label::TID), LabelValue::Num(i64::from(labels.tid))),
-                (
-                    string(label::THREAD_NAME),
-                    LabelValue::Str(string(&labels.thread_name)),
-                ),
-                (string(label::COMM), LabelValue::Str(string(&labels.comm))),
-                (
-                    string(label::PYTHON_VERSION),
-                    LabelValue::Str(string(&labels.python_version)),
-                ),
+            let process = shared_processes.get_or_insert_with(&labels.process, |process| {
+                ProcessId(processes.intern(process_of(strings, process)))
+            });
+            let tid = LabelValue::Num(i64::from(labels.tid));
+            let labels = [
+                (StringId(strings.intern_str(label::TID)), tid),
+                text_label(strings, label::THREAD_NAME, &labels.thread_name),
             ];
-            let process = labels.process.iter();
-            set.extend(process.map(|(name, text)| (string(name), LabelValue::Str(string(text)))));
-            LabelSetId(label_sets.intern_slice(&set).0)
+            LabelSetId(label_sets.intern(LabelSet {
+                process,
+                labels: labels.into(),
+            }))
         })
+    }
+}
+
+fn text_label(strings: &mut Table<Box<str>>, name: &str, text: &str) -> (StringId, LabelValue) {
+    let mut string = |text: &str| StringId(strings.intern_str(text));
+    (string(name), LabelValue::Str(string(text)))
+}
+
+fn process_of(strings: &mut Table<Box<str>>, process: &ProcessLabels) -> Process {
+    let pid = LabelValue::Num(i64::from(process.pid));
+    let mut labels = vec![(StringId(strings.intern_str(label::PID)), pid)];
+    let own = [
+        (label::COMM, &process.comm),
+        (label::PYTHON_VERSION, &process.python_version),
+    ];
+    let more = process.more.iter().map(|(name, text)| (*name, text));
+    let texts = own.into_iter().chain(more);
+    labels.extend(texts.map(|(name, text)| text_label(strings, name, text)));
+    Process {
+        pid: process.pid,
+        started_ns: process.started_ns,
+        cmdline: StringId(strings.intern_str(&process.cmdline)),
+        labels: labels.into(),
     }
 }
 
@@ -394,13 +445,15 @@ mod tests {
     use super::*;
 
     fn thread(pid: u32, tid: u32) -> Arc<ThreadLabels> {
-        Arc::new(ThreadLabels {
-            pid,
-            tid,
-            thread_name: "MainThread".into(),
+        let process = ProcessLabels {
             comm: "python3".into(),
             python_version: "3.12.1".into(),
-            process: Arc::new([]),
+            ..ProcessLabels::of_pid(pid)
+        };
+        Arc::new(ThreadLabels {
+            process: Arc::new(process),
+            tid,
+            thread_name: "MainThread".into(),
         })
     }
 
@@ -636,6 +689,10 @@ mod tests {
         assert!(distinct(&profile.strings) && distinct(&profile.functions));
         assert!(distinct(&profile.mappings) && distinct(&profile.locations));
         assert!(distinct(&profile.stacks) && distinct(&profile.label_sets));
+        assert!(distinct(&profile.processes));
+        for set in &profile.label_sets {
+            assert!((set.process.0 as usize) < profile.processes.len());
+        }
         for function in &profile.functions {
             string(function.name);
             string(function.filename);

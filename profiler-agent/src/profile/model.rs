@@ -25,6 +25,10 @@ pub struct MappingId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StackId(pub u32);
 
+/// Index into [`Profile::processes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId(pub u32);
+
 /// Index into [`Profile::label_sets`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LabelSetId(pub u32);
@@ -84,6 +88,31 @@ pub enum LabelValue {
     Str(StringId),
     /// A number, as of `pid` and `tid`.
     Num(i64),
+}
+
+/// The labels of a process, or of a thread beside those of its process: names, and what they say.
+pub type Labels = Box<[(StringId, LabelValue)]>;
+
+/// A process that has samples.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Process {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// When it was started, in nanoseconds since boot; with the id it names a process of this boot.
+    pub started_ns: u64,
+    /// What it runs, as far as it may be shown: by default the program with its script or module.
+    pub cmdline: StringId,
+    /// The labels that all of its threads share, in the order in which they are shown.
+    pub labels: Labels,
+}
+
+/// The labels of a sample.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LabelSet {
+    /// Whose sample it is.
+    pub process: ProcessId,
+    /// The labels beside those of the process.
+    pub labels: Labels,
 }
 
 /// What the values of a sample mean, for example `samples/count` and `cpu/nanoseconds`.
@@ -407,8 +436,10 @@ pub struct Profile {
     pub locations: Vec<Location>,
     /// Stacks, leaf first.
     pub stacks: Vec<Box<[LocationId]>>,
-    /// Sets of labels (name, value), in the order in which they are shown.
-    pub label_sets: Vec<Box<[(StringId, LabelValue)]>>,
+    /// Processes.
+    pub processes: Vec<Process>,
+    /// Sets of labels.
+    pub label_sets: Vec<LabelSet>,
     /// Samples; no two with the same stack and labels.
     pub samples: Vec<Sample>,
     /// Remarks for the reader: what was lost, cut, not completed or sampled in another way.
@@ -500,12 +531,21 @@ impl Profile {
         })
     }
 
+    /// The labels of a set, those of its process first. Ids of another profile give nothing.
+    #[must_use = "it does nothing but to look labels up"]
+    pub fn labels(&self, id: LabelSetId) -> impl Iterator<Item = (StringId, LabelValue)> {
+        let set = self.label_sets.get(id.0 as usize);
+        let process = set.and_then(|set| self.processes.get(set.process.0 as usize));
+        let of_process = process.into_iter().flat_map(|process| &process.labels);
+        let own = set.into_iter().flat_map(|set| &set.labels);
+        of_process.chain(own).copied()
+    }
+
     /// The text of a label in a set; `None` when the set has no such label, or a number.
     #[must_use]
     pub fn label(&self, labels: LabelSetId, name: &str) -> Option<&str> {
-        let set = self.label_sets.get(labels.0 as usize)?;
-        set.iter().find_map(|(key, value)| match value {
-            LabelValue::Str(text) if self.str(*key) == name => Some(self.str(*text)),
+        self.labels(labels).find_map(|(key, value)| match value {
+            LabelValue::Str(text) if self.str(key) == name => Some(self.str(text)),
             LabelValue::Str(_) | LabelValue::Num(_) => None,
         })
     }
@@ -514,8 +554,8 @@ impl Profile {
     #[must_use]
     pub fn thread(&self, labels: LabelSetId) -> Thread<'_> {
         let mut thread = Thread::default();
-        for (name, value) in self.label_sets.get(labels.0 as usize).into_iter().flatten() {
-            match (self.str(*name), *value) {
+        for (name, value) in self.labels(labels) {
+            match (self.str(name), value) {
                 (label::PID, LabelValue::Num(pid)) => thread.pid = pid,
                 (label::TID, LabelValue::Num(tid)) => thread.tid = tid,
                 (label::THREAD_NAME, LabelValue::Str(id)) => thread.thread_name = self.str(id),

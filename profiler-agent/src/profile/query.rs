@@ -242,7 +242,7 @@ mod tests {
 
     use super::*;
     use crate::profile::aggregate::{
-        Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
+        Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
     };
     use crate::profile::model::ValueType;
 
@@ -379,12 +379,9 @@ mod tests {
         let function = |name: &str| Arc::new(ResolvedFunction::python(name, "/app.py", 1));
         let [main, fib, leaf] = ["main", "fib", "leaf"].map(function);
         let labels = Arc::new(ThreadLabels {
-            pid: 1,
+            process: Arc::new(ProcessLabels::of_pid(1)),
             tid: 1,
             thread_name: "".into(),
-            comm: "".into(),
-            python_version: "".into(),
-            process: Arc::new([]),
         });
         let mut aggregator = Aggregator::new(SystemTime::UNIX_EPOCH, &ValueType::CPU_SAMPLES, 1);
         let stacks: [(&[&Arc<ResolvedFunction>], i64); 3] = [

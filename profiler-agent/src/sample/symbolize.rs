@@ -18,10 +18,11 @@ use super::native::NativeSymbolizer;
 use crate::ids::{Address, Generation, Tid};
 use crate::native::eval_loop::{EvalLoop, MAX_EVAL_LOOP_BYTES, RepairRule, TEXT_BYTES};
 use crate::process::container::Runtime;
-use crate::process::facts::Facts;
 use crate::process::file::FileKey;
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
-use crate::profile::aggregate::{ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels};
+use crate::profile::aggregate::{
+    ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
+};
 use crate::profile::model::label;
 use crate::python::code::{self, Code, CodeError, CodeSymbol};
 use crate::python::process::PythonProcess;
@@ -61,7 +62,7 @@ struct Program {
     memory: ProcessMemory,
     codes: CodeCache,
     /// Labels that all of its threads share.
-    labels: Arc<[(&'static str, Box<str>)]>,
+    labels: Arc<ProcessLabels>,
     bytecode: ThreadBytecode,
     threads: HashMap<(Tid, u64), Arc<ThreadLabels>, RandomState>,
     /// Names by ident (pthread_t), as `threading` has them.
@@ -72,6 +73,7 @@ struct Program {
 /// Resolves samples; owns all caches.
 #[derive(Default)]
 pub struct Symbolizer {
+    shows_arguments: bool,
     programs: HashMap<Generation, Program, RandomState>,
     eval_loops: HashMap<FileKey, EvalLoop>,
     rules: HashMap<(FileKey, u64), RepairRule, RandomState>,
@@ -81,15 +83,26 @@ pub struct Symbolizer {
 }
 
 impl Symbolizer {
+    /// One that says of processes all arguments, or the program alone.
+    #[must_use]
+    pub fn new(shows_arguments: bool) -> Self {
+        Self {
+            shows_arguments,
+            ..Self::default()
+        }
+    }
+
     /// A process (or the program it now runs) becomes known.
     pub fn add(&mut self, process: Arc<PythonProcess>) {
         let generation = process.generation;
+        let labels = process_labels(&process, self.shows_arguments);
         if let Some(program) = self.programs.get_mut(&generation) {
             program.process = process;
+            program.relabel(labels);
             return;
         }
         self.programs
-            .insert(generation, Program::new(process, CodeCache::new()));
+            .insert(generation, Program::new(process, labels, CodeCache::new()));
     }
 
     /// A process was forked: the child knows what the parent knew. Called in the order of the kernel's
@@ -102,11 +115,13 @@ impl Symbolizer {
             pid,
             generation: child,
             forked_from: Some(parent.process.generation),
+            facts: parent.process.facts.of_child(pid, child),
             ..PythonProcess::clone(&parent.process)
         };
         let codes = parent.codes.fork();
+        let labels = process_labels(&process, self.shows_arguments);
         self.programs
-            .insert(child, Program::new(Arc::new(process), codes));
+            .insert(child, Program::new(Arc::new(process), labels, codes));
     }
 
     /// A program has ended; nothing of it comes any more.
@@ -227,16 +242,24 @@ impl Symbolizer {
 }
 
 impl Program {
-    fn new(process: Arc<PythonProcess>, codes: CodeCache) -> Self {
+    fn new(process: Arc<PythonProcess>, labels: ProcessLabels, codes: CodeCache) -> Self {
         Self {
             memory: ProcessMemory::new(process.pid),
-            labels: process_labels(&process.facts),
+            labels: Arc::new(labels),
             process,
             codes,
             bytecode: ThreadBytecode::default(),
             threads: HashMap::default(),
             names: HashMap::new(),
             names_read: None,
+        }
+    }
+
+    /// Of a child that has just begun, what its parent is was all that was known.
+    fn relabel(&mut self, labels: ProcessLabels) {
+        if *self.labels != labels {
+            self.labels = Arc::new(labels);
+            self.threads.clear();
         }
     }
 
@@ -289,19 +312,10 @@ impl Program {
         }
         let name = ident.and_then(|ident| self.names.get(&ident)).cloned();
         let has_final_name = name.is_some() || ident.is_none();
-        let facts = &self.process.facts;
         let labels = Arc::new(ThreadLabels {
-            pid: sample.pid.0,
+            process: self.labels.clone(),
             tid: sample.tid.0,
             thread_name: name.unwrap_or_else(|| comm_text(&sample.comm).into_boxed_str()),
-            comm: facts.comm.as_str().into(),
-            python_version: self
-                .process
-                .interpreter
-                .version
-                .to_string()
-                .into_boxed_str(),
-            process: self.labels.clone(),
         });
         // A name that was not there yet is looked for again.
         if has_final_name {
@@ -340,8 +354,9 @@ impl Program {
     }
 }
 
-/// Labels of a process beside its name and version, those that there are.
-fn process_labels(facts: &Facts) -> Arc<[(&'static str, Box<str>)]> {
+/// What is known of a process.
+fn process_labels(process: &PythonProcess, shows_arguments: bool) -> ProcessLabels {
+    let facts = &process.facts;
     let mut labels = vec![(label::CGROUP, facts.cgroup.trim_end_matches('/'))];
     if let Some(container) = &facts.container {
         labels.extend([
@@ -361,7 +376,14 @@ fn process_labels(facts: &Facts) -> Arc<[(&'static str, Box<str>)]> {
         ]);
     }
     let labels = labels.into_iter().filter(|(_, text)| !text.is_empty());
-    labels.map(|(name, text)| (name, text.into())).collect()
+    ProcessLabels {
+        pid: process.pid.0,
+        started_ns: facts.started_ns,
+        cmdline: facts.cmdline(shows_arguments).into(),
+        comm: facts.comm.as_str().into(),
+        python_version: process.interpreter.version.to_string().into_boxed_str(),
+        more: labels.map(|(name, text)| (name, text.into())).collect(),
+    }
 }
 
 /// The leaf's true instruction when the sampled PC lies between the interpreter's dispatch jump and its store

@@ -25,7 +25,7 @@ use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
 use crate::profile::aggregate::{
-    Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
+    Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
 use crate::profile::memory::{GcStats, MemoryInfo, Resident};
 use crate::profile::model::{Profile, ProfileType, ValueType};
@@ -196,12 +196,13 @@ const N_FUNCTIONS: u32 = 20_000;
 fn profile(duration: Duration) -> Profile {
     let mut aggregator = Aggregator::new(SystemTime::now(), &ValueType::CPU_SAMPLES, 1000);
     let labels = Arc::new(ThreadLabels {
-        pid: PID,
+        process: Arc::new(ProcessLabels {
+            comm: "python3".into(),
+            python_version: "3.12.1".into(),
+            ..ProcessLabels::of_pid(PID)
+        }),
         tid: PID,
         thread_name: "MainThread".into(),
-        comm: "python3".into(),
-        python_version: "3.12.1".into(),
-        process: Arc::new([]),
     });
     for number in 0..N_FUNCTIONS {
         let name = format!(

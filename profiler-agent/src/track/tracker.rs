@@ -8,7 +8,7 @@ mod recheck;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use profiler_common::layout::PyLayout;
 use profiler_common::process::{NO_LAYOUT, ProcessEntry, ProcessState};
@@ -307,11 +307,7 @@ impl<K: KernelTable> Tracker<K> {
             self.begin(pid, Some(generation));
             return;
         };
-        let facts = Facts {
-            pid,
-            started: SystemTime::now(),
-            ..process.facts.clone()
-        };
+        let facts = process.facts.of_child(pid, generation);
         let child = PythonProcess {
             pid,
             generation,

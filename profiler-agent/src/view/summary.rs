@@ -142,7 +142,7 @@ mod tests {
     use super::super::columns::columns_of;
     use super::*;
     use crate::profile::aggregate::{
-        Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
+        Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
     };
     use crate::profile::model::ValueType;
 
@@ -158,12 +158,13 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames: stack.iter().map(frame).collect(),
                 labels: Arc::new(ThreadLabels {
-                    pid,
+                    process: Arc::new(ProcessLabels {
+                        comm: "python3".into(),
+                        python_version: "3.12.1".into(),
+                        ..ProcessLabels::of_pid(pid)
+                    }),
                     tid: pid,
                     thread_name: "".into(),
-                    comm: "python3".into(),
-                    python_version: "3.12.1".into(),
-                    process: Arc::new([]),
                 }),
                 values: [*count, *count].into(),
             });

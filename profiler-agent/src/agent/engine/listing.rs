@@ -65,7 +65,7 @@ pub(super) fn process_info(
         .to_owned();
     ProcessInfo {
         pid: facts.pid.0,
-        start_time: facts.started,
+        start_time: facts.started(),
         comm: facts.comm,
         program,
         script,
@@ -117,12 +117,11 @@ impl Engine {
                 .into_iter()
                 .filter(|process| {
                     // What may not be shown cannot be guessed by asking either.
-                    let cmdline = if show_cmdline {
-                        process.facts.arguments.join(" ")
-                    } else if process.version.is_empty() {
-                        process.facts.comm.clone()
+                    let facts = &process.facts;
+                    let cmdline = if process.version.is_empty() && !show_cmdline {
+                        facts.comm.clone()
                     } else {
-                        process.facts.program()
+                        facts.cmdline(show_cmdline)
                     };
                     filter.matches(&filtered(&process.facts, &cmdline))
                 })

@@ -173,12 +173,7 @@ pub(super) fn parts_of(process: &PythonProcess) -> Option<String> {
 /// Whether a client's filter means this process; without `show_cmdline` it sees program and script alone.
 pub(super) fn matches(filter: &ProcessFilter, process: &PythonProcess, show_cmdline: bool) -> bool {
     let facts = &process.facts;
-    let cmdline = if show_cmdline {
-        facts.arguments.join(" ")
-    } else {
-        facts.program()
-    };
-    filter.matches(&filtered(facts, &cmdline))
+    filter.matches(&filtered(facts, &facts.cmdline(show_cmdline)))
 }
 
 impl Engine {
