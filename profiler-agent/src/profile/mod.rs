@@ -7,6 +7,8 @@ pub mod in_use;
 mod intern;
 pub mod line_growth;
 pub mod memory;
+pub mod merge;
 pub mod model;
 pub mod query;
 pub mod selector;
+pub mod tables;
