@@ -15,6 +15,7 @@ pub mod native;
 pub mod process;
 pub mod profile;
 pub mod python;
+pub mod recorder;
 pub mod sample;
 pub mod serve;
 pub mod track;

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::exit::ExitError;
 use super::{AgentArgs, log::LogFormat, named};
-use crate::agent::{Agent, AgentAsker};
+use crate::agent::{Agent, AgentAsker, Purpose};
 use crate::config::SamplingConfig;
 use crate::format::escape;
 use crate::kernel::probe::Rights;
@@ -53,7 +53,11 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         allocation: args.allocation.config(),
         ..config
     };
-    let mut agent = Agent::start(&config, None, args.show_cmdline)?;
+    let purpose = Purpose::Serve {
+        show_cmdline: args.show_cmdline,
+        recorder: args.recorder.start()?,
+    };
+    let mut agent = Agent::start(&config, purpose)?;
     let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(queries, async move {

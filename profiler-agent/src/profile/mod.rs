@@ -12,3 +12,5 @@ pub mod model;
 pub mod query;
 pub mod selector;
 pub mod tables;
+pub mod time;
+pub mod window;
