@@ -43,8 +43,8 @@ use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::config::{
     AllocationConfig, DEFAULT_ADDRESS, DEFAULT_FAULT_PERIOD, DEFAULT_MAX_SAMPLES_PER_SECOND,
-    DEFAULT_RATE_HZ, SamplingConfig, default_ring_bytes, parse_bytes, parse_duration,
-    parse_percent, parse_period, parse_time,
+    DEFAULT_RATE_HZ, DEFAULT_WINDOW, SamplingConfig, default_ring_bytes, parse_bytes,
+    parse_duration, parse_percent, parse_period, parse_time,
 };
 use crate::ids::Pid;
 use crate::kernel::cpus::n_cpus_online;
@@ -602,6 +602,7 @@ impl SamplingArgs {
                 |bytes| bytes.clamp(page, LARGEST).next_power_of_two() as u32,
             ),
             max_processes: self.max_processes,
+            window: DEFAULT_WINDOW,
             allocation: AllocationConfig::default(),
             bpf_debug: log.log.has_bpf_debug(),
         }

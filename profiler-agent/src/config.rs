@@ -36,6 +36,9 @@ pub const DEFAULT_TEMPORARY: Duration = Duration::from_secs(1);
 /// Samples a second of the whole host that the agent takes at most when nothing is said.
 pub const DEFAULT_MAX_SAMPLES_PER_SECOND: u32 = 5_000;
 
+/// Length of a window when nothing is said.
+pub const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
+
 /// Where the agent serves when nothing is said.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7099";
 
@@ -74,6 +77,8 @@ pub struct SamplingConfig {
     pub ring_bytes: u32,
     /// Most processes that are profiled at once.
     pub max_processes: u32,
+    /// Length of the windows that are kept and watched.
+    pub window: Duration,
     /// How allocations are sampled.
     pub allocation: AllocationConfig,
     /// Debug messages of the kernel programs.
@@ -176,6 +181,7 @@ impl SamplingConfig {
             max_samples_per_second: None,
             ring_bytes: DEFAULT_RING_BYTES,
             max_processes: DEFAULT_MAX_PROCESSES,
+            window: DEFAULT_WINDOW,
             allocation: AllocationConfig::default(),
             bpf_debug: false,
         }

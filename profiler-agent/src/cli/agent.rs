@@ -51,6 +51,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         .config(&args.types, selection, max_samples, &args.log);
     let config = SamplingConfig {
         allocation: args.allocation.config(),
+        window: args.recorder.window,
         ..config
     };
     let purpose = Purpose::Serve {
