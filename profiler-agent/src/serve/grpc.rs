@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::pull::{BadRequest, Pulled, Puller, Selector, SelectorSide, check_duration};
 use super::query::{Asker, ContainerInfo, ProcessInfo, ProcessState, PullError, PullRequest};
+use super::scope::Scope;
 use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_server::ProfileService;
@@ -36,7 +37,8 @@ impl ProfileService for Service {
         &self,
         request: Request<proto::ListProcessesRequest>,
     ) -> Result<Response<proto::ListProcessesResponse>, Status> {
-        let filter = selector(request.into_inner().selector).parse()?;
+        let scope = Scope::of(request.extensions());
+        let filter = selector(request.into_inner().selector).parse(&scope)?;
         let processes = self.asker.processes(filter).await;
         let processes = processes.ok_or(PullError::Stopping)?;
         Ok(Response::new(proto::ListProcessesResponse {
@@ -48,6 +50,7 @@ impl ProfileService for Service {
         &self,
         request: Request<proto::PullProfileRequest>,
     ) -> Result<Response<Self::PullProfileStream>, Status> {
+        let scope = Scope::of(request.extensions());
         let request = request.into_inner();
         let format = match &*request.format {
             "" => Format::default_format(),
@@ -64,7 +67,7 @@ impl ProfileService for Service {
         };
         let request = PullRequest {
             profile_type,
-            filter: selector(request.selector).parse()?,
+            filter: selector(request.selector).parse(&scope)?,
             duration: check_duration(duration)?,
         };
         let pulled = self.puller.pull(request, format).await?;

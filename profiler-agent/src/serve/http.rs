@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -12,6 +13,7 @@ use axum::routing::get;
 use super::metrics;
 use super::pull::{BadRequest, Pulled, Puller, Selector, check_duration};
 use super::query::{Asker, PullError, PullRequest};
+use super::scope::Scope;
 use crate::format::{Format, escape};
 use crate::profile::model::ProfileType;
 
@@ -30,8 +32,15 @@ pub(super) fn routes(shared: Shared) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/healthz", get(health))
-        .route("/metrics", get(metrics))
         .route("/debug/pprof/profile", get(profile))
+        .with_state(shared.clone())
+        .merge(metrics_route(shared))
+}
+
+/// The one for Prometheus.
+pub(super) fn metrics_route(shared: Shared) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
         .with_state(shared)
 }
 
@@ -61,7 +70,7 @@ async fn index() -> Response {
             "                                       cgroup=PATH, type=cpu|faults, format=NAME; repeat one for one\n",
             "                                       or the other\n",
             "/metrics                               the agent's own counters, for Prometheus\n",
-            "/healthz                               200 while the agent answers\n\n",
+            "/healthz, /livez, /readyz              200 while the agent answers, is alive, takes samples\n\n",
             "The same port speaks gRPC: pyagent.v1.ProfileService, with reflection and health.",
         ),
     )
@@ -86,11 +95,12 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 
 async fn profile(
     State(shared): State<Shared>,
+    scope: Extension<Scope>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let asked = query
         .map_err(|error| BadQuery::Unreadable(error.body_text()))
-        .and_then(|Query(pairs)| parse(pairs));
+        .and_then(|Query(pairs)| parse(pairs, &scope));
     let (request, format) = match asked {
         Ok(asked) => asked,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -120,7 +130,10 @@ enum BadQuery {
 
 /// The profile that a query asks for. What is not known is refused: a mistyped `pid` must not become a
 /// profile of everything.
-fn parse(pairs: Vec<(String, String)>) -> Result<(PullRequest, &'static Format), BadQuery> {
+fn parse(
+    pairs: Vec<(String, String)>,
+    scope: &Scope,
+) -> Result<(PullRequest, &'static Format), BadQuery> {
     let mut selector = Selector::default();
     let mut duration = DEFAULT_SECONDS;
     let mut profile_type = ProfileType::Cpu;
@@ -150,7 +163,7 @@ fn parse(pairs: Vec<(String, String)>) -> Result<(PullRequest, &'static Format),
     }
     let request = PullRequest {
         profile_type,
-        filter: selector.parse()?,
+        filter: selector.parse(scope)?,
         duration: check_duration(duration)?,
     };
     Ok((request, format))
@@ -182,7 +195,7 @@ fn refusal(error: PullError) -> Response {
     plain(status, &error.to_string())
 }
 
-fn plain(status: StatusCode, text: &str) -> Response {
+pub(super) fn plain(status: StatusCode, text: &str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
