@@ -171,6 +171,12 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_personality,
 ];
 
+/// How many they are.
+#[must_use]
+pub const fn n_forbidden_calls() -> usize {
+    FORBIDDEN.len()
+}
+
 /// Forbids them to all threads of this process, for good.
 pub fn forbid_calls() -> Result<(), seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
