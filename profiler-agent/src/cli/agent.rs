@@ -51,7 +51,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
     // It is alive before anything is attached.
     let health = match args.listen.health_listen {
-        Some(address) => Some(serve_health(address, queries.clone()).await?),
+        Some(address) => Some(serve_health(address, queries.clone())?),
         None => None,
     };
     let selection = args.selection.selection();
@@ -130,7 +130,7 @@ fn check(args: &AgentArgs) -> Result<()> {
 }
 
 /// Begins to answer probes. Returns the address, what ends it when it is dropped, and what ends then.
-async fn serve_health(
+fn serve_health(
     address: SocketAddr,
     queries: mpsc::Sender<Query>,
 ) -> Result<(SocketAddr, oneshot::Sender<()>, JoinHandle<()>)> {

@@ -18,7 +18,9 @@ use http_body::{Frame, SizeHint};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 use tokio::sync::watch;
+use tokio::time::{Sleep, sleep};
 
+use super::connection::Patience;
 use super::http::is_grpc;
 use super::places::{Asking, Place};
 use super::scope::Scope;
@@ -116,8 +118,11 @@ impl CertificateScopes {
     }
 }
 
-/// Lines of a word and, perhaps, a scope: with their numbers.
-fn lines(bytes: &[u8]) -> Result<Vec<(usize, &str, Option<Scope>)>, String> {
+/// The number of a line, its word and, perhaps, a scope.
+type Line<'a> = (usize, &'a str, Option<Scope>);
+
+/// Lines of a word and, perhaps, a scope.
+fn lines(bytes: &[u8]) -> Result<Vec<Line<'_>>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is no text".to_owned())?;
     let mut found = Vec::new();
     for (idx, line) in text.lines().enumerate() {
@@ -240,8 +245,11 @@ fn is_status(path: &str) -> bool {
     ];
     exact.contains(&path)
         || path.starts_with("/grpc.health.v1.Health/")
-        || path.starts_with("/grpc.reflection.")
+        || path.starts_with(REFLECTION)
 }
+
+/// Where reflection is: a client asks several questions in one call, when it likes.
+const REFLECTION: &str = "/grpc.reflection.";
 
 /// Lets a request through with its [`Scope`], or answers 401 or 403 (gRPC: UNAUTHENTICATED, PERMISSION_DENIED).
 pub(super) async fn authorize(
@@ -269,18 +277,41 @@ pub(super) async fn authorize(
     request.headers_mut().remove(header::AUTHORIZATION);
     request.extensions_mut().insert(scope);
     let asking = place.map(|place| place.ask());
+    let path = request.uri().path();
+    let is_dialogue = path.starts_with(REFLECTION);
+    // What lasts as long as the client likes holds no place against others.
+    let is_endless = is_dialogue || path.contains("/Watch");
+    if !is_dialogue {
+        let limit = request.extensions().get::<Patience>().copied();
+        let limit = limit.unwrap_or_default().header;
+        request = request.map(|body| {
+            Body::new(Bounded {
+                body,
+                asking: None,
+                limit: Some(Box::pin(sleep(limit))),
+            })
+        });
+    }
     let response = next.run(request).await;
     // The request lasts until the last byte of its answer has gone.
-    response.map(|body| Body::new(Answer { body, asking }))
+    response.map(|body| {
+        Body::new(Bounded {
+            body,
+            asking: asking.filter(|_| !is_endless),
+            limit: None,
+        })
+    })
 }
 
-/// The body of an answer, which holds the request open until it is sent, or given up.
-struct Answer {
+/// The body of an answer, which holds the request open until it is sent or given up; or that of a request, which has to
+/// come in time.
+struct Bounded {
     body: Body,
     asking: Option<Asking>,
+    limit: Option<Pin<Box<Sleep>>>,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for Bounded {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -291,6 +322,13 @@ impl HttpBody for Answer {
         let poll = Pin::new(&mut self.body).poll_frame(context);
         if matches!(poll, Poll::Ready(None)) {
             self.asking = None;
+        }
+        if poll.is_pending()
+            && let Some(limit) = &mut self.limit
+            && limit.as_mut().poll(context).is_ready()
+        {
+            let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            return Poll::Ready(Some(Err(axum::Error::new(late))));
         }
         poll
     }

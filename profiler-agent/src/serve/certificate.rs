@@ -46,7 +46,7 @@ impl<'a> Iterator for Values<'a> {
     }
 }
 
-fn inside<'a>(value: Option<(u8, &'a [u8])>, tag: u8) -> Option<Values<'a>> {
+fn inside(value: Option<(u8, &[u8])>, tag: u8) -> Option<Values<'_>> {
     value
         .filter(|(found, _)| *found == tag)
         .map(|(_, content)| Values(content))

@@ -41,7 +41,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Patience {
     /// From the connection to the end of its handshake.
     pub(super) handshake: Duration,
-    /// From there to its first request that is let through, and for the head of each request of HTTP/1.
+    /// From there to its first request that is let through, for the head of each request of HTTP/1, and for the rest of
+    /// each request.
     pub(super) header: Duration,
 }
 
@@ -117,6 +118,7 @@ async fn requests(
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(of_request.clone());
+        request.extensions_mut().insert(patience);
         request
     });
     let mut builder = Builder::new(TokioExecutor::new());

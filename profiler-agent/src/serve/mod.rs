@@ -281,7 +281,8 @@ impl HealthServer {
 fn check(config: &ServeConfig) -> Result<(), BindError> {
     let has_certificate = config.tls.is_some();
     let tls = config.tls.as_ref();
-    let shows_who = config.token_file.is_some() || tls.is_some_and(|tls| tls.client_ca.is_some());
+    let has_authorities = tls.is_some_and(|tls| tls.client_ca.is_some());
+    let shows_who = config.token_file.is_some() || has_authorities;
     for listen in &config.listen {
         let ListenAddress::Tcp { address, .. } = listen else {
             continue;
@@ -292,7 +293,8 @@ fn check(config: &ServeConfig) -> Result<(), BindError> {
                 address: listen.clone(),
             });
         }
-        if !is_loopback(address) && !config.insecure && !(speaks_tls && shows_who) {
+        let is_guarded = is_loopback(address) || (speaks_tls && shows_who);
+        if !is_guarded && !config.insecure {
             return Err(BindError::NotLoopback {
                 address: listen.clone(),
             });
@@ -306,7 +308,7 @@ fn check(config: &ServeConfig) -> Result<(), BindError> {
             "no --listen address speaks TLS: those of loopback do when they are written as https://127.0.0.1:PORT",
         );
     }
-    if config.client_scopes.is_some() && !tls.is_some_and(|tls| tls.client_ca.is_some()) {
+    if config.client_scopes.is_some() && !has_authorities {
         return unused(
             "--tls-client-scopes",
             "certificates of clients are not looked at without --tls-client-ca",

@@ -195,8 +195,8 @@ impl Drop for Asking {
 mod tests {
     use super::*;
 
-    fn peer(number: u8) -> Option<IpAddr> {
-        Some([192, 0, 2, number].into())
+    fn enter(places: &Arc<Places>, peer: u8) -> Option<Arc<Place>> {
+        places.enter(Some([192, 0, 2, peer].into()))
     }
 
     fn is_there(place: &Place) -> bool {
@@ -206,8 +206,8 @@ mod tests {
     #[test]
     fn the_oldest_newcomer_of_the_busiest_peer_goes_first() {
         let places = Arc::new(Places::default());
-        let honest = places.enter(peer(1)).unwrap();
-        let flood: Vec<_> = (0..1000).filter_map(|_| places.enter(peer(2))).collect();
+        let honest = enter(&places, 1).unwrap();
+        let flood: Vec<_> = (0..1000).filter_map(|_| enter(&places, 2)).collect();
         assert!(is_there(&honest));
         assert_eq!(places.lock().connections.len(), MAX_NEWCOMERS);
         let n_gone = flood.iter().filter(|place| !is_there(place)).count();
@@ -222,16 +222,16 @@ mod tests {
         let places = Arc::new(Places::default());
         let all: Vec<_> = (0..MAX_CONNECTIONS)
             .map(|_| {
-                let place = places.enter(peer(1)).unwrap();
+                let place = enter(&places, 1).unwrap();
                 let asking = place.ask();
                 (place, Some(asking))
             })
             .collect();
-        assert!(places.enter(peer(2)).is_none());
+        assert!(enter(&places, 2).is_none());
         let mut all = all;
         all[7].1 = None;
         all[3].1 = None;
-        let new = places.enter(peer(2)).unwrap();
+        let new = enter(&places, 2).unwrap();
         assert!(!is_there(&all[7].0) && is_there(&all[3].0) && is_there(&new));
     }
 }

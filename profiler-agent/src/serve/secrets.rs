@@ -65,7 +65,7 @@ pub enum FileError {
 
 impl FileError {
     /// With what is wrong in it.
-    pub(super) fn unusable(path: &Path, reason: impl ToString) -> Self {
+    pub(super) fn unusable(path: &Path, reason: impl std::fmt::Display) -> Self {
         Self::Unusable {
             path: path.to_owned(),
             reason: escape(&reason.to_string()).into_owned(),

@@ -63,6 +63,7 @@ struct Running {
     unanswered: mpsc::Receiver<oneshot::Sender<Result<Profile, PullError>>>,
 }
 
+#[expect(clippy::unused_async, reason = "it needs the runtime")]
 async fn start() -> Running {
     serve(bind("127.0.0.1:0").unwrap())
 }

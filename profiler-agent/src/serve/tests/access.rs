@@ -30,7 +30,7 @@ fn tokens() -> String {
     format!("{ALL}\n{STATUS} read-status\n{SHOP} namespaces=shop\n{OTHER} namespaces=other,x\n")
 }
 
-async fn with_tokens(folder: &Path) -> Running {
+fn with_tokens(folder: &Path) -> Running {
     let mut config = config("127.0.0.1:0");
     config.token_file = Some(secret(folder, "tokens", &tokens()));
     serve(Server::bind(&config).unwrap())
@@ -56,7 +56,7 @@ impl Running {
 #[tokio::test]
 async fn without_a_token_or_with_a_wrong_one_nothing_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let running = with_tokens(folder.path()).await;
+    let running = with_tokens(folder.path());
     let targets = [
         "/",
         "/metrics",
@@ -109,7 +109,7 @@ async fn without_a_token_or_with_a_wrong_one_nothing_is_told() {
 #[tokio::test]
 async fn a_scope_for_the_status_reads_nothing_of_processes() {
     let folder = tempfile::tempdir().unwrap();
-    let running = with_tokens(folder.path()).await;
+    let running = with_tokens(folder.path());
     let header = format!("Authorization: Bearer {STATUS}");
     for (target, status) in [
         ("/metrics", 200),
@@ -148,7 +148,7 @@ async fn a_scope_for_the_status_reads_nothing_of_processes() {
 #[tokio::test]
 async fn a_scope_of_namespaces_sees_those_and_others_as_if_they_were_not_there() {
     let folder = tempfile::tempdir().unwrap();
-    let running = with_tokens(folder.path()).await;
+    let running = with_tokens(folder.path());
     let mut client = running.client().await;
     for (token, expected) in [
         (ALL, vec![PID, OTHER_PID]),
@@ -178,7 +178,7 @@ async fn a_scope_of_namespaces_sees_those_and_others_as_if_they_were_not_there()
 #[tokio::test]
 async fn tokens_are_read_again_when_they_change_and_broken_ones_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let running = with_tokens(folder.path()).await;
+    let running = with_tokens(folder.path());
     let mut client = running.client().await;
     let mut until = async |token: &str, is_known: bool| {
         let deadline = std::time::Instant::now() + Duration::from_secs(30);

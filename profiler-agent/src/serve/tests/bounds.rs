@@ -13,7 +13,7 @@ async fn ask(running: &Running, n: usize) -> Duration {
     let mut longest = Duration::ZERO;
     for _ in 0..n {
         let begun = Instant::now();
-        let answer = tokio::time::timeout(Duration::from_secs(60), running.get("/livez")).await;
+        let answer = tokio::time::timeout(Duration::from_mins(1), running.get("/livez")).await;
         assert_eq!(answer.expect("an answer").0, 200);
         longest = longest.max(begun.elapsed());
     }
@@ -109,9 +109,46 @@ async fn a_request_that_drips_is_ended_by_the_time_for_its_head() {
 }
 
 #[tokio::test]
+async fn the_rest_of_a_request_has_to_come_in_time() {
+    let mut server = bind("127.0.0.1:0").unwrap();
+    server.patience.header = Duration::from_millis(300);
+    let running = serve(server);
+    let address = running.address;
+    let answer = spawn_blocking(move || {
+        let mut stream = connect(address);
+        let head = "POST /pyagent.v1.ProfileService/GetStatus HTTP/1.1\r\nHost: localhost\r\n\
+                    Content-Type: application/grpc\r\nContent-Length: 5\r\n\r\n\0\0";
+        stream.write_all(head.as_bytes()).unwrap();
+        // Without the bound this would wait for ever.
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        stream.read(&mut [0; 1024])
+    });
+    answer.await.unwrap().unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn streams_without_an_end_make_room_too() {
+    let running = start().await;
+    let mut watching = Vec::new();
+    for _ in 0..FLOOD {
+        let channel = running.channel().await;
+        let request = HealthCheckRequest::default();
+        let watch = HealthClient::new(channel).watch(request).await.unwrap();
+        watching.push(watch);
+    }
+    let longest = ask(&running, 20).await;
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    drop(watching);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn heads_are_bounded() {
     let running = start().await;
-    let many: String = (0..200).map(|idx| format!("X-{idx}: y\r\n")).collect();
+    let many = "X: y\r\n".repeat(200);
     let long = format!("X: {}\r\n", "y".repeat(100 << 10));
     for headers in [many, long] {
         let request =
@@ -158,6 +195,9 @@ fn head() -> Vec<u8> {
     head
 }
 
+/// Its name, and its frames by number.
+type Flood<'a> = (&'a str, &'a dyn Fn(u32) -> Vec<u8>);
+
 #[tokio::test]
 async fn floods_of_http2_frames_hold_nobody_up() {
     /// Frames of each flood.
@@ -179,7 +219,7 @@ async fn floods_of_http2_frames_hold_nobody_up() {
             frame(0x9, 0, 1, &[0x00, 1, b'x', 1, b'y'])
         }
     };
-    let floods: [(&str, &(dyn Fn(u32) -> Vec<u8> + Sync)); 4] = [
+    let floods: [Flood<'_>; 4] = [
         ("rapid reset", &rapid_reset),
         ("settings", &settings),
         ("pings", &pings),

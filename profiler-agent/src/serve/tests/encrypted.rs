@@ -63,7 +63,7 @@ impl Authority {
 }
 
 /// Of an authority for `localhost`, with what more a test wants.
-async fn start_with(
+fn start_with(
     identity: &Identity,
     client_ca: Option<&Authority>,
     more: impl FnOnce(&mut ServeConfig),
@@ -149,7 +149,7 @@ async fn a_client_with_a_certificate_is_served_and_one_without_is_not() {
     let good = ours.sign(folder, &["alloy"], 1, 10);
     let expired = ours.sign(folder, &["alloy"], 10, 5);
     let foreign = theirs.sign(folder, &["alloy"], 2, 10);
-    let running = start_with(&server, Some(&ours), |_| {}).await;
+    let running = start_with(&server, Some(&ours), |_| {});
     assert_eq!(
         running.pull_with(&client(Some(&ours), Some(&good))).await,
         Ok(i64::from(N_FUNCTIONS))
@@ -201,7 +201,7 @@ async fn what_is_wrong_with_the_agents_certificate_is_told_in_one_line() {
         ..client(ca, None)
     };
     let good = ours.sign(folder, &["localhost"], 1, 10);
-    let running = start_with(&good, None, token).await;
+    let running = start_with(&good, None, token);
     let n_samples = running.pull_with(&with_token(Some(&ours))).await;
     assert_eq!(n_samples, Ok(i64::from(N_FUNCTIONS)));
     let by_name = ClientConfigFiles {
@@ -228,12 +228,12 @@ async fn what_is_wrong_with_the_agents_certificate_is_told_in_one_line() {
     running.stop().await;
 
     let expired = ours.sign(folder, &["localhost"], 10, 5);
-    let running = start_with(&expired, None, token).await;
+    let running = start_with(&expired, None, token);
     let result = running.pull_with(&with_token(Some(&ours))).await;
     refused(result, "has expired");
     running.stop().await;
     let early = ours.sign(folder, &["localhost"], -5, 10);
-    let running = start_with(&early, None, token).await;
+    let running = start_with(&early, None, token);
     let result = running.pull_with(&with_token(Some(&ours))).await;
     refused(result, "is not valid yet");
     running.stop().await;
@@ -280,8 +280,7 @@ async fn certificates_have_the_scope_of_their_names_and_a_token_goes_before() {
         let rules = "ops all\nshop.example namespaces=shop\nother namespaces=other\nprometheus read-status\n";
         config.client_scopes = Some(secret(folder, "scopes", rules));
         config.token_file = Some(secret(folder, "tokens", "0123456789abcdef\n"));
-    })
-    .await;
+    });
     for (name, expected) in [
         ("ops", Ok(())),
         ("shop.example", Ok(())),
@@ -322,7 +321,7 @@ async fn certificates_and_authorities_are_read_again_when_they_change() {
         path: folder.join("trusted.pem"),
     };
     std::fs::copy(&ours.path, &trusted.path).unwrap();
-    let running = start_with(&first, Some(&trusted), |_| {}).await;
+    let running = start_with(&first, Some(&trusted), |_| {});
     let until = async |ca: &Authority, identity: &Identity, is_served: bool| {
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         let files = client(Some(ca), Some(identity));
