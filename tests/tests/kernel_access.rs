@@ -1,7 +1,8 @@
 //! What a running agent has given up, and that it goes on profiling without; who sees what over its local socket. Root.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -190,6 +191,63 @@ fn no_thread_of_a_running_agent_has_a_right_that_it_does_not_need() {
 }
 
 #[test]
+fn the_unit_gives_what_the_agent_keeps_and_doctor_says_why() {
+    let output = Command::new(binary()).arg("doctor").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let unit = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../deploy/systemd/pyagent.service"
+    );
+    let unit = fs::read_to_string(unit).unwrap();
+    let given = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .unwrap();
+    for kept in KEPT {
+        let line = format!("the agent keeps     {}: {}", kept.name, kept.purpose);
+        assert!(said.contains(&line), "{said}");
+        assert!(given.split(' ').any(|name| name == kept.name), "{given}");
+    }
+    assert!(said.contains("the agent gives up"), "{said}");
+    // With those rights, and no others, it starts, and its socket is its group's.
+    let bounds: String = given
+        .split(' ')
+        .map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase())
+        .map(|name| ",+".to_owned() + &name)
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let mut child = Command::new("setpriv")
+        .args([
+            "--bounding-set",
+            &format!("-all{bounds}"),
+            "--inh-caps",
+            "-all",
+        ])
+        .args(["--no-new-privs", "--reset-env"])
+        .arg(binary())
+        .args([
+            "--all-python",
+            "--socket-group",
+            &GROUP.to_string(),
+            "--listen",
+        ])
+        .arg(format!("unix:{}", path.display()))
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    while !said.contains("serving gRPC") && errors.read_line(&mut said).unwrap() > 0 {}
+    let facts = fs::symlink_metadata(&path).map(|facts| (facts.mode() & 0o777, facts.gid()));
+    let _ = child.kill();
+    child.wait().unwrap();
+    assert_eq!(facts.ok(), Some((0o660, GROUP)), "{said}");
+    assert!(!said.contains("WARN"), "{said}");
+}
+
+#[test]
 fn an_agent_with_few_rights_goes_on_with_new_processes_execs_and_forks() {
     let agent = Agent::start(&[]);
     for python in interpreters::usual() {
@@ -318,12 +376,8 @@ fn a_secret_that_is_mounted_into_a_container_is_read_whatever_its_mode() {
             .spawn()
             .unwrap();
         let mut said = String::new();
-        let mut errors = std::io::BufReader::new(child.stderr.take().unwrap());
-        while std::io::BufRead::read_line(&mut errors, &mut said).unwrap() > 0 {
-            if said.contains("serving gRPC") {
-                break;
-            }
-        }
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        while !said.contains("serving gRPC") && errors.read_line(&mut said).unwrap() > 0 {}
         let _ = child.kill();
         child.wait().unwrap();
         said
