@@ -1,6 +1,5 @@
 //! What the user typed, validated: the one place that decides defaults.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
@@ -107,19 +106,6 @@ impl Default for AllocationConfig {
             pool_probes: PoolProbes::Auto,
         }
     }
-}
-
-/// What the agent (without a subcommand) does.
-#[derive(Debug, Clone)]
-pub struct AgentConfig {
-    /// How to sample.
-    pub sampling: SamplingConfig,
-    /// Where to serve.
-    pub listen: SocketAddr,
-    /// Serve beyond loopback without authentication.
-    pub insecure: bool,
-    /// Arguments of processes may be shown.
-    pub show_cmdline: bool,
 }
 
 /// Parses `3%`, as a part of the whole.

@@ -644,17 +644,18 @@ impl PartWriter<'_> {
             profile.str(process.cmdline),
         );
         let started_ns = process.started_ns.cast_signed();
-        let key = self.key((process.pid, started_ns, cmdline, &labels));
+        let key = self.key((process.pid, started_ns, process.owner, cmdline, &labels));
         let found = match self.rows.processes.get(key) {
             Some(known) => Some(known),
             None => self
                 .transaction
                 .prepare_cached(
                     "SELECT id, used FROM process
-                     WHERE pid = ?1 AND started_ns = ?2 AND boot = ?3 AND cmdline = ?4 AND labels = ?5",
+                     WHERE pid = ?1 AND started_ns = ?2 AND boot = ?3 AND cmdline = ?4 AND labels = ?5
+                     AND owner IS ?6",
                 )?
                 .query_row(
-                    params![process.pid, started_ns, self.boot, cmdline, labels],
+                    params![process.pid, started_ns, self.boot, cmdline, labels, process.owner],
                     |row| Ok((row.get(0)?, row.get(1)?)),
                 )
                 .optional()?,
@@ -665,8 +666,8 @@ impl PartWriter<'_> {
                 let id = self
                     .transaction
                     .prepare_cached(
-                        "INSERT INTO process (pid, started_ns, boot, cmdline, labels, used)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                        "INSERT INTO process (pid, started_ns, boot, cmdline, labels, owner, used)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                     )?
                     .insert(params![
                         process.pid,
@@ -674,6 +675,7 @@ impl PartWriter<'_> {
                         self.boot,
                         cmdline,
                         labels,
+                        process.owner,
                         self.seq
                     ])?;
                 (id, self.seq)
