@@ -6,6 +6,7 @@
 //!
 //! Targets decide how many different stacks there are, so the tables are bounded: see [`MAX_STACK_FRAMES`].
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -115,7 +116,7 @@ pub struct ProcessLabels {
     /// `python_version`, such as `3.12.1`.
     pub python_version: Box<str>,
     /// What else there is: names of labels, and texts that are not empty.
-    pub more: Box<[(&'static str, Box<str>)]>,
+    pub more: Box<[(Cow<'static, str>, Box<str>)]>,
 }
 
 impl ProcessLabels {
@@ -414,7 +415,7 @@ fn process_of(strings: &mut Table<Box<str>>, process: &ProcessLabels) -> Process
         (label::COMM, &process.comm),
         (label::PYTHON_VERSION, &process.python_version),
     ];
-    let more = process.more.iter().map(|(name, text)| (*name, text));
+    let more = process.more.iter().map(|(name, text)| (&**name, text));
     let texts = own.into_iter().chain(more);
     labels.extend(texts.map(|(name, text)| text_label(strings, name, text)));
     Process {

@@ -52,8 +52,8 @@ impl Failure {
 
     pub(super) fn of(status: &Status) -> Self {
         // Made here, not by the target: the connection failed.
-        if status.source().is_some() {
-            let reason = error_text(status);
+        if let Some(source) = status.source() {
+            let reason = error_text(source);
             return Self::Retry {
                 after: None,
                 reason,

@@ -48,6 +48,8 @@ pub struct TargetCounts {
     pub target: String,
     /// What it was sent.
     pub counts: Counts,
+    /// What does not work now, in words.
+    pub trouble: Option<String>,
 }
 
 /// The running tasks, one each target. They end when the outbox is closed and empty, or with this.
@@ -96,13 +98,23 @@ impl<O: Outbox> Pusher<O> {
     /// How each target fares.
     #[must_use]
     pub fn counts(&self) -> Vec<TargetCounts> {
-        let targets = self.targets.iter();
-        targets
-            .map(|(name, counters)| TargetCounts {
-                target: name.clone(),
-                counts: counters.counts(self.outbox.dropped(name)),
-            })
-            .collect()
+        self.watch()()
+    }
+
+    /// The same, for who outlives this.
+    #[must_use]
+    pub fn watch(&self) -> impl Fn() -> Vec<TargetCounts> + Send + Sync + use<O> {
+        let (outbox, targets) = (Arc::clone(&self.outbox), self.targets.clone());
+        move || {
+            let targets = targets.iter();
+            targets
+                .map(|(name, counters)| TargetCounts {
+                    target: name.clone(),
+                    counts: counters.counts(outbox.dropped(name)),
+                    trouble: counters.trouble(),
+                })
+                .collect()
+        }
     }
 
     /// Waits until everything is delivered, but not longer than this. The outbox must be closed. Whether it all was.

@@ -98,7 +98,10 @@ impl Payload {
                 let mut client = otlp::profiles_service_client::ProfilesServiceClient::new(channel)
                     .max_decoding_message_size(MAX_ANSWER_BYTES);
                 if is_compressed {
-                    client = client.send_compressed(CompressionEncoding::Gzip);
+                    // It answers in the same way.
+                    client = client
+                        .send_compressed(CompressionEncoding::Gzip)
+                        .accept_compressed(CompressionEncoding::Gzip);
                 }
                 let answer = client.export(with_headers(request, link, deadline)).await?;
                 let partial = answer.into_inner().partial_success.unwrap_or_default();

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::answer::Failure;
@@ -64,9 +64,20 @@ pub(super) struct Counters {
     sent: AtomicU64,
     retried: AtomicU64,
     rejected: AtomicU64,
+    /// What was said last of what does not work; `None`: it works.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Counters {
+    /// What does not work, in words.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.lock_trouble().clone()
+    }
+
+    fn lock_trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn counts(&self, dropped: u64) -> Counts {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
@@ -96,8 +107,6 @@ pub(super) struct Sender {
     /// Requests are not larger; less than [`MAX_REQUEST_BYTES`] once the target has found one too large.
     max_bytes: usize,
     is_compressed: bool,
-    /// What was said last of what does not work; `None`: it works.
-    trouble: Option<String>,
     /// What was said last of what the target remarked.
     remark: String,
 }
@@ -130,7 +139,6 @@ impl Sender {
             counters,
             max_bytes: MAX_REQUEST_BYTES,
             is_compressed: true,
-            trouble: None,
             remark: String::new(),
         }
     }
@@ -241,7 +249,7 @@ impl Sender {
     fn accepted(&mut self, remark: &Remark) {
         add(&self.counters.sent, 1);
         add(&self.counters.rejected, remark.n_rejected);
-        if self.trouble.take().is_some() {
+        if self.counters.lock_trouble().take().is_some() {
             tracing::info!("push to {} works again", self.name);
         }
         let is_new = self.remark != remark.text || remark.n_rejected > 0 && self.remark.is_empty();
@@ -287,9 +295,10 @@ impl Sender {
 
     /// Says what is wrong, once for each reason.
     fn say_trouble(&mut self, reason: &str, consequence: &str) {
-        if self.trouble.as_deref() != Some(reason) {
+        let mut trouble = self.counters.lock_trouble();
+        if trouble.as_deref() != Some(reason) {
             tracing::warn!("cannot push to {}: {reason}; {consequence}", self.name);
-            self.trouble = Some(reason.to_owned());
+            *trouble = Some(reason.to_owned());
         }
     }
 }

@@ -382,7 +382,9 @@ fn process_labels(process: &PythonProcess, shows_arguments: bool) -> ProcessLabe
         cmdline: facts.cmdline(shows_arguments).into(),
         comm: facts.comm.as_str().into(),
         python_version: process.interpreter.version.to_string().into_boxed_str(),
-        more: labels.map(|(name, text)| (name, text.into())).collect(),
+        more: labels
+            .map(|(name, text)| (name.into(), text.into()))
+            .collect(),
     }
 }
 
