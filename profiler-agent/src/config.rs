@@ -6,6 +6,7 @@ use std::time::Duration;
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::ids::Pid;
+use crate::process::service::LabelOptions;
 use crate::profile::model::ProfileType;
 use crate::track::allocators::PoolProbes;
 use crate::track::tracker::Selection;
@@ -75,6 +76,8 @@ pub struct SamplingConfig {
     pub max_processes: u32,
     /// How allocations are sampled.
     pub allocation: AllocationConfig,
+    /// What is said of processes beside what is found.
+    pub labels: LabelOptions,
     /// Debug messages of the kernel programs.
     pub bpf_debug: bool,
 }
@@ -199,6 +202,7 @@ impl SamplingConfig {
             ring_bytes: DEFAULT_RING_BYTES,
             max_processes: DEFAULT_MAX_PROCESSES,
             allocation: AllocationConfig::default(),
+            labels: LabelOptions::default(),
             bpf_debug: false,
         }
     }

@@ -9,6 +9,7 @@ use profiler_agent::config::{
     AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_RING_BYTES, SamplingConfig,
 };
 use profiler_agent::ids::Pid;
+use profiler_agent::process::service::LabelOptions;
 use profiler_agent::profile::model::{Frame, Profile, ProfileType, Thread};
 use profiler_agent::profile::query::{Criteria, ProcessFilter, parse_pattern};
 use profiler_agent::serve::query::{ProcessInfo, PullError, PullRequest, Query, Status};
@@ -102,6 +103,7 @@ fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
         ring_bytes: DEFAULT_RING_BYTES,
         max_processes: DEFAULT_MAX_PROCESSES,
         allocation: AllocationConfig::default(),
+        labels: LabelOptions::default(),
         bpf_debug: false,
     }
 }

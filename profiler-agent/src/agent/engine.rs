@@ -179,7 +179,7 @@ impl Engine {
             probe_states: ProbeStates::default(),
             rounding: Rounding::default(),
             collecting: HashMap::new(),
-            symbolizer: Symbolizer::new(parts.show_cmdline),
+            symbolizer: Symbolizer::new(parts.show_cmdline, parts.config.labels.clone()),
             parts,
             waiting: Waiting::default(),
             pulls: Vec::new(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use profiler_agent::agent::{Agent, Recording};
 use profiler_agent::config::{AllocationConfig, DEFAULT_FAULT_PERIOD, SamplingConfig};
 use profiler_agent::ids::Pid;
+use profiler_agent::process::service::LabelOptions;
 use profiler_agent::profile::model::{FrameKind, Profile, ProfileType};
 use profiler_agent::python::discover::{Discoverer, Discovery};
 use profiler_agent::track::process::TrackState;
@@ -129,6 +130,7 @@ pub(crate) fn record(
         ring_bytes: RING_BYTES,
         max_processes: DEFAULT_MAX_PROCESSES,
         allocation: AllocationConfig::default(),
+        labels: LabelOptions::default(),
         bpf_debug: false,
     };
     let mut agent = Agent::start(
