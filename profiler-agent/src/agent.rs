@@ -22,10 +22,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 pub use self::engine::Recording;
-use self::engine::{Engine, EngineParts, Sampler, period_ns};
+use self::engine::{Engine, EngineParts, RecorderChannel, Sampler, period_ns};
 use self::kernel_table::{BpfTables, NoTables};
 use self::prober::{ProbeNews, Prober};
 use self::threads::{TrackMessage, read_ring, sample_remotely, track};
@@ -40,6 +40,9 @@ use crate::process::block::Release;
 use crate::process::lifecycle::Lifecycle;
 use crate::profile::in_use::InUse;
 use crate::profile::model::{Profile, ProfileType};
+use crate::profile::window::ClosedWindow;
+use crate::push::TargetCounts;
+use crate::recorder::{FolderError, Recorder, RecorderConfig};
 use crate::sample::decode::RawSample;
 use crate::serve::query::Query;
 use crate::track::process::ProcessListing;
@@ -57,6 +60,9 @@ const EVENT_CHANNEL: usize = 64;
 
 /// Messages that wait for the tracker.
 const TRACK_CHANNEL: usize = 8192;
+
+/// Windows that wait for the recorder, beside those that it has taken.
+const RECORDER_CHANNEL: usize = 4;
 
 /// The engine answers a question about what is in use within this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,16 +106,45 @@ pub struct Agent {
     engine: Option<JoinHandle<()>>,
     scanned: Option<oneshot::Receiver<Vec<ProcessListing>>>,
     probe_cost: Option<ProbeCost>,
+    recorder: Option<Recorder>,
+}
+
+/// What an agent is for.
+pub enum Purpose {
+    /// One profile, from the first sample on; it is delivered when it ends, or the agent stops.
+    Record(Recording),
+    /// To answer questions, and to keep windows where there is a recorder.
+    Serve {
+        /// Says of processes all arguments.
+        show_cmdline: bool,
+        /// Gets the windows.
+        recorder: Option<WindowRecorder>,
+        /// How they fare who are sent them.
+        pushes: Option<PushCounts>,
+    },
+}
+
+/// Says how the targets of pushes fare.
+pub type PushCounts = Box<dyn Fn() -> Vec<TargetCounts> + Send>;
+
+/// A recorder that waits for windows.
+pub struct WindowRecorder {
+    recorder: Recorder,
+    windows: RecorderChannel,
+}
+
+impl WindowRecorder {
+    /// Starts one.
+    pub fn start(config: RecorderConfig) -> Result<Self, FolderError> {
+        let (windows, receiver) = sync_channel(RECORDER_CHANNEL);
+        let recorder = Recorder::start(config, receiver)?;
+        Ok(Self { recorder, windows })
+    }
 }
 
 impl Agent {
-    /// Loads the programs, attaches them, and begins to look for processes. A recording, if one is given,
-    /// gets every sample from the first on, and its profile is delivered when it ends or the agent stops.
-    pub fn start(
-        config: &SamplingConfig,
-        recording: Option<Recording>,
-        show_cmdline: bool,
-    ) -> Result<Self> {
+    /// Loads the programs, attaches them, and begins to look for processes.
+    pub fn start(config: &SamplingConfig, purpose: Purpose) -> Result<Self> {
         let follow_all = config.selection.only_pids.is_none();
         let settings = Settings {
             types: &config.types,
@@ -143,8 +178,7 @@ impl Agent {
         let sampler = Sampler::Kernel(sources);
         let mut agent = Self::spawn(
             config,
-            recording,
-            show_cmdline,
+            purpose,
             sampler,
             tables,
             |events, tracker, stop| {
@@ -164,14 +198,13 @@ impl Agent {
 
     /// The same without the kernel programs: stacks are read from outside. Needs the right to read the
     /// memory of the selected processes, nothing else.
-    pub fn start_remote(config: &SamplingConfig, recording: Option<Recording>) -> Result<Self> {
+    pub fn start_remote(config: &SamplingConfig, recording: Recording) -> Result<Self> {
         let (updates, receiver) = sync_channel(TRACK_CHANNEL);
         let rate_hz = config.rate_hz;
         let sampler = Sampler::Remote(updates);
         Self::spawn(
             config,
-            recording,
-            true,
+            Purpose::Record(recording),
             sampler,
             NoTables,
             move |events, _, stop| {
@@ -183,8 +216,7 @@ impl Agent {
 
     fn spawn(
         config: &SamplingConfig,
-        recording: Option<Recording>,
-        show_cmdline: bool,
+        purpose: Purpose,
         sampler: Sampler,
         tables: impl KernelTable + 'static,
         deliver_samples: impl FnOnce(SyncSender<Event>, SyncSender<TrackMessage>, Arc<AtomicBool>)
@@ -218,7 +250,19 @@ impl Agent {
             spawn("prober", move || work.run(&receiver))?;
             probe_sender = Some(sender);
         }
+        let (recording, show_cmdline, recorder, pushes) = match purpose {
+            Purpose::Record(recording) => (Some(recording), true, None, None),
+            Purpose::Serve {
+                show_cmdline,
+                recorder,
+                pushes,
+            } => (None, show_cmdline, recorder, pushes),
+        };
+        let (recorder, windows) = recorder.map(|it| (it.recorder, it.windows)).unzip();
+        let reader = recorder.as_ref().map(Recorder::reader);
         let parts = EngineParts {
+            recorder: windows.zip(reader),
+            pushes,
             prober: probe_sender,
             sampler,
             stop_sampling,
@@ -235,6 +279,7 @@ impl Agent {
             engine: Some(engine),
             scanned: Some(scanned),
             probe_cost: None,
+            recorder,
         })
     }
 
@@ -261,6 +306,10 @@ impl Agent {
         if let Some(engine) = self.engine.take() {
             // A panic of the engine was reported by its thread already.
             let _ = engine.join();
+        }
+        // The engine had the only sender of windows.
+        if let Some(recorder) = self.recorder.take() {
+            recorder.join();
         }
     }
 
@@ -291,6 +340,13 @@ impl AgentAsker {
         self.ask(Query::InUse { pid, reply }).then_some(())?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
         answer.ok()?.ok()
+    }
+
+    /// The windows that close from now on; `None` when the agent has ended, or has none.
+    pub async fn windows(&self) -> Option<broadcast::Receiver<Arc<ClosedWindow>>> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Query::Watch { reply }).then_some(())?;
+        answer.await.ok()
     }
 
     /// Its status; `None` when it has ended.

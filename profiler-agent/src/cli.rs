@@ -31,10 +31,11 @@ mod output;
 pub mod pull;
 pub mod push;
 pub mod record;
+mod recorder;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -45,12 +46,12 @@ use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use crate::config::{
     AllocationConfig, DEFAULT_ADDRESS, DEFAULT_FAULT_PERIOD, DEFAULT_MAX_SAMPLES_PER_SECOND,
     DEFAULT_RATE_HZ, SamplingConfig, default_ring_bytes, parse_bytes, parse_duration,
-    parse_percent, parse_period,
+    parse_percent, parse_period, parse_time,
 };
 use crate::ids::Pid;
 use crate::kernel::cpus::n_cpus_online;
 use crate::profile::model::ProfileType;
-use crate::profile::query::{Criteria, ProcessFilter, parse_pattern};
+use crate::profile::query::{Criteria, LabelFilter, ProcessFilter, parse_pattern};
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::push::OTLP_PROTO_VERSION;
 use crate::track::allocators::PoolProbes;
@@ -261,9 +262,13 @@ pub struct AgentArgs {
         value_delimiter = ','
     )]
     pub types: Vec<ProfileType>,
+    /// What is kept.
+    #[command(flatten)]
+    pub recorder: recorder::RecorderArgs,
     /// Take fewer of a type above so many a second
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_SAMPLES_PER_SECOND,
-          env = "PYAGENT_MAX_SAMPLES_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+          env = "PYAGENT_MAX_SAMPLES_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..),
+          hide_short_help = true)]
     pub max_samples_per_second: u32,
     /// Where to serve gRPC and HTTP
     #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADDRESS, env = "PYAGENT_LISTEN")]
@@ -359,6 +364,18 @@ pub struct PullArgs {
     /// How long, from now on
     #[arg(long, short, value_name = "TIME", default_value = "30s", env = "PYAGENT_DURATION", value_parser = parse_duration)]
     pub duration: Duration,
+    /// What was recorded instead: so long until now
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["duration", "from", "to"])]
+    pub last: Option<Duration>,
+    /// What was recorded from this time on, as 2026-03-01T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "duration")]
+    pub from: Option<SystemTime>,
+    /// What was recorded until this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "duration")]
+    pub to: Option<SystemTime>,
+    /// Only samples with such a label, as thread_name=^Worker (repeatable: all of them)
+    #[arg(long = "label", value_name = "NAME=REGEX", value_parser = parse_label)]
+    pub labels: Vec<LabelFilter>,
     /// Of which processes.
     #[command(flatten)]
     pub selection: SelectionArgs,
@@ -516,6 +533,16 @@ fn print_error(error: &anyhow::Error) {
 
 fn parse_regex(text: &str) -> Result<regex::Regex, String> {
     parse_pattern(text).map_err(|error| error.to_string())
+}
+
+fn parse_label(text: &str) -> Result<LabelFilter, String> {
+    let label = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, pattern) =
+        label.ok_or_else(|| "write NAME=REGEX, as in thread_name=^Worker".to_owned())?;
+    Ok(LabelFilter {
+        name: name.to_owned(),
+        pattern: parse_regex(pattern)?,
+    })
 }
 
 impl SelectionArgs {

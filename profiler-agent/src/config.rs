@@ -8,6 +8,7 @@ use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use crate::ids::Pid;
 use crate::process::service::LabelOptions;
 use crate::profile::model::ProfileType;
+pub use crate::profile::time::{parse_span as parse_duration, parse_time};
 use crate::track::allocators::PoolProbes;
 use crate::track::tracker::Selection;
 
@@ -119,29 +120,6 @@ pub struct AgentConfig {
     pub show_cmdline: bool,
 }
 
-/// Parses `30`, `30s`, `500ms`, `5m`, `2h`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let hint = || format!("`{text}` is no duration: write 30, 30s, 500ms, 5m or 2h");
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| hint())?;
-    let seconds = match unit {
-        "" | "s" => number,
-        "ms" => number / 1e3,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return Err(hint()),
-    };
-    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| hint())?;
-    if duration.is_zero() {
-        Err(format!("`{text}`: a duration must be longer than 0"))
-    } else {
-        Ok(duration)
-    }
-}
-
 /// Parses `3%`, as a part of the whole.
 pub fn parse_percent(text: &str) -> Result<f64, String> {
     let hint = || format!("`{text}` is no part: write 3% or 0.5%, at most 1000%");
@@ -219,15 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_sizes_are_parsed_or_refused_with_examples() {
-        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
-        assert_eq!(parse_duration("5m"), Ok(Duration::from_mins(5)));
-        assert_eq!(parse_duration("0.5s"), Ok(Duration::from_millis(500)));
-        assert!(
-            parse_duration("0").is_err()
-                && parse_duration("-1").is_err()
-                && parse_duration("1y").is_err()
-        );
+    fn sizes_are_parsed_or_refused_with_examples() {
         assert_eq!(parse_bytes("512KiB"), Ok(512 << 10));
         assert_eq!(parse_percent("3%"), Ok(0.03));
         assert!(parse_percent("0").is_err() && parse_percent("NaN%").is_err());

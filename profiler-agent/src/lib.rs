@@ -16,6 +16,7 @@ pub mod process;
 pub mod profile;
 pub mod push;
 pub mod python;
+pub mod recorder;
 pub mod sample;
 pub mod serve;
 pub mod track;

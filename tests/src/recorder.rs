@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use profiler_agent::agent::{Agent, Recording};
+use profiler_agent::agent::{Agent, Purpose, Recording};
 use profiler_agent::config::{
     AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_RING_BYTES, SamplingConfig,
 };
@@ -126,7 +126,7 @@ impl Recorder {
             reply,
         };
         let mut agent =
-            Agent::start(config, Some(recording), true).expect("root, on a kernel with BPF");
+            Agent::start(config, Purpose::Record(recording)).expect("root, on a kernel with BPF");
         runtime.block_on(agent.scanned());
         Self {
             runtime,

@@ -346,7 +346,7 @@ fn read_from_outside_the_threads_have_the_kernels_ids_too() {
         .build()
         .unwrap();
     let config = of_pids(&[container.pid], 200);
-    let mut agent = Agent::start_remote(&config, Some(recording)).unwrap();
+    let mut agent = Agent::start_remote(&config, recording).unwrap();
     runtime.block_on(agent.scanned());
     let asker = agent.asker();
     let deadline = Instant::now() + Duration::from_mins(1);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_agent::profile::model::{Profile, ProfileType};
+use profiler_agent::profile::window::ClosedWindow;
 use profiler_agent::push::{
     Counts, CredentialOptions, Host, MAX_REQUEST_BYTES, MemoryOutbox, OtlpWindow, Pace, PushConfig,
     Pusher, Window,
@@ -31,16 +32,24 @@ const PACE: Pace = Pace {
 /// Time for the rest once no more comes.
 const GRACE: Duration = Duration::from_secs(30);
 
-type Profiles = Vec<(ProfileType, Arc<Profile>)>;
+type Profiles = Vec<(ProfileType, Profile)>;
 
 /// The profiles of window `n`.
 fn window(n: u64, size: Size) -> Profiles {
     let types = [ProfileType::Cpu, ProfileType::Faults, ProfileType::Alloc];
-    let profiles = types.map(|it| (it, Arc::new(profile(it, n, size))));
+    let profiles = types.map(|it| (it, profile(it, n, size)));
     profiles.into()
 }
 
-fn sums_of(profiles: &Profiles) -> Sums {
+fn closed(profiles: Profiles) -> Arc<ClosedWindow> {
+    Arc::new(ClosedWindow {
+        start_ns: 0,
+        end_ns: 1,
+        profiles,
+    })
+}
+
+fn sums_of(profiles: &[(ProfileType, Profile)]) -> Sums {
     let mut all = Sums::new();
     for (_, profile) in profiles {
         add(&mut all, sums(profile));
@@ -75,7 +84,7 @@ impl Push {
         for n in numbers {
             let profiles = window(n, size);
             add(&mut all, sums_of(&profiles));
-            self.outbox.push(profiles);
+            self.outbox.push(closed(profiles));
         }
         all
     }
@@ -192,7 +201,7 @@ fn every_request_is_right_and_together_they_hold_what_the_profiles_hold() {
     let host = Host::of_this_machine();
     let window = Window {
         seq: 7,
-        profiles: window(1, SMALL),
+        content: closed(window(1, SMALL)),
     };
     let parcel = OtlpWindow::new(&window, &host);
     let n_samples = parcel.n_samples();
@@ -205,7 +214,7 @@ fn every_request_is_right_and_together_they_hold_what_the_profiles_hold() {
             assert_eq!(otlp::violations(&request.encode_to_vec()), [""; 0]);
             add(&mut all, request_sums(&request));
         }
-        assert_eq!(all, sums_of(&window.profiles), "cut after {cut}");
+        assert_eq!(all, sums_of(window.profiles()), "cut after {cut}");
     }
     assert_eq!(
         parcel.request(0..n_samples).encode_to_vec(),
@@ -386,7 +395,7 @@ async fn what_is_too_large_is_cut() {
     };
     let whole = Window {
         seq: 1,
-        profiles: window(1, LARGE),
+        content: closed(window(1, LARGE)),
     };
     let host = Host::of_this_machine();
     let parcel = OtlpWindow::new(&whole, &host);

@@ -3,6 +3,7 @@
 mod counters;
 mod listing;
 mod pull;
+mod windows;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -17,7 +18,9 @@ use tokio::sync::oneshot;
 
 use self::counters::EngineCounters;
 use self::listing::Collecting;
-use self::pull::{Consumer, Pull, Window, matches};
+use self::pull::{Consumer, Pull, matches};
+pub(super) use self::windows::RecorderChannel;
+use self::windows::Windows;
 use super::health::Health;
 use super::huge_faults::{HugeFaults, Rest};
 use super::in_use::{ProbeStates, in_use};
@@ -27,16 +30,17 @@ use super::rate::{PeriodLimit, RateLimit};
 use super::threads::TrackMessage;
 use super::throttle::Throttle;
 use super::waiting::Waiting;
-use super::{Event, boot_ns, raise, receive};
+use super::{Event, PushCounts, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::{POOL_PERIOD, SamplingConfig};
 use crate::ids::{Generation, Pid};
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::Aggregator;
 use crate::profile::model::{Profile, ProfileType, Rounding};
-use crate::profile::query::ProcessFilter;
+use crate::profile::query::{ProcessFilter, RecordedRequest};
 use crate::python::process::PythonProcess;
 use crate::python::refusal::Reason;
+use crate::recorder::{self, ReadError};
 use crate::sample::decode::RawSample;
 use crate::sample::symbolize::Symbolizer;
 use crate::serve::query::{PullError, Query};
@@ -47,7 +51,7 @@ use crate::track::tracker::{ProcessCounts, Update};
 const TICK: Duration = Duration::from_millis(250);
 
 /// Profiles that can be taken at the same time.
-const MAX_PULLS: usize = 32;
+const MAX_PULLS: usize = 160;
 
 /// After a stop the ring reader delivers its rest within this time.
 const STOP_TIMEOUT: Duration = Duration::from_millis(700);
@@ -130,6 +134,9 @@ pub(super) struct EngineParts {
     pub(super) prober: Option<Sender<ProbeMessage>>,
     pub(super) config: SamplingConfig,
     pub(super) show_cmdline: bool,
+    /// Gets the windows, and says what it kept of them.
+    pub(super) recorder: Option<(RecorderChannel, recorder::Reader)>,
+    pub(super) pushes: Option<PushCounts>,
     /// Told once, after the first scan.
     pub(super) scanned: Option<oneshot::Sender<Vec<ProcessListing>>>,
 }
@@ -140,8 +147,8 @@ pub(super) struct Engine {
     symbolizer: Symbolizer,
     waiting: Waiting,
     pulls: Vec<Pull>,
-    /// `None` while there is a recording: nobody would look at it.
-    window: Option<Window>,
+    /// `None` while there is a recording: nobody would look at them.
+    windows: Option<Windows>,
     counters: EngineCounters,
     rate: RateLimit,
     fault_period: PeriodLimit,
@@ -173,8 +180,9 @@ impl Engine {
             parts.config.fault_period,
             parts.config.max_samples_per_second,
         );
+        let channel = parts.recorder.as_ref().map(|(channel, _)| channel.clone());
         let mut engine = Self {
-            window: None,
+            windows: None,
             live: LiveBlocks::new(parts.config.allocation.temporary),
             probe_states: ProbeStates::default(),
             rounding: Rounding::default(),
@@ -206,7 +214,10 @@ impl Engine {
                 recording.duration,
                 Consumer::Recording(recording.reply),
             ),
-            None => engine.window = Some(Window::new(engine.aggregator(engine.window_type()))),
+            None => {
+                engine.windows = Some(Windows::new(channel));
+                engine.begin_window();
+            }
         }
         engine
     }
@@ -235,6 +246,7 @@ impl Engine {
         }
         let settled = self.huge_faults.settled(u64::MAX);
         self.add_rests(settled);
+        self.close_window(Instant::now());
         self.finish_allocations(|_| true);
         for pull in std::mem::take(&mut self.pulls) {
             self.finish(pull);
@@ -275,6 +287,7 @@ impl Engine {
         let settled = self.huge_faults.settled(at_ns);
         self.add_rests(settled);
         self.finish_pulls(|pull| pull.is_over(at));
+        self.rotate(at);
     }
 
     fn on_scanned(&mut self, listing: Vec<ProcessListing>) {
@@ -397,14 +410,13 @@ impl Engine {
         let Some(process) = self.symbolizer.process(sample.generation) else {
             return;
         };
-        let is_of_window = profile_type == self.window_type();
         for pull in &mut self.pulls {
             if pull.profile_type == profile_type {
                 pull.add(sample, &resolved, process, self.parts.show_cmdline);
             }
         }
-        if let Some(window) = self.window.as_mut().filter(|_| is_of_window) {
-            window.aggregator.add(&resolved);
+        if let Some(windows) = &mut self.windows {
+            windows.add(profile_type, &resolved);
         }
     }
 
@@ -418,10 +430,8 @@ impl Engine {
             for pull in faults {
                 pull.add_rest(&rest);
             }
-            if self.window_type() == ProfileType::Faults
-                && let Some(window) = &mut self.window
-            {
-                window.aggregator.add(&rest.resolved);
+            if let Some(windows) = &mut self.windows {
+                windows.add(ProfileType::Faults, &rest.resolved);
             }
         }
     }
@@ -433,6 +443,9 @@ impl Engine {
                 if pull.profile_type == part.profile_type {
                     pull.add_part(&part);
                 }
+            }
+            if let Some(windows) = &mut self.windows {
+                windows.add_part(&part);
             }
         }
     }
@@ -462,12 +475,6 @@ impl Engine {
             tracing::warn!("{note}");
         }
         self.probe_states.change(pid, &news.change, note.as_deref());
-    }
-
-    /// What the windows are about: the first type.
-    fn window_type(&self) -> ProfileType {
-        let first = self.parts.config.types.first().copied();
-        first.unwrap_or(ProfileType::Cpu)
     }
 
     /// An empty profile that begins now.
@@ -537,7 +544,39 @@ impl Engine {
                 drop(reply.send(answer));
             }
             Query::Status { reply } => drop(reply.send(self.status())),
+            Query::PullRecorded { request, reply } => self.pull_recorded(request, reply),
+            Query::Watch { reply } => {
+                // Without windows the sender is dropped, which is an answer too.
+                if let Some(windows) = &self.windows {
+                    drop(reply.send(windows.watch()));
+                }
+            }
         }
+    }
+
+    /// On a thread of its own: a day's windows take a while to read.
+    fn pull_recorded(
+        &self,
+        request: RecordedRequest,
+        reply: oneshot::Sender<Result<Profile, PullError>>,
+    ) {
+        let Some((_, reader)) = &self.parts.recorder else {
+            return drop(reply.send(Err(PullError::NoRecorder)));
+        };
+        let reader = reader.clone();
+        std::thread::spawn(move || {
+            let read = reader.read(&request, &|| reply.is_closed());
+            let read = read.map_err(|error| match error {
+                ReadError::NoMatch | ReadError::Nothing(_) => {
+                    PullError::NotRecorded(error.to_string())
+                }
+                ReadError::Abandoned | ReadError::Unreadable(_) => {
+                    PullError::Unreadable(error.to_string())
+                }
+            });
+            // Whoever asked may have left.
+            drop(reply.send(read));
+        });
     }
 
     fn on_tick(&mut self) {
@@ -545,10 +584,6 @@ impl Engine {
         self.live.look(boot_ns());
         self.finish_pulls(Pull::is_abandoned);
         self.counters.waiting_lost += self.waiting.expire() as u64;
-        if let Some(mut window) = self.window.take() {
-            window.rotate(now, || self.aggregator(self.window_type()));
-            self.window = Some(window);
-        }
         if now.duration_since(self.second_begun) >= Duration::from_secs(1) {
             self.on_second(now);
         }

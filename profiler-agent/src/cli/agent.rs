@@ -10,8 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exit::ExitError;
+use super::push::Pushing;
 use super::{AgentArgs, log::LogFormat, named};
-use crate::agent::{Agent, AgentAsker};
+use crate::agent::{Agent, AgentAsker, Purpose};
 use crate::config::SamplingConfig;
 use crate::format::escape;
 use crate::kernel::probe::Rights;
@@ -43,6 +44,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         Exposure::Loopback
     };
     let server = Server::bind(args.listen, exposure).await?;
+    let pushing = args.push.start()?;
     let address = server.address();
     let selection = args.selection.selection();
     let max_samples = Some(args.max_samples_per_second);
@@ -53,7 +55,12 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         allocation: args.allocation.config(),
         ..config
     };
-    let mut agent = Agent::start(&config, None, args.show_cmdline)?;
+    let purpose = Purpose::Serve {
+        show_cmdline: args.show_cmdline,
+        recorder: args.recorder.start()?,
+        pushes: pushing.as_ref().map(Pushing::counts),
+    };
+    let mut agent = Agent::start(&config, purpose)?;
     let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(queries, async move {
@@ -61,6 +68,9 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         let _ = server_stopped.await;
     }));
     tokio::spawn(pass_queries(receiver, agent.asker()));
+    if let Some(pushing) = &pushing {
+        pushing.feed(agent.asker());
+    }
     let listing = agent.scanned().await;
     print_start(&args, address, &listing);
     let mut reporter = Reporter::new(args.log.log_format);
@@ -83,6 +93,9 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         .await
         .context("the agent did not stop")?;
     drop(stop_server);
+    if let Some(pushing) = pushing {
+        pushing.finish().await;
+    }
     serving.await.context("the server failed")?;
     Ok(ExitCode::SUCCESS)
 }

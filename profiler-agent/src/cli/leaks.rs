@@ -17,7 +17,7 @@ use super::log::LogArgs;
 use super::output::print;
 use super::record::probes_text;
 use super::{LeaksArgs, heap};
-use crate::agent::{Agent, AgentAsker, Recording, RecordingResult};
+use crate::agent::{Agent, AgentAsker, Purpose, Recording, RecordingResult};
 use crate::config::SamplingConfig;
 use crate::format::duration_text;
 use crate::heap::snapshot::{HeapError, Snapshot};
@@ -122,7 +122,7 @@ fn start(
         duration: None,
         reply,
     };
-    Ok((Agent::start(&config, Some(recording), false)?, profile))
+    Ok((Agent::start(&config, Purpose::Record(recording))?, profile))
 }
 
 /// Waits until it is known which probes the process has.

@@ -25,11 +25,12 @@ pub struct LogArgs {
         global = true
     )]
     pub log: LogFilter,
-    /// Form of the messages
+    /// Form of the messages: text, json
     #[arg(
         long,
         value_name = "FORM",
         default_value = "text",
+        hide_possible_values = true,
         env = "PYAGENT_LOG_FORMAT",
         global = true
     )]

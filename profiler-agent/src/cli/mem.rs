@@ -16,7 +16,7 @@ use super::exit::ExitError;
 use super::log::LogArgs;
 use super::output::print;
 use super::{MemArgs, heap, named};
-use crate::agent::{Agent, AgentAsker};
+use crate::agent::{Agent, AgentAsker, Purpose};
 use crate::config::DEFAULT_MAX_SAMPLES_PER_SECOND;
 use crate::format::escape;
 use crate::format::file::Target;
@@ -78,7 +78,12 @@ pub async fn run(args: MemArgs, log: &LogArgs) -> Result<ExitCode> {
         Some(DEFAULT_MAX_SAMPLES_PER_SECOND),
         log,
     );
-    let mut agent = Agent::start(&config, None, false)?;
+    let purpose = Purpose::Serve {
+        show_cmdline: false,
+        recorder: None,
+        pushes: None,
+    };
+    let mut agent = Agent::start(&config, purpose)?;
     let listing = agent.scanned().await;
     if !args.selection.pid.is_empty() {
         let is_there = listing

@@ -9,7 +9,8 @@ use super::PullArgs;
 use super::exit::ExitError;
 use crate::format::file::Target;
 use crate::format::{Format, escape};
-use crate::serve::client::{AgentAddress, PullFailure, containers, pull};
+use crate::profile::query::TimeRange;
+use crate::serve::client::{AgentAddress, PullFailure, PullQuestion, PullTime, containers, pull};
 
 /// Runs the command; Ctrl-C ends it without a file.
 pub async fn run(args: PullArgs) -> Result<ExitCode> {
@@ -29,13 +30,20 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
         target
     };
     target.check()?;
-    tell!(
-        "pulling {:.1} s from {address}",
-        args.duration.as_secs_f64()
-    );
     let (filter, profile_type) = (args.selection.filter(), args.profile_type);
+    let time = time(&args);
+    if let PullTime::Next(duration) = time {
+        tell!("pulling {:.1} s from {address}", duration.as_secs_f64());
+    }
+    let question = PullQuestion {
+        profile_type,
+        filter: &filter,
+        labels: &args.labels,
+        time,
+        format,
+    };
     let pulled = tokio::select! {
-        pulled = pull(&address, profile_type, &filter, args.duration, format) => pulled,
+        pulled = pull(&address, question) => pulled,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted: nothing was written"),
     };
     let pulled = match pulled {
@@ -62,6 +70,15 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The time that is meant; clap lets one kind through.
+fn time(args: &PullArgs) -> PullTime {
+    match (args.last, args.from, args.to) {
+        (None, None, None) => PullTime::Next(args.duration),
+        (Some(last), ..) => PullTime::Recorded(TimeRange::Last(last)),
+        (None, from, to) => PullTime::Recorded(TimeRange::Between { from, to }),
+    }
 }
 
 /// What could have been meant; nothing when the agent does not tell.

@@ -2,13 +2,22 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
+use crate::agent::{AgentAsker, PushCounts};
 use crate::format::escape;
 use crate::process::service::LabelOptions;
 use crate::profile::model::label;
-use crate::push::{CredentialOptions, Header, Pace, PushConfig, Scoped, Target};
+use crate::profile::window::ClosedWindow;
+use crate::push::{
+    CredentialError, CredentialOptions, Header, MemoryOutbox, Pace, PushConfig, Pusher, Scoped,
+    Target,
+};
 use crate::track::tracker::Selection;
 
 /// Where profiles are sent.
@@ -109,6 +118,67 @@ pub struct LabelArgs {
     pub label: Vec<Label>,
 }
 
+/// Most windows that wait for targets in memory: an hour.
+const MAX_WINDOWS: usize = 360;
+
+/// Most bytes of them.
+const MAX_WINDOW_BYTES: usize = 32 << 20;
+
+/// What targets may take for the rest once the agent ends.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The tasks that push, and what waits for them.
+pub(super) struct Pushing {
+    pusher: Pusher<MemoryOutbox>,
+    outbox: Arc<MemoryOutbox>,
+}
+
+impl Pushing {
+    /// Says how the targets fare.
+    pub(super) fn counts(&self) -> PushCounts {
+        Box::new(self.pusher.watch())
+    }
+
+    /// Passes on what closes from now on.
+    pub(super) fn feed(&self, asker: AgentAsker) {
+        let outbox = Arc::clone(&self.outbox);
+        tokio::spawn(async move {
+            if let Some(mut windows) = windows(&asker).await {
+                loop {
+                    match windows.recv().await {
+                        Ok(window) => {
+                            outbox.push(window);
+                        }
+                        Err(RecvError::Lagged(n_missed)) => outbox.miss(n_missed),
+                        Err(RecvError::Closed) => break,
+                    }
+                }
+            }
+            outbox.close();
+        });
+    }
+
+    /// Delivers the rest, as far as that goes quickly.
+    pub(super) async fn finish(self) {
+        if !self.pusher.finish(GRACE).await {
+            let n_windows = self.outbox.n_windows();
+            tell!("{n_windows} windows were not pushed: not every target takes them");
+        }
+    }
+}
+
+/// What the agent closes. It can have no time for the question.
+async fn windows(asker: &AgentAsker) -> Option<Receiver<Arc<ClosedWindow>>> {
+    for _ in 0..100 {
+        if let Some(windows) = asker.windows().await {
+            return Some(windows);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tracing::error!("nothing is pushed: the agent does not answer");
+    None
+}
+
 /// Name of a label: letters, digits and underscores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelName(String);
@@ -180,6 +250,18 @@ fn parse_text(text: &str) -> Result<String, String> {
 }
 
 impl PushArgs {
+    /// Begins to push; `None`: there is nobody to push to. Needs a runtime of tokio.
+    pub(super) fn start(&self) -> Result<Option<Pushing>, CredentialError> {
+        let config = self.config();
+        if config.targets.is_empty() {
+            return Ok(None);
+        }
+        let names = config.targets.iter().map(ToString::to_string);
+        let outbox = Arc::new(MemoryOutbox::new(names, MAX_WINDOWS, MAX_WINDOW_BYTES));
+        let pusher = Pusher::start(&config, Arc::clone(&outbox))?;
+        Ok(Some(Pushing { pusher, outbox }))
+    }
+
     /// As the tasks take it; the same target twice is one.
     #[must_use]
     pub fn config(&self) -> PushConfig {

@@ -13,7 +13,7 @@ use super::exit::{self, ExitError};
 use super::launch::Launch;
 use super::named;
 use super::{RecordArgs, log::LogArgs};
-use crate::agent::{Agent, AgentAsker, Recording};
+use crate::agent::{Agent, AgentAsker, Purpose, Recording};
 use crate::bpf::source::probe_cost::ProbeCost;
 use crate::config::{POOL_PERIOD, SamplingConfig};
 use crate::format::file::Target;
@@ -80,13 +80,13 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
         }
         let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
         tell_remote(&format!("without {}", names.join(", ")));
-        Agent::start_remote(&config, Some(recording))?
+        Agent::start_remote(&config, recording)?
     } else if is_confidential() && is_readable(&config) && args.profile_type == ProfileType::Cpu {
         tell_remote("the kernel's lockdown (confidentiality) refuses the kernel programs");
-        Agent::start_remote(&config, Some(recording))?
+        Agent::start_remote(&config, recording)?
     } else {
         named::check_namespace()?;
-        Agent::start(&config, Some(recording), true)?
+        Agent::start(&config, Purpose::Record(recording))?
     };
     let listing = agent.scanned().await;
     let child = match launch {

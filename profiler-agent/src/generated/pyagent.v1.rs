@@ -161,7 +161,7 @@ pub struct Container {
     pub k8s_pod_uid: ::prost::alloc::string::String,
 }
 /// What to profile.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PullProfileRequest {
     /// Whose profile; every profiled process when it is absent.
     #[prost(message, optional, tag = "1")]
@@ -175,6 +175,30 @@ pub struct PullProfileRequest {
     /// What the profile is about: `cpu` (also when it is empty), `faults`, `pools`, `alloc`, `mmap`.
     #[prost(string, tag = "4")]
     pub r#type: ::prost::alloc::string::String,
+    /// What was recorded, instead of what comes: the windows that ended so long ago or later. `duration` must be absent then,
+    /// and `from` and `to`.
+    #[prost(message, optional, tag = "5")]
+    pub last: ::core::option::Option<::prost_types::Duration>,
+    /// Or: the windows that ended later than this,
+    #[prost(message, optional, tag = "6")]
+    pub from: ::core::option::Option<::prost_types::Timestamp>,
+    /// and not later than this. Either may be absent. A window ends in one of two ranges that touch.
+    #[prost(message, optional, tag = "7")]
+    pub to: ::core::option::Option<::prost_types::Timestamp>,
+    /// Only samples with all of these labels.
+    #[prost(message, repeated, tag = "8")]
+    pub labels: ::prost::alloc::vec::Vec<LabelMatcher>,
+}
+/// Which samples are meant by a label of theirs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LabelMatcher {
+    /// Name of the label, such as `thread_name`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// A regular expression, searched for in its text; numbers are looked at as decimal text. A sample without the label does
+    /// not match.
+    #[prost(string, tag = "2")]
+    pub pattern: ::prost::alloc::string::String,
 }
 /// A part of a profile.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -221,6 +245,55 @@ pub struct ProfileMetadata {
     #[prost(string, repeated, tag = "7")]
     pub comments: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// What to watch.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchProfilesRequest {
+    /// Whose profiles; every profiled process when it is absent.
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<ProcessSelector>,
+    /// Types, as in `PullProfileRequest.type`; all that the agent samples when there are none.
+    #[prost(string, repeated, tag = "2")]
+    pub types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Name of the format, as in `PullProfileRequest.format`.
+    #[prost(string, tag = "3")]
+    pub format: ::prost::alloc::string::String,
+    /// Only samples with all of these labels.
+    #[prost(message, repeated, tag = "4")]
+    pub labels: ::prost::alloc::vec::Vec<LabelMatcher>,
+}
+/// A part of what is watched.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchProfilesResponse {
+    /// One of them.
+    #[prost(oneof = "watch_profiles_response::Part", tags = "1, 2")]
+    pub part: ::core::option::Option<watch_profiles_response::Part>,
+}
+/// Nested message and enum types in `WatchProfilesResponse`.
+pub mod watch_profiles_response {
+    /// One of them.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Part {
+        /// The begin of a profile.
+        #[prost(message, tag = "1")]
+        Profile(super::WatchedProfile),
+        /// Bytes of its file, at most 64 KiB in one message; `profile.metadata.size_bytes` together.
+        #[prost(bytes, tag = "2")]
+        Chunk(::prost::alloc::vec::Vec<u8>),
+    }
+}
+/// A profile of one window.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchedProfile {
+    /// What it is about.
+    #[prost(string, tag = "1")]
+    pub r#type: ::prost::alloc::string::String,
+    /// What is known of it besides its bytes.
+    #[prost(message, optional, tag = "2")]
+    pub metadata: ::core::option::Option<ProfileMetadata>,
+    /// Windows before this one that the client missed, since it was too slow.
+    #[prost(uint64, tag = "3")]
+    pub n_missed_windows: u64,
+}
 /// Nothing to say.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatusRequest {}
@@ -260,6 +333,28 @@ pub struct GetStatusResponse {
     /// How many processes are not profiled, for each reason of the closed list.
     #[prost(message, repeated, tag = "11")]
     pub not_profiled: ::prost::alloc::vec::Vec<ReasonCount>,
+    /// The recorder; absent when there is none.
+    #[prost(message, optional, tag = "12")]
+    pub recorder: ::core::option::Option<Recorder>,
+}
+/// How the recorder is doing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recorder {
+    /// Its folder.
+    #[prost(string, tag = "1")]
+    pub folder: ::prost::alloc::string::String,
+    /// Why windows are not written now, in words; empty when they are.
+    #[prost(string, tag = "2")]
+    pub problem: ::prost::alloc::string::String,
+    /// Bytes of the database and its log.
+    #[prost(uint64, tag = "3")]
+    pub size_bytes: u64,
+    /// What they may be.
+    #[prost(uint64, tag = "4")]
+    pub max_size_bytes: u64,
+    /// When the oldest window begins; absent when there is none.
+    #[prost(message, optional, tag = "5")]
+    pub oldest_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// A number that only grows.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -444,14 +539,16 @@ pub mod profile_service_client {
             ));
             self.inner.unary(req, path, codec).await
         }
-        /// Samples the selected processes for the duration that is asked for, beginning now, and sends the profile.
+        /// Samples the selected processes for the duration that is asked for, beginning now, and sends the profile. With `last`,
+        /// `from` or `to` it is a profile of what was recorded instead, also of processes that have ended.
         ///
         /// The first message is the metadata, sent when the profile is complete; the bytes of the file follow in
         /// chunks, to be joined in their order. A client that leaves ends the sampling for it.
         ///
         /// INVALID_ARGUMENT: an unknown type or format, a duration out of range, an unusable regular expression.
-        /// NOT_FOUND: no process matches. Processes that match but do nothing give an empty profile.
-        /// FAILED_PRECONDITION: the agent does not sample this type.
+        /// NOT_FOUND: no process matches, or nothing was recorded in that time. Processes that match but do nothing give an empty
+        /// profile.
+        /// FAILED_PRECONDITION: the agent does not sample this type, or has no recorder.
         /// RESOURCE_EXHAUSTED: too many profiles are being taken at this time.
         /// UNAVAILABLE: the agent is stopping.
         pub async fn pull_profile(
@@ -470,6 +567,35 @@ pub mod profile_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("pyagent.v1.ProfileService", "PullProfile"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Sends a profile of each type for each window of some seconds as it closes, until the client leaves.
+        ///
+        /// Each begins with its metadata, and the bytes of the file follow in chunks. A client that is too slow misses windows, and
+        /// is told how many.
+        ///
+        /// INVALID_ARGUMENT: an unknown type or format, an unusable regular expression.
+        /// FAILED_PRECONDITION: the agent does not sample one of the types.
+        /// RESOURCE_EXHAUSTED: too many clients watch.
+        /// UNAVAILABLE: the agent is stopping.
+        pub async fn watch_profiles(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchProfilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchProfilesResponse>>,
+            tonic::Status,
+        > {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path =
+                http::uri::PathAndQuery::from_static("/pyagent.v1.ProfileService/WatchProfiles");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new(
+                "pyagent.v1.ProfileService",
+                "WatchProfiles",
+            ));
             self.inner.server_streaming(req, path, codec).await
         }
         /// Versions, rates and counters of the agent.
@@ -517,20 +643,40 @@ pub mod profile_service_server {
                 Item = std::result::Result<super::PullProfileResponse, tonic::Status>,
             > + std::marker::Send
             + 'static;
-        /// Samples the selected processes for the duration that is asked for, beginning now, and sends the profile.
+        /// Samples the selected processes for the duration that is asked for, beginning now, and sends the profile. With `last`,
+        /// `from` or `to` it is a profile of what was recorded instead, also of processes that have ended.
         ///
         /// The first message is the metadata, sent when the profile is complete; the bytes of the file follow in
         /// chunks, to be joined in their order. A client that leaves ends the sampling for it.
         ///
         /// INVALID_ARGUMENT: an unknown type or format, a duration out of range, an unusable regular expression.
-        /// NOT_FOUND: no process matches. Processes that match but do nothing give an empty profile.
-        /// FAILED_PRECONDITION: the agent does not sample this type.
+        /// NOT_FOUND: no process matches, or nothing was recorded in that time. Processes that match but do nothing give an empty
+        /// profile.
+        /// FAILED_PRECONDITION: the agent does not sample this type, or has no recorder.
         /// RESOURCE_EXHAUSTED: too many profiles are being taken at this time.
         /// UNAVAILABLE: the agent is stopping.
         async fn pull_profile(
             &self,
             request: tonic::Request<super::PullProfileRequest>,
         ) -> std::result::Result<tonic::Response<Self::PullProfileStream>, tonic::Status>;
+        /// Server streaming response type for the WatchProfiles method.
+        type WatchProfilesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchProfilesResponse, tonic::Status>,
+            > + std::marker::Send
+            + 'static;
+        /// Sends a profile of each type for each window of some seconds as it closes, until the client leaves.
+        ///
+        /// Each begins with its metadata, and the bytes of the file follow in chunks. A client that is too slow misses windows, and
+        /// is told how many.
+        ///
+        /// INVALID_ARGUMENT: an unknown type or format, an unusable regular expression.
+        /// FAILED_PRECONDITION: the agent does not sample one of the types.
+        /// RESOURCE_EXHAUSTED: too many clients watch.
+        /// UNAVAILABLE: the agent is stopping.
+        async fn watch_profiles(
+            &self,
+            request: tonic::Request<super::WatchProfilesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchProfilesStream>, tonic::Status>;
         /// Versions, rates and counters of the agent.
         ///
         /// UNAVAILABLE: the agent is stopping.
@@ -683,6 +829,50 @@ pub mod profile_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PullProfileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pyagent.v1.ProfileService/WatchProfiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchProfilesSvc<T: ProfileService>(pub Arc<T>);
+                    impl<T: ProfileService>
+                        tonic::server::ServerStreamingService<super::WatchProfilesRequest>
+                        for WatchProfilesSvc<T>
+                    {
+                        type Response = super::WatchProfilesResponse;
+                        type ResponseStream = T::WatchProfilesStream;
+                        type Future =
+                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchProfilesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ProfileService>::watch_profiles(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchProfilesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -354,8 +354,12 @@ mod tests {
 
     use super::*;
 
+    /// A process that renames itself has one argument, blanks and all.
     fn name(command: &str) -> Option<String> {
-        let arguments: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        let mut arguments: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        if arguments[0].ends_with(':') {
+            arguments = vec![command.to_owned()];
+        }
         name_of_arguments(&arguments)
     }
 

@@ -4,7 +4,7 @@
 //! content for the stack, one for the sample. Nothing is allocated on it. What happens at first sight
 //! (interning of texts, functions, locations) is paid once.
 //!
-//! Targets decide how many different stacks there are, so the tables are bounded: see [`MAX_STACK_FRAMES`].
+//! Targets decide how many different stacks there are, so the tables are bounded: see [`super::tables::MAX_STACK_FRAMES`].
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,24 +12,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
-use indexmap::IndexMap;
 
-use super::intern::{SharedTable, Table, address_of};
+use super::intern::{SharedTable, address_of};
 use super::model::{
-    FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Labels, Location,
-    LocationId, Mapping, MappingId, Process, ProcessId, Profile, Sample, StackId, StringId,
-    ValueType, Values, label,
+    FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Location, LocationId,
+    Mapping, MappingId, Process, ProcessId, Profile, StackId, ValueType, Values, label,
 };
+use super::tables::{Head, Tables};
 
-/// Most frames in all different stacks of one profile together (4 bytes each, and up to 32 more where the
-/// place is new too).
-///
-/// Samples whose stack is new beyond it are not lost: they are put on one stack that says so, and counted in
-/// a comment. 4 million frames are 40,000 different stacks of depth 100.
-pub const MAX_STACK_FRAMES: usize = 4 << 20;
-
-/// File name of the mapping of all Python code; element 0 of [`Profile::mappings`].
-pub const PYTHON_MAPPING: &str = "[python]";
+pub use super::tables::PYTHON_MAPPING;
 
 /// File name of the mapping of kernel code.
 pub const KERNEL_MAPPING: &str = "[kernel]";
@@ -159,59 +150,30 @@ pub struct Aggregator {
     start: SystemTime,
     sample_types: &'static [ValueType],
     period: i64,
-    strings: Table<Box<str>>,
-    functions: Table<Function>,
-    mappings: Table<Mapping>,
-    locations: Table<Location>,
-    stacks: Table<Box<[LocationId]>>,
-    processes: Table<Process>,
-    label_sets: Table<LabelSet>,
+    tables: Tables,
     shared_functions: SharedTable<ResolvedFunction, (FunctionId, MappingId)>,
     shared_processes: SharedTable<ProcessLabels, ProcessId>,
     shared_labels: SharedTable<ThreadLabels, LabelSetId>,
     frames: HashMap<FrameKey, LocationId, RandomState>,
-    values: IndexMap<(StackId, LabelSetId), Values, RandomState>,
     /// The stack that is being added; kept for its allocation.
     scratch: Vec<LocationId>,
-    n_stack_frames: usize,
-    max_stack_frames: usize,
-    n_samples: i64,
-    n_without_stack: i64,
 }
 
 impl Aggregator {
     /// Begins a profile at `start`. `period` is the distance of two samples in the unit of the second type.
     #[must_use]
     pub fn new(start: SystemTime, sample_types: &'static [ValueType], period: i64) -> Self {
-        let mut aggregator = Self {
+        Self {
             start,
             sample_types,
             period,
-            strings: Table::default(),
-            functions: Table::default(),
-            mappings: Table::default(),
-            locations: Table::default(),
-            stacks: Table::default(),
-            processes: Table::default(),
-            label_sets: Table::default(),
+            tables: Tables::default(),
             shared_functions: SharedTable::default(),
             shared_processes: SharedTable::default(),
             shared_labels: SharedTable::default(),
             frames: HashMap::default(),
-            values: IndexMap::default(),
             scratch: Vec::new(),
-            n_stack_frames: 0,
-            max_stack_frames: MAX_STACK_FRAMES,
-            n_samples: 0,
-            n_without_stack: 0,
-        };
-        let empty = StringId(aggregator.strings.intern_str(""));
-        let python = StringId(aggregator.strings.intern_str(PYTHON_MAPPING));
-        aggregator.mappings.intern(Mapping {
-            filename: python,
-            build_id: empty,
-        });
-        aggregator
+        }
     }
 
     /// Adds a sample.
@@ -229,17 +191,16 @@ impl Aggregator {
     ) {
         let mut labels = self.intern_labels(labels);
         if let Some(age) = age {
-            labels = self.with_label(labels, label::AGE, age);
+            labels = self.tables.with_label(labels, label::AGE, age);
         }
         let stack = self.intern_stack(frames, values[0]);
-        self.values.entry((stack, labels)).or_default().add(values);
-        self.n_samples = self.n_samples.saturating_add(values[0]);
+        self.tables.add(stack, labels, values);
     }
 
     /// Sum of the first value (samples) of all that was added.
     #[must_use]
     pub fn n_samples(&self) -> i64 {
-        self.n_samples
+        self.tables.n_samples()
     }
 
     /// Sets the distance of two samples: the sampling rate may be lowered while the profile is taken.
@@ -249,52 +210,26 @@ impl Aggregator {
 
     /// Ends the profile.
     #[must_use]
-    pub fn finish(self, duration: Duration, mut comments: Vec<String>) -> Profile {
-        if self.n_without_stack > 0 {
-            comments.push(format!(
-                "{} samples without their stacks: more than {} frames in different stacks",
-                self.n_without_stack, self.max_stack_frames
-            ));
-        }
-        Profile {
+    pub fn finish(self, duration: Duration, comments: Vec<String>) -> Profile {
+        self.tables.finish(Head {
             sample_types: self.sample_types,
-            period_type: self.sample_types[1],
             period: self.period,
             start: self.start,
             duration,
-            strings: self.strings.into_vec(),
-            functions: self.functions.into_vec(),
-            mappings: self.mappings.into_vec(),
-            locations: self.locations.into_vec(),
-            stacks: self.stacks.into_vec(),
-            processes: self.processes.into_vec(),
-            label_sets: self.label_sets.into_vec(),
-            samples: self
-                .values
-                .into_iter()
-                .map(|((stack, labels), values)| Sample {
-                    stack,
-                    labels,
-                    values,
-                })
-                .collect(),
             comments,
-        }
+        })
     }
 
     fn intern_stack(&mut self, frames: &[ResolvedFrame], n_samples: i64) -> StackId {
-        if self.n_stack_frames >= self.max_stack_frames {
+        if self.tables.is_full() {
             return self.intern_stack_when_full(frames, n_samples);
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         scratch.extend(frames.iter().map(|frame| self.intern_frame(frame)));
-        let (stack, is_new) = self.stacks.intern_slice(&scratch);
-        if is_new {
-            self.n_stack_frames += scratch.len();
-        }
+        let stack = self.tables.stack(&scratch);
         self.scratch = scratch;
-        StackId(stack)
+        stack
     }
 
     /// The stack if every part of it is known already; else the one stack that stands for all others.
@@ -307,19 +242,12 @@ impl Aggregator {
                 .map_while(|frame| self.frames.get(&FrameKey::of(frame))),
         );
         let known = if scratch.len() == frames.len() {
-            self.stacks.get(&scratch)
+            self.tables.known_stack(&scratch)
         } else {
             None
         };
         self.scratch = scratch;
-        if let Some(stack) = known {
-            return StackId(stack);
-        }
-        self.n_without_stack = self.n_without_stack.saturating_add(n_samples);
-        let (function, mapping) =
-            self.intern_function(&ResolvedFunction::reason("too many different stacks"));
-        let location = self.intern_location(function, mapping, 0, 0);
-        StackId(self.stacks.intern_slice(&[location]).0)
+        known.unwrap_or_else(|| self.tables.no_stack(n_samples))
     }
 
     fn intern_frame(&mut self, frame: &ResolvedFrame) -> LocationId {
@@ -328,100 +256,76 @@ impl Aggregator {
             return *location;
         }
         // The table of shared functions keeps the address in `key` from being reused.
-        let mut shared = std::mem::take(&mut self.shared_functions);
-        let (function, mapping) =
-            shared.get_or_insert_with(&frame.function, |function| self.intern_function(function));
-        self.shared_functions = shared;
-        let location = self.intern_location(function, mapping, frame.line, frame.address);
+        let tables = &mut self.tables;
+        let (function, mapping) = self
+            .shared_functions
+            .get_or_insert_with(&frame.function, |function| {
+                intern_function(tables, function)
+            });
+        let location = self.tables.location(Location {
+            function,
+            line: frame.line,
+            mapping,
+            address: frame.address,
+        });
         self.frames.insert(key, location);
         location
-    }
-
-    fn intern_location(
-        &mut self,
-        function: FunctionId,
-        mapping: MappingId,
-        line: u32,
-        address: u64,
-    ) -> LocationId {
-        LocationId(self.locations.intern(Location {
-            function,
-            line,
-            mapping,
-            address,
-        }))
-    }
-
-    fn intern_function(&mut self, function: &ResolvedFunction) -> (FunctionId, MappingId) {
-        let mapping = Mapping {
-            filename: StringId(self.strings.intern_str(&function.mapping)),
-            build_id: StringId(self.strings.intern_str(&function.build_id)),
-        };
-        let mapping = MappingId(self.mappings.intern(mapping));
-        let function = Function {
-            kind: function.kind,
-            name: StringId(self.strings.intern_str(&function.name)),
-            filename: StringId(self.strings.intern_str(&function.filename)),
-            start_line: function.start_line,
-        };
-        (FunctionId(self.functions.intern(function)), mapping)
-    }
-
-    /// The set of labels that has one more.
-    fn with_label(&mut self, labels: LabelSetId, name: &str, text: &str) -> LabelSetId {
-        let Some(set) = self.label_sets.value(labels.0).cloned() else {
-            return labels;
-        };
-        let one_more = text_label(&mut self.strings, name, text);
-        let labels: Labels = set.labels.iter().copied().chain([one_more]).collect();
-        LabelSetId(self.label_sets.intern(LabelSet { labels, ..set }))
     }
 
     fn intern_labels(&mut self, labels: &Arc<ThreadLabels>) -> LabelSetId {
         let Self {
             shared_processes,
             shared_labels,
-            strings,
-            processes,
-            label_sets,
+            tables,
             ..
         } = self;
         shared_labels.get_or_insert_with(labels, |labels| {
             let process = shared_processes.get_or_insert_with(&labels.process, |process| {
-                ProcessId(processes.intern(process_of(strings, process)))
+                let process = process_of(tables, process);
+                tables.process(process)
             });
             let tid = LabelValue::Num(i64::from(labels.tid));
             let labels = [
-                (StringId(strings.intern_str(label::TID)), tid),
-                text_label(strings, label::THREAD_NAME, &labels.thread_name),
+                (tables.string(label::TID), tid),
+                tables.text_label(label::THREAD_NAME, &labels.thread_name),
             ];
-            LabelSetId(label_sets.intern(LabelSet {
+            tables.label_set(LabelSet {
                 process,
                 labels: labels.into(),
-            }))
+            })
         })
     }
 }
 
-fn text_label(strings: &mut Table<Box<str>>, name: &str, text: &str) -> (StringId, LabelValue) {
-    let mut string = |text: &str| StringId(strings.intern_str(text));
-    (string(name), LabelValue::Str(string(text)))
+fn intern_function(tables: &mut Tables, function: &ResolvedFunction) -> (FunctionId, MappingId) {
+    let mapping = Mapping {
+        filename: tables.string(&function.mapping),
+        build_id: tables.string(&function.build_id),
+    };
+    let mapping = tables.mapping(mapping);
+    let function = Function {
+        kind: function.kind,
+        name: tables.string(&function.name),
+        filename: tables.string(&function.filename),
+        start_line: function.start_line,
+    };
+    (tables.function(function), mapping)
 }
 
-fn process_of(strings: &mut Table<Box<str>>, process: &ProcessLabels) -> Process {
+fn process_of(tables: &mut Tables, process: &ProcessLabels) -> Process {
     let pid = LabelValue::Num(i64::from(process.pid));
-    let mut labels = vec![(StringId(strings.intern_str(label::PID)), pid)];
+    let mut labels = vec![(tables.string(label::PID), pid)];
     let own = [
         (label::COMM, &process.comm),
         (label::PYTHON_VERSION, &process.python_version),
     ];
     let more = process.more.iter().map(|(name, text)| (&**name, text));
     let texts = own.into_iter().chain(more);
-    labels.extend(texts.map(|(name, text)| text_label(strings, name, text)));
+    labels.extend(texts.map(|(name, text)| tables.text_label(name, text)));
     Process {
         pid: process.pid,
         started_ns: process.started_ns,
-        cmdline: StringId(strings.intern_str(&process.cmdline)),
+        cmdline: tables.string(&process.cmdline),
         labels: labels.into(),
     }
 }
@@ -444,6 +348,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::profile::model::{Sample, StringId};
 
     fn thread(pid: u32, tid: u32) -> Arc<ThreadLabels> {
         let process = ProcessLabels {
@@ -544,7 +449,7 @@ mod tests {
     fn beyond_the_bound_known_stacks_still_count_and_new_ones_are_told() {
         let main = Arc::new(ResolvedFunction::python("main", "/app.py", 1));
         let mut aggregator = aggregator();
-        aggregator.max_stack_frames = 4;
+        aggregator.tables.bound(4);
         let labels = thread(1, 1);
         for line in [1, 2, 3, 4, 1, 2, 3, 9] {
             aggregator.add(&ResolvedSample {
@@ -648,7 +553,7 @@ mod tests {
                 .collect();
             let threads: Vec<_> = (0..4).map(|idx| thread(idx / 2, idx)).collect();
             let mut aggregator = aggregator();
-            aggregator.max_stack_frames = bound;
+            aggregator.tables.bound(bound);
             let mut expected: BTreeMap<(Vec<String>, i64), i64> = BTreeMap::new();
             for case in &cases {
                 let frames: Vec<_> =

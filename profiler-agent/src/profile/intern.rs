@@ -34,6 +34,11 @@ impl<T: Eq + Hash> Table<T> {
         self.values.insert_full(value).0 as u32
     }
 
+    /// The number of `value` when it is known.
+    pub(super) fn number(&self, value: &T) -> Option<u32> {
+        self.values.get_index_of(value).map(|idx| idx as u32)
+    }
+
     /// The value with this number.
     pub(super) fn value(&self, number: u32) -> Option<&T> {
         self.values.get_index(number as usize)
@@ -46,6 +51,11 @@ impl<T: Eq + Hash> Table<T> {
 }
 
 impl Table<Box<str>> {
+    /// The number of this text when it is known.
+    pub(super) fn number_of_str(&self, text: &str) -> Option<u32> {
+        self.values.get_index_of(text).map(|idx| idx as u32)
+    }
+
     /// As [`Table::intern`]; allocates only when the text is new.
     pub(super) fn intern_str(&mut self, text: &str) -> u32 {
         match self.values.get_index_of(text) {

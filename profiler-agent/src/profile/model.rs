@@ -172,6 +172,9 @@ impl ValueType {
 
 const PEAK_SPACE: &str = "peak_space";
 
+/// Which of [`ValueType::ALLOCATIONS`] tell what was at the end: in use, and at the peak.
+const SNAPSHOTS: std::ops::Range<usize> = 2..5;
+
 /// Most values of a sample.
 pub const MAX_VALUES: usize = 6;
 
@@ -276,6 +279,15 @@ impl ProfileType {
     #[must_use]
     pub const fn is_of_allocations(self) -> bool {
         matches!(self, Self::Pools | Self::Alloc | Self::Mmap)
+    }
+
+    /// The values without those that tell what was at the end of the profile, of which several windows have no sum.
+    #[must_use]
+    pub fn without_snapshots(self, mut values: Values) -> Values {
+        if self.is_of_allocations() {
+            values.0[SNAPSHOTS].fill(0);
+        }
+        values
     }
 
     /// The first two values of a sample that stands for `period`: nanoseconds, page faults of `n_bytes` each, bytes of

@@ -2,11 +2,12 @@
 //! over processes that the command line and the service share.
 
 use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
 use regex::{Regex, RegexBuilder};
 
-use super::model::{FunctionId, Profile};
+use super::model::{FunctionId, LabelSetId, LabelValue, Process, Profile, ProfileType, label};
 use super::selector::{CgroupSelector, ContainerSelector};
 
 /// Longest regular expression that is accepted, in bytes.
@@ -14,6 +15,70 @@ pub const MAX_PATTERN_BYTES: usize = 4096;
 
 /// Largest compiled regular expression, in bytes.
 const MAX_COMPILED_PATTERN_BYTES: usize = 1 << 20;
+
+/// Which time is meant, of what was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeRange {
+    /// So long until now.
+    Last(Duration),
+    /// From a moment, or the first; to a moment, or the last.
+    Between {
+        /// Later than this.
+        from: Option<SystemTime>,
+        /// Not later than this.
+        to: Option<SystemTime>,
+    },
+}
+
+/// What is asked of the recorder.
+#[derive(Debug, Clone)]
+pub struct RecordedRequest {
+    /// Of what.
+    pub profile_type: ProfileType,
+    /// Of these processes, whether they still run or not.
+    pub filter: ProcessFilter,
+    /// Of windows that ended in this time.
+    pub range: TimeRange,
+}
+
+/// Which samples are meant by a label of theirs.
+#[derive(Debug, Clone)]
+pub struct LabelFilter {
+    /// Name of the label.
+    pub name: String,
+    /// Searched for in its text; numbers are looked at as decimal text.
+    pub pattern: Regex,
+}
+
+impl LabelFilter {
+    /// Whether a set of labels has such a one.
+    #[must_use]
+    pub fn matches(&self, profile: &Profile, labels: LabelSetId) -> bool {
+        profile.labels(labels).any(|(name, value)| {
+            profile.str(name) == self.name
+                && match value {
+                    LabelValue::Str(text) => self.pattern.is_match(profile.str(text)),
+                    LabelValue::Num(number) => self.pattern.is_match(&number.to_string()),
+                }
+        })
+    }
+}
+
+/// The samples of a profile that have all of these labels.
+#[must_use]
+pub fn with_labels(profile: Profile, filters: &[LabelFilter]) -> Profile {
+    if filters.is_empty() {
+        return profile;
+    }
+    let mut known: HashMap<LabelSetId, bool, RandomState> = HashMap::default();
+    profile.part(|sample| {
+        *known.entry(sample.labels).or_insert_with(|| {
+            filters
+                .iter()
+                .all(|filter| filter.matches(&profile, sample.labels))
+        })
+    })
+}
 
 /// Which processes are meant.
 ///
@@ -106,6 +171,27 @@ impl ProcessFilter {
         let mut filter = Self::default();
         filter.include.pids.push(pid);
         filter
+    }
+
+    /// Whether a process of a profile is meant.
+    #[must_use]
+    pub fn means(&self, profile: &Profile, process: &Process) -> bool {
+        let text = |name| {
+            let mut labels = process.labels.iter();
+            let found = labels.find(|(known, _)| profile.str(*known) == name);
+            match found {
+                Some((_, LabelValue::Str(text))) => profile.str(*text),
+                Some((_, LabelValue::Num(_))) | None => "",
+            }
+        };
+        self.matches(&ProcessFacts {
+            pid: process.pid,
+            comm: text(label::COMM),
+            cmdline: profile.str(process.cmdline),
+            cgroup: text(label::CGROUP),
+            container_id: text(label::CONTAINER_ID),
+            container_name: text(label::CONTAINER_NAME),
+        })
     }
 
     /// Whether every process is meant.

@@ -52,7 +52,7 @@ impl<'a> PprofWindow<'a> {
     pub(super) fn new(window: &'a Window, host: &Host, labels: &'a [String]) -> Self {
         let mut series = IndexSet::default();
         let mut entries = Vec::new();
-        for ((_, profile), idx) in window.profiles.iter().zip(0..) {
+        for ((_, profile), idx) in window.profiles().iter().zip(0..) {
             let processes = profile.processes.iter();
             let of_process: Vec<u32> = processes
                 .map(|it| series.insert_full(series_of(profile, it, host)).0 as u32)
@@ -129,7 +129,7 @@ impl<'a> PprofWindow<'a> {
         let parts = entries.chunk_by(move |one, other| key(one) == key(other));
         parts.filter_map(|entries| {
             let first = entries.first()?;
-            let (profile_type, profile) = self.window.profiles.get(first.profile as usize)?;
+            let (profile_type, profile) = self.window.profiles().get(first.profile as usize)?;
             let mut labels = self.series.get_index(first.series as usize)?.clone();
             labels.push(("__name__".to_owned(), name_of(*profile_type).to_owned()));
             labels.sort();

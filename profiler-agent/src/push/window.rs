@@ -9,14 +9,23 @@ use tokio::sync::Notify;
 use crate::profile::model::{
     Function, LabelSet, Location, LocationId, Mapping, Process, Profile, ProfileType, Sample,
 };
+use crate::profile::window::ClosedWindow;
 
-/// A span of time that is over: a profile of each type, over all processes.
+/// A window that is to be sent.
 #[derive(Debug, Clone)]
 pub struct Window {
-    /// Its place in the order of windows; each has the next number.
+    /// Its place in the order of windows; later ones have larger ones.
     pub seq: u64,
-    /// At most one a type.
-    pub profiles: Vec<(ProfileType, Arc<Profile>)>,
+    /// What it holds.
+    pub content: Arc<ClosedWindow>,
+}
+
+impl Window {
+    /// Its profiles, at most one a type.
+    #[must_use]
+    pub fn profiles(&self) -> &[(ProfileType, Profile)] {
+        &self.content.profiles
+    }
 }
 
 /// Where windows wait for their targets: each target gets each window, in order, until it has acknowledged it.
@@ -83,15 +92,13 @@ impl MemoryOutbox {
     }
 
     /// Adds a window; its number comes back. The newest one is kept whatever its size.
-    pub fn push(&self, profiles: Vec<(ProfileType, Arc<Profile>)>) -> u64 {
-        let n_bytes = profiles
-            .iter()
-            .map(|(_, profile)| size_bytes(profile))
-            .sum();
+    pub fn push(&self, content: Arc<ClosedWindow>) -> u64 {
+        let profiles = content.profiles.iter();
+        let n_bytes = profiles.map(|(_, profile)| size_bytes(profile)).sum();
         let mut state = self.lock();
         state.last_seq += 1;
         let seq = state.last_seq;
-        let window = Arc::new(Window { seq, profiles });
+        let window = Arc::new(Window { seq, content });
         state.windows.push_back((window, n_bytes));
         state.n_bytes += n_bytes;
         while state.windows.len() > 1
@@ -103,6 +110,13 @@ impl MemoryOutbox {
         drop(state);
         self.changed.notify_waiters();
         seq
+    }
+
+    /// Counts windows that did not get this far.
+    pub fn miss(&self, n_windows: u64) {
+        for cursor in self.lock().cursors.values_mut() {
+            cursor.n_dropped += n_windows;
+        }
     }
 
     /// No more windows come: who asks for one gets what is left, then `None`.
@@ -231,17 +245,28 @@ mod tests {
         MemoryOutbox::new(["a", "b"].map(str::to_owned), max_windows, max_bytes)
     }
 
-    fn profile() -> (ProfileType, Arc<Profile>) {
+    fn window(profiles: Vec<(ProfileType, Profile)>) -> Arc<ClosedWindow> {
+        Arc::new(ClosedWindow {
+            start_ns: 0,
+            end_ns: 1,
+            profiles,
+        })
+    }
+
+    fn empty() -> Arc<ClosedWindow> {
+        window(Vec::new())
+    }
+
+    fn profile() -> Profile {
         let profile = Aggregator::new(SystemTime::UNIX_EPOCH, &ValueType::CPU_SAMPLES, 1);
-        let profile = profile.finish(Duration::from_secs(1), Vec::new());
-        (ProfileType::Cpu, Arc::new(profile))
+        profile.finish(Duration::from_secs(1), Vec::new())
     }
 
     #[tokio::test]
     async fn each_target_gets_each_window_in_order_until_it_acknowledges() {
         let outbox = outbox(10, usize::MAX);
         for seq in 1..=3 {
-            assert_eq!(outbox.push(Vec::new()), seq);
+            assert_eq!(outbox.push(empty()), seq);
         }
         outbox.close();
         assert_eq!(outbox.next("a").await.unwrap().seq, 1);
@@ -269,18 +294,18 @@ mod tests {
             async move { outbox.next("a").await.map(|window| window.seq) }
         });
         tokio::task::yield_now().await;
-        outbox.push(Vec::new());
+        outbox.push(empty());
         assert_eq!(waiting.await.unwrap(), Some(1));
     }
 
     #[tokio::test]
     async fn the_oldest_is_dropped_and_counted_for_who_was_not_given_it() {
         let outbox = outbox(2, usize::MAX);
-        outbox.push(Vec::new());
+        outbox.push(empty());
         // `a` is sending the first one when it is dropped.
         outbox.next("a").await.unwrap();
         for _ in 0..3 {
-            outbox.push(Vec::new());
+            outbox.push(empty());
         }
         assert_eq!((outbox.dropped("a"), outbox.dropped("b")), (1, 2));
         outbox.acknowledge("a", 1).await;
@@ -289,15 +314,16 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_bounded_and_the_newest_is_kept() {
-        let (profile_type, profile) = profile();
+        let profile = profile();
         let n_bytes = size_bytes(&profile);
         let outbox = outbox(100, 2 * n_bytes);
+        let full = window(vec![(ProfileType::Cpu, profile)]);
         for _ in 0..5 {
-            outbox.push(vec![(profile_type, Arc::clone(&profile))]);
+            outbox.push(Arc::clone(&full));
         }
         assert_eq!((outbox.n_windows(), outbox.dropped("a")), (2, 3));
         let tiny = MemoryOutbox::new(["a".to_owned()], 100, 0);
-        tiny.push(vec![(profile_type, profile)]);
+        tiny.push(full);
         assert_eq!((tiny.n_windows(), tiny.dropped("a")), (1, 0));
     }
 }

@@ -14,7 +14,7 @@ use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
 use crate::generated::pyagent::v1::pull_profile_response::Part;
 use crate::profile::model::ProfileType;
-use crate::profile::query::ProcessFilter;
+use crate::profile::query::{LabelFilter, ProcessFilter, TimeRange};
 
 use super::DEFAULT_ADDRESS;
 
@@ -49,11 +49,13 @@ pub enum PullFailure {
         /// Where it was looked for.
         address: String,
     },
-    /// The agent profiles no such process.
-    #[error("no process that the agent at {address} profiles matches")]
+    /// The agent profiles no such process, or recorded none.
+    #[error("the agent at {address} has none of it: {reason}")]
     NoMatch {
         /// The agent.
         address: String,
+        /// In its words, escaped.
+        reason: String,
     },
     /// The agent said no, or the connection broke.
     #[error("the agent at {address} gave no profile: {reason}")]
@@ -115,21 +117,55 @@ impl std::fmt::Display for AgentAddress {
     }
 }
 
-/// Asks an agent for a profile of the next `duration`. Dropping the future ends the sampling for it.
+/// Which time is asked for.
+#[derive(Debug, Clone, Copy)]
+pub enum PullTime {
+    /// From now on.
+    Next(Duration),
+    /// What was recorded.
+    Recorded(TimeRange),
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct PullQuestion<'a> {
+    /// Of what.
+    pub profile_type: ProfileType,
+    /// Of these processes.
+    pub filter: &'a ProcessFilter,
+    /// Of samples with all of these labels.
+    pub labels: &'a [LabelFilter],
+    /// Of this time.
+    pub time: PullTime,
+    /// In which format.
+    pub format: &'a Format,
+}
+
+/// Asks an agent for a profile. Dropping the future ends the sampling for it.
 pub async fn pull(
     address: &AgentAddress,
-    profile_type: ProfileType,
-    filter: &ProcessFilter,
-    duration: Duration,
-    format: &Format,
+    question: PullQuestion<'_>,
 ) -> Result<PulledProfile, PullFailure> {
     let client = connect(address).await?;
-    let request = proto::PullProfileRequest {
-        selector: Some(selector(filter)),
-        duration: duration.try_into().ok(),
-        format: format.name.to_owned(),
-        r#type: profile_type.name().to_owned(),
+    let mut request = proto::PullProfileRequest {
+        selector: Some(selector(question.filter)),
+        format: question.format.name.to_owned(),
+        r#type: question.profile_type.name().to_owned(),
+        labels: question.labels.iter().map(matcher).collect(),
+        ..proto::PullProfileRequest::default()
     };
+    let mut duration = Duration::ZERO;
+    match question.time {
+        PullTime::Next(next) => {
+            duration = next;
+            request.duration = next.try_into().ok();
+        }
+        PullTime::Recorded(TimeRange::Last(last)) => request.last = last.try_into().ok(),
+        PullTime::Recorded(TimeRange::Between { from, to }) => {
+            request.from = from.map(Into::into);
+            request.to = to.map(Into::into);
+        }
+    }
     let received = receive(client, request);
     match tokio::time::timeout(duration.saturating_add(PULL_GRACE), received).await {
         Ok(received) => received.map_err(|status| refused(address, &status)),
@@ -222,6 +258,13 @@ fn selector(filter: &ProcessFilter) -> proto::ProcessSelector {
     }
 }
 
+fn matcher(label: &LabelFilter) -> proto::LabelMatcher {
+    proto::LabelMatcher {
+        name: label.name.clone(),
+        pattern: label.pattern.to_string(),
+    }
+}
+
 fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
@@ -249,7 +292,10 @@ fn no_connection(address: &AgentAddress, error: &tonic::transport::Error) -> Pul
 fn refused(address: &AgentAddress, status: &tonic::Status) -> PullFailure {
     let address = address.to_string();
     match status.code() {
-        Code::NotFound => PullFailure::NoMatch { address },
+        Code::NotFound => PullFailure::NoMatch {
+            address,
+            reason: escape(status.message()).into_owned(),
+        },
         code => PullFailure::Refused {
             address,
             reason: match status.message() {

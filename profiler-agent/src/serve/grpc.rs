@@ -1,13 +1,16 @@
 //! `pyagent.v1.ProfileService` over gRPC: translates between the messages and [`super::query`].
 
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio_stream::{Stream, iter};
 use tonic::{Request, Response, Status};
 
-use super::pull::{BadRequest, Pulled, Puller, Selector, SelectorSide, check_duration};
-use super::query::{Asker, ContainerInfo, ProcessInfo, ProcessState, PullError, PullRequest};
+use super::pull::{
+    BadRequest, Pulled, Puller, Selector, SelectorSide, Times, Wanted, label_filters,
+};
+use super::query::{Asker, ContainerInfo, ProcessInfo, ProcessState, PullError, RecorderInfo};
+use super::watch::{Watch, WatchStream};
 use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_server::ProfileService;
@@ -31,6 +34,7 @@ pub(super) struct Service {
 impl ProfileService for Service {
     type PullProfileStream =
         Pin<Box<dyn Stream<Item = Result<proto::PullProfileResponse, Status>> + Send>>;
+    type WatchProfilesStream = WatchStream;
 
     async fn list_processes(
         &self,
@@ -57,18 +61,41 @@ impl ProfileService for Service {
             "" => ProfileType::Cpu,
             name => name.parse().map_err(BadRequest::from)?,
         };
-        let duration = match request.duration {
-            None => DEFAULT_DURATION,
-            Some(duration) => Duration::try_from(duration)
-                .map_err(|_| Status::invalid_argument("the duration is negative"))?,
+        let times = Times {
+            duration: request.duration.map(length).transpose()?,
+            last: request.last.map(length).transpose()?,
+            from: request.from.map(moment).transpose()?,
+            to: request.to.map(moment).transpose()?,
         };
-        let request = PullRequest {
-            profile_type,
-            filter: selector(request.selector).parse()?,
-            duration: check_duration(duration)?,
+        let filter = selector(request.selector).parse()?;
+        let wanted = Wanted {
+            source: times.source(profile_type, filter, DEFAULT_DURATION)?,
+            labels: label_filters(request.labels.into_iter().map(|it| (it.name, it.pattern)))?,
+            format,
         };
-        let pulled = self.puller.pull(request, format).await?;
+        let pulled = self.puller.pull(wanted).await?;
         Ok(Response::new(Box::pin(iter(messages(pulled)))))
+    }
+
+    async fn watch_profiles(
+        &self,
+        request: Request<proto::WatchProfilesRequest>,
+    ) -> Result<Response<Self::WatchProfilesStream>, Status> {
+        let request = request.into_inner();
+        let types: Result<Vec<ProfileType>, _> =
+            request.types.iter().map(|name| name.parse()).collect();
+        let watch = Watch {
+            types: types.map_err(BadRequest::from)?,
+            filter: selector(request.selector).parse()?,
+            labels: label_filters(request.labels.into_iter().map(|it| (it.name, it.pattern)))?,
+            format: match &*request.format {
+                "" => Format::default_format(),
+                name => Format::from_name(name).map_err(BadRequest::from)?,
+            },
+        };
+        let place = self.puller.watch().ok_or(PullError::TooManyPulls)?;
+        let windows = self.asker.watch().await.ok_or(PullError::Stopping)?;
+        Ok(Response::new(watch.stream(windows, place)))
     }
 
     async fn get_status(
@@ -90,8 +117,9 @@ impl From<PullError> for Status {
     fn from(error: PullError) -> Self {
         let message = error.to_string();
         match error {
-            PullError::NoMatch => Self::not_found(message),
-            PullError::NotSampled(_) => Self::failed_precondition(message),
+            PullError::NoMatch | PullError::NotRecorded(_) => Self::not_found(message),
+            PullError::NotSampled(_) | PullError::NoRecorder => Self::failed_precondition(message),
+            PullError::Unreadable(_) => Self::internal(message),
             PullError::TooManyPulls => Self::resource_exhausted(message),
             PullError::Stopping => Self::unavailable(message),
         }
@@ -118,25 +146,45 @@ fn selector(selector: Option<proto::ProcessSelector>) -> Selector {
     }
 }
 
-/// The metadata, then the bytes in chunks that are cut as they are sent.
-fn messages(
-    pulled: Pulled,
-) -> impl Iterator<Item = Result<proto::PullProfileResponse, Status>> + Send {
-    let metadata = proto::ProfileMetadata {
+/// A length of time as the wire has it.
+fn length(duration: prost_types::Duration) -> Result<Duration, Status> {
+    Duration::try_from(duration)
+        .map_err(|_| Status::invalid_argument("a duration is negative, or none"))
+}
+
+/// A moment as the wire has it.
+fn moment(time: prost_types::Timestamp) -> Result<SystemTime, Status> {
+    SystemTime::try_from(time).map_err(|_| Status::invalid_argument("a time is none"))
+}
+
+/// What is said of a profile besides its bytes.
+pub(super) fn metadata(pulled: &Pulled) -> proto::ProfileMetadata {
+    proto::ProfileMetadata {
         format: pulled.format.name.to_owned(),
         content_type: pulled.format.content_type.to_owned(),
         n_samples: pulled.n_samples,
         start_time: Some(pulled.start.into()),
         duration: pulled.duration.try_into().ok(),
         size_bytes: pulled.bytes.len() as u64,
-        comments: pulled.comments,
-    };
-    let bytes = pulled.bytes;
+        comments: pulled.comments.clone(),
+    }
+}
+
+/// The bytes of a file, cut as they are sent.
+pub(super) fn chunks(bytes: Vec<u8>) -> impl Iterator<Item = Vec<u8>> + Send {
     let starts = (0..bytes.len()).step_by(CHUNK_BYTES);
-    let chunks = starts.map(move |start| {
+    starts.map(move |start| {
         let end = bytes.len().min(start + CHUNK_BYTES);
-        proto::pull_profile_response::Part::Chunk(bytes[start..end].to_vec())
-    });
+        bytes[start..end].to_vec()
+    })
+}
+
+/// The metadata, then the bytes in chunks.
+fn messages(
+    pulled: Pulled,
+) -> impl Iterator<Item = Result<proto::PullProfileResponse, Status>> + Send {
+    let metadata = metadata(&pulled);
+    let chunks = chunks(pulled.bytes).map(proto::pull_profile_response::Part::Chunk);
     let metadata = proto::pull_profile_response::Part::Metadata(metadata);
     let parts = std::iter::once(metadata).chain(chunks);
     parts.map(|part| Ok(proto::PullProfileResponse { part: Some(part) }))
@@ -233,5 +281,16 @@ fn status_response(status: super::query::Status) -> proto::GetStatusResponse {
         counters: counters.collect(),
         processes: processes.collect(),
         not_profiled: not_profiled.collect(),
+        recorder: status.recorder.map(recorder),
+    }
+}
+
+fn recorder(recorder: RecorderInfo) -> proto::Recorder {
+    proto::Recorder {
+        folder: recorder.folder,
+        problem: recorder.problem,
+        size_bytes: recorder.n_bytes,
+        max_size_bytes: recorder.keep_bytes,
+        oldest_time: recorder.oldest.map(Into::into),
     }
 }

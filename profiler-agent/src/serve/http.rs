@@ -10,10 +10,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::metrics;
-use super::pull::{BadRequest, Pulled, Puller, Selector, check_duration};
-use super::query::{Asker, PullError, PullRequest};
+use super::pull::{BadRequest, Pulled, Puller, Selector, Times, Wanted, label_filters};
+use super::query::{Asker, PullError};
 use crate::format::{Format, escape};
 use crate::profile::model::ProfileType;
+use crate::profile::time::{parse_span, parse_time};
 
 /// Duration of a profile that says none: Go's.
 const DEFAULT_SECONDS: Duration = Duration::from_secs(30);
@@ -58,8 +59,9 @@ async fn index() -> Response {
             ": profiles of the CPython processes of this host\n\n",
             "/debug/pprof/profile?seconds=N&pid=P   a profile of N seconds (1 to 3600, 30 when absent), for\n",
             "                                       go tool pprof; also comm=RE, cmdline=RE, container=NAME,\n",
-            "                                       cgroup=PATH, type=cpu|faults, format=NAME; repeat one for one\n",
-            "                                       or the other\n",
+            "                                       cgroup=PATH, label=NAME=RE, type=cpu|faults, format=NAME;\n",
+            "                                       repeat one for one or the other\n",
+            "/debug/pprof/profile?last=10m          of what was recorded; also from=TIME&to=TIME (RFC 3339)\n",
             "/metrics                               the agent's own counters, for Prometheus\n",
             "/healthz                               200 while the agent answers\n\n",
             "The same port speaks gRPC: pyagent.v1.ProfileService, with reflection and health.",
@@ -91,11 +93,11 @@ async fn profile(
     let asked = query
         .map_err(|error| BadQuery::Unreadable(error.body_text()))
         .and_then(|Query(pairs)| parse(pairs));
-    let (request, format) = match asked {
-        Ok(asked) => asked,
+    let wanted = match asked {
+        Ok(wanted) => wanted,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    match shared.puller.pull(request, format).await {
+    match shared.puller.pull(wanted).await {
         Ok(pulled) => file(pulled),
         Err(error) => refusal(error),
     }
@@ -108,10 +110,14 @@ enum BadQuery {
     Unreadable(String),
     #[error("seconds={0} is not a number of seconds from 1 to 3600")]
     Seconds(String),
+    #[error("{0}")]
+    Time(String),
+    #[error("label={0} is not NAME=REGEX")]
+    Label(String),
     #[error("pid={0} is not a process id")]
     Pid(String),
     #[error(
-        "`{0}` is not known; there are seconds, pid, comm, cmdline, cgroup, container, type, format"
+        "`{0}` is not known; there are seconds, last, from, to, pid, comm, cmdline, cgroup, container, label, type, format"
     )]
     Unknown(String),
     #[error(transparent)]
@@ -120,9 +126,10 @@ enum BadQuery {
 
 /// The profile that a query asks for. What is not known is refused: a mistyped `pid` must not become a
 /// profile of everything.
-fn parse(pairs: Vec<(String, String)>) -> Result<(PullRequest, &'static Format), BadQuery> {
+fn parse(pairs: Vec<(String, String)>) -> Result<Wanted, BadQuery> {
     let mut selector = Selector::default();
-    let mut duration = DEFAULT_SECONDS;
+    let mut times = Times::default();
+    let mut labels = Vec::new();
     let mut profile_type = ProfileType::Cpu;
     let mut format = Format::default_format();
     for (name, value) in pairs {
@@ -133,7 +140,16 @@ fn parse(pairs: Vec<(String, String)>) -> Result<(PullRequest, &'static Format),
                     .parse()
                     .ok()
                     .filter(|seconds| (1..=3600).contains(seconds));
-                duration = Duration::from_secs(seconds.ok_or_else(|| BadQuery::Seconds(shown()))?);
+                let seconds = seconds.ok_or_else(|| BadQuery::Seconds(shown()))?;
+                times.duration = Some(Duration::from_secs(seconds));
+            }
+            "last" => times.last = Some(parse_span(&value).map_err(BadQuery::Time)?),
+            "from" => times.from = Some(parse_time(&value).map_err(BadQuery::Time)?),
+            "to" => times.to = Some(parse_time(&value).map_err(BadQuery::Time)?),
+            "label" => {
+                let label = value.split_once('=');
+                let (name, pattern) = label.ok_or_else(|| BadQuery::Label(shown()))?;
+                labels.push((name.to_owned(), pattern.to_owned()));
             }
             "pid" => {
                 let pid = value.parse().map_err(|_| BadQuery::Pid(shown()))?;
@@ -148,12 +164,11 @@ fn parse(pairs: Vec<(String, String)>) -> Result<(PullRequest, &'static Format),
             _ => return Err(BadQuery::Unknown(escape(&name).into_owned())),
         }
     }
-    let request = PullRequest {
-        profile_type,
-        filter: selector.parse()?,
-        duration: check_duration(duration)?,
-    };
-    Ok((request, format))
+    Ok(Wanted {
+        source: times.source(profile_type, selector.parse()?, DEFAULT_SECONDS)?,
+        labels: label_filters(labels)?,
+        format,
+    })
 }
 
 /// A profile as a download: never shown by a browser as a page of this server.
@@ -175,7 +190,11 @@ fn file(pulled: Pulled) -> Response {
 
 fn refusal(error: PullError) -> Response {
     let status = match error {
-        PullError::NoMatch | PullError::NotSampled(_) => StatusCode::NOT_FOUND,
+        PullError::NoMatch
+        | PullError::NotSampled(_)
+        | PullError::NoRecorder
+        | PullError::NotRecorded(_) => StatusCode::NOT_FOUND,
+        PullError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
         PullError::TooManyPulls => StatusCode::TOO_MANY_REQUESTS,
         PullError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     };

@@ -13,6 +13,7 @@ mod pull;
 pub mod query;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;

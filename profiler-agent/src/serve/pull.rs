@@ -6,15 +6,24 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use regex::Regex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::query::{Asker, PullError, PullRequest};
 use crate::format::{Format, FormatError};
-use crate::profile::model::{Profile, UnknownType};
-use crate::profile::query::{Criteria, PatternError, ProcessFilter, parse_pattern};
+use crate::profile::model::{Profile, ProfileType, UnknownType};
+use crate::profile::query::{
+    Criteria, LabelFilter, PatternError, ProcessFilter, RecordedRequest, TimeRange, parse_pattern,
+    with_labels,
+};
 
 /// Most profiles that are taken for clients at one time.
-pub const MAX_CONCURRENT_PULLS: usize = 16;
+pub const MAX_CONCURRENT_PULLS: usize = 128;
+
+/// Most profiles of what was recorded that are read at one time; others wait.
+const MAX_READERS: usize = 2;
+
+/// Most clients that watch.
+const MAX_WATCHERS: usize = 64;
 
 /// Durations that may be asked for.
 pub const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
@@ -30,6 +39,12 @@ const MAX_PATTERNS: usize = 32;
 pub(super) enum BadRequest {
     #[error("the duration is {0:?}: give 10 ms to 1 h")]
     Duration(Duration),
+    #[error(
+        "ask for a duration, or for the last so long, or for a time from and to: not for several of them"
+    )]
+    ManyTimes,
+    #[error("the time ends before it begins")]
+    EmptyRange,
     #[error(transparent)]
     Type(#[from] UnknownType),
     #[error(transparent)]
@@ -40,6 +55,96 @@ pub(super) enum BadRequest {
         "the selector has more than {MAX_IDS} processes and containers or {MAX_PATTERNS} regular expressions"
     )]
     SelectorTooLong,
+}
+
+/// A profile that a client wants.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) source: Source,
+    /// Only samples with all of these labels.
+    pub(super) labels: Vec<LabelFilter>,
+    pub(super) format: &'static Format,
+}
+
+/// Where it comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// What is sampled from now on.
+    Live(PullRequest),
+    /// What was recorded.
+    Recorded(RecordedRequest),
+}
+
+/// What a client says of the time that it means.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    pub(super) duration: Option<Duration>,
+    pub(super) last: Option<Duration>,
+    pub(super) from: Option<SystemTime>,
+    pub(super) to: Option<SystemTime>,
+}
+
+impl Times {
+    /// Where a profile of that time comes from; from now on for `default` when nothing is said.
+    pub(super) fn source(
+        self,
+        profile_type: ProfileType,
+        filter: ProcessFilter,
+        default: Duration,
+    ) -> Result<Source, BadRequest> {
+        let range = match self {
+            Self {
+                last: None,
+                from: None,
+                to: None,
+                duration,
+            } => {
+                return Ok(Source::Live(PullRequest {
+                    profile_type,
+                    filter,
+                    duration: check_duration(duration.unwrap_or(default))?,
+                }));
+            }
+            Self {
+                duration: None,
+                last: Some(last),
+                from: None,
+                to: None,
+            } => TimeRange::Last(last),
+            Self {
+                duration: None,
+                last: None,
+                from,
+                to,
+            } => {
+                if from.zip(to).is_some_and(|(from, to)| from >= to) {
+                    return Err(BadRequest::EmptyRange);
+                }
+                TimeRange::Between { from, to }
+            }
+            _ => return Err(BadRequest::ManyTimes),
+        };
+        Ok(Source::Recorded(RecordedRequest {
+            profile_type,
+            filter,
+            range,
+        }))
+    }
+}
+
+/// Filters by labels: names, and patterns.
+pub(super) fn label_filters(
+    labels: impl IntoIterator<Item = (String, String)>,
+) -> Result<Vec<LabelFilter>, BadRequest> {
+    let mut filters = Vec::new();
+    for (name, pattern) in labels {
+        if filters.len() == MAX_PATTERNS {
+            return Err(BadRequest::SelectorTooLong);
+        }
+        let pattern = parse_pattern(&pattern)?;
+        filters.push(LabelFilter { name, pattern });
+    }
+    Ok(filters)
 }
 
 /// A selector as it comes over the wire.
@@ -123,6 +228,8 @@ pub(super) struct Pulled {
 pub(super) struct Puller {
     asker: Asker,
     places: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+    watchers: Arc<Semaphore>,
 }
 
 impl Puller {
@@ -130,31 +237,42 @@ impl Puller {
         Self {
             asker,
             places: Arc::new(Semaphore::new(MAX_CONCURRENT_PULLS)),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         }
     }
 
     /// Takes a profile. Dropping the future gives it up.
-    pub(super) async fn pull(
-        &self,
-        request: PullRequest,
-        format: &'static Format,
-    ) -> Result<Pulled, PullError> {
+    pub(super) async fn pull(&self, wanted: Wanted) -> Result<Pulled, PullError> {
         let places = Arc::clone(&self.places);
         let place = places.try_acquire_owned();
         let place = place.map_err(|_| PullError::TooManyPulls)?;
-        let profile = self.asker.pull(request).await?;
+        let (profile, _reader) = match wanted.source {
+            Source::Live(request) => (self.asker.pull(request).await?, None),
+            Source::Recorded(request) => {
+                let readers = Arc::clone(&self.readers);
+                let reader = readers.acquire_owned().await;
+                let reader = reader.map_err(|_| PullError::Stopping)?;
+                (self.asker.pull_recorded(request).await?, Some(reader))
+            }
+        };
         // Writing a large profile takes longer than an asynchronous task may. The place is given back when it
         // is done, also when the client has left meanwhile.
         let write = move || {
             let _place = place;
-            in_format(&profile, format)
+            in_format(&with_labels(profile, &wanted.labels), wanted.format)
         };
         let written = tokio::task::spawn_blocking(write).await;
         written.map_err(|_| PullError::Stopping)
     }
+
+    /// A place among those who watch; `None`: there are too many.
+    pub(super) fn watch(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.watchers).try_acquire_owned().ok()
+    }
 }
 
-fn in_format(profile: &Profile, format: &'static Format) -> Pulled {
+pub(super) fn in_format(profile: &Profile, format: &'static Format) -> Pulled {
     let mut bytes = Vec::new();
     format
         .write(profile, &mut bytes)

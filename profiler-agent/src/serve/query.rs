@@ -3,14 +3,16 @@
 //! Questions go through a bounded channel, answers come back through the question's own. A client that leaves
 //! drops the receiving half: whoever works for the answer sees it by `reply.is_closed()` and can stop.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::profile::in_use::InUse;
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
-use crate::profile::query::{ProcessFilter, function_totals};
+use crate::profile::query::{ProcessFilter, RecordedRequest, function_totals};
+use crate::profile::window::ClosedWindow;
 
 /// A question to the agent.
 #[derive(Debug)]
@@ -28,6 +30,18 @@ pub enum Query {
         request: PullRequest,
         /// The profile, when it is complete.
         reply: oneshot::Sender<Result<Profile, PullError>>,
+    },
+    /// A profile of what was recorded.
+    PullRecorded {
+        /// Of what.
+        request: RecordedRequest,
+        /// The profile.
+        reply: oneshot::Sender<Result<Profile, PullError>>,
+    },
+    /// The windows that close from now on.
+    Watch {
+        /// Where they come; a slow one is told how many it missed.
+        reply: oneshot::Sender<broadcast::Receiver<Arc<ClosedWindow>>>,
     },
     /// What a process has in use of its sampled allocations.
     InUse {
@@ -55,7 +69,7 @@ pub struct PullRequest {
 }
 
 /// Why there is no profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PullError {
     /// The filter matches no process that is profiled.
     #[error("no profiled process matches")]
@@ -63,6 +77,15 @@ pub enum PullError {
     /// The agent does not sample it.
     #[error("the agent does not sample {name}: start it with --type {name}", name = .0.name())]
     NotSampled(ProfileType),
+    /// The agent keeps nothing.
+    #[error("the agent has no recorder, so it knows only what comes: ask for a duration")]
+    NoRecorder,
+    /// There is nothing of that time; in words.
+    #[error("{0}")]
+    NotRecorded(String),
+    /// The recorder cannot answer; in words.
+    #[error("{0}")]
+    Unreadable(String),
     /// As many profiles as can be are being taken.
     #[error("too many profiles are being taken: try again later")]
     TooManyPulls,
@@ -162,12 +185,29 @@ pub struct Status {
     pub samples_per_second: f64,
     /// The last full window; `None` before the first is over.
     pub last_window: Option<WindowSummary>,
+    /// The recorder; `None`: there is none.
+    pub recorder: Option<RecorderInfo>,
     /// Everything that is counted.
     pub counters: Vec<CounterValue>,
     /// Number of processes in each state.
     pub processes: Vec<(ProcessState, u32)>,
     /// Number of processes that are not profiled, for each reason of the closed list.
     pub not_profiled: Vec<(&'static str, u32)>,
+}
+
+/// How the recorder is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecorderInfo {
+    /// Its folder.
+    pub folder: String,
+    /// Why windows are not written now; empty when they are.
+    pub problem: String,
+    /// Bytes on the disk.
+    pub n_bytes: u64,
+    /// What they may be.
+    pub keep_bytes: u64,
+    /// When the oldest window begins.
+    pub oldest: Option<SystemTime>,
 }
 
 /// What one window held, in short.
@@ -250,6 +290,22 @@ impl Asker {
         self.ask(timeout, |reply| Query::Pull { request, reply })
             .await
             .unwrap_or(Err(PullError::Stopping))
+    }
+
+    /// A profile of what was recorded.
+    pub(super) async fn pull_recorded(
+        &self,
+        request: RecordedRequest,
+    ) -> Result<Profile, PullError> {
+        self.ask(PULL_GRACE, |reply| Query::PullRecorded { request, reply })
+            .await
+            .unwrap_or(Err(PullError::Stopping))
+    }
+
+    /// The windows that close from now on; `None` when the agent does not answer, or has none.
+    pub(super) async fn watch(&self) -> Option<broadcast::Receiver<Arc<ClosedWindow>>> {
+        self.ask(ANSWER_TIMEOUT, |reply| Query::Watch { reply })
+            .await
     }
 
     async fn ask<T>(

@@ -18,7 +18,9 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
-use super::client::{AgentAddress, PullFailure, containers, pull};
+use super::client::{
+    self, AgentAddress, PullFailure, PullQuestion, PullTime, PulledProfile, containers,
+};
 use super::query::{ContainerInfo, CounterValue, ProcessInfo, ProcessState, PullError, Status};
 use super::*;
 use crate::format::Format;
@@ -42,6 +44,24 @@ const OTHER_PID: u32 = 43;
 
 /// A pull of this duration is not answered: its reply is handed to the test.
 const UNANSWERED: Duration = Duration::from_secs(77);
+
+/// A profile of what comes.
+async fn pull(
+    agent: &AgentAddress,
+    profile_type: ProfileType,
+    filter: &ProcessFilter,
+    duration: Duration,
+    format: &Format,
+) -> Result<PulledProfile, PullFailure> {
+    let question = PullQuestion {
+        profile_type,
+        filter,
+        labels: &[],
+        time: PullTime::Next(duration),
+        format,
+    };
+    client::pull(agent, question).await
+}
 
 /// A server with its agent.
 struct Running {
@@ -100,7 +120,7 @@ async fn answer(
                 let _ = reply.send(status());
             }
             // The server does not ask for it.
-            Query::InUse { .. } => {}
+            Query::InUse { .. } | Query::PullRecorded { .. } | Query::Watch { .. } => {}
         }
     }
 }
@@ -180,6 +200,7 @@ fn status() -> Status {
         n_cpus_attached: 3,
         samples_per_second: 12.5,
         last_window: None,
+        recorder: None,
         counters: vec![CounterValue {
             name: "lost_full",
             help: "Samples lost because the ring buffer was full",
@@ -514,6 +535,7 @@ async fn bad_pulls_are_refused_with_the_reason() {
             }),
             duration,
             format: format.to_owned(),
+            ..proto::PullProfileRequest::default()
         };
     let of_type = |name: &str| proto::PullProfileRequest {
         r#type: name.to_owned(),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use profiler_agent::{
-    agent::{Agent, AgentAsker, Recording, RecordingResult},
+    agent::{Agent, AgentAsker, Purpose, Recording, RecordingResult},
     config::SamplingConfig,
     ids::Pid,
     profile::model::ProfileType,
@@ -43,12 +43,11 @@ impl AgentRun {
         let (reply, recording) = tokio::sync::oneshot::channel();
         let agent = Agent::start(
             &config,
-            Some(Recording {
+            Purpose::Record(Recording {
                 profile_type: ProfileType::Cpu,
                 duration: None,
                 reply,
             }),
-            false,
         )?;
         Ok(Self {
             asker: agent.asker(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use profiler_agent::agent::{Agent, Recording};
+use profiler_agent::agent::{Agent, Purpose, Recording};
 use profiler_agent::config::{AllocationConfig, DEFAULT_FAULT_PERIOD, SamplingConfig};
 use profiler_agent::ids::Pid;
 use profiler_agent::process::service::LabelOptions;
@@ -135,12 +135,11 @@ pub(crate) fn record(
     };
     let mut agent = Agent::start(
         &config,
-        Some(Recording {
+        Purpose::Record(Recording {
             profile_type: ProfileType::Cpu,
             duration: None,
             reply,
         }),
-        false,
     )
     .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -6,8 +6,10 @@ use profiler_common::event::PythonStatus;
 use super::listing::process_state;
 use super::{Engine, Sampler};
 use crate::kernel::cpus::n_cpus_online;
+use crate::push::Counts;
 use crate::python::refusal::Reason;
-use crate::serve::query::{CounterValue, Status};
+use crate::recorder::RecorderStatus;
+use crate::serve::query::{CounterValue, RecorderInfo, Status};
 
 /// Remark in profiles that were taken without the kernel programs.
 const REMOTE_NOTE: &str =
@@ -157,6 +159,77 @@ impl Engine {
         values
     }
 
+    /// What the targets of pushes were sent, together; zeros without any.
+    fn push_counters(&self) -> [CounterValue; 4] {
+        let targets = self.parts.pushes.as_ref().map(|counts| counts());
+        let targets = targets.unwrap_or_default();
+        let sum = |value: fn(&Counts) -> u64| targets.iter().map(|it| value(&it.counts)).sum();
+        [
+            (
+                "push_requests_sent",
+                "Pushes that a target has taken",
+                sum(|it| it.sent),
+            ),
+            (
+                "push_requests_retried",
+                "Pushes that were tried again",
+                sum(|it| it.retried),
+            ),
+            (
+                "push_requests_rejected",
+                "Pushes, or profiles out of them, that a target refused for good",
+                sum(|it| it.rejected),
+            ),
+            (
+                "push_windows_dropped",
+                "Windows that were dropped before a target could be sent them",
+                sum(|it| it.dropped),
+            ),
+        ]
+        .map(|(name, help, value)| CounterValue { name, help, value })
+    }
+
+    fn recorder_info(&self) -> Option<RecorderInfo> {
+        let (_, reader) = self.parts.recorder.as_ref()?;
+        let status = reader.status();
+        Some(RecorderInfo {
+            folder: status.folder.to_string_lossy().into_owned(),
+            problem: status.problem.unwrap_or_default(),
+            n_bytes: status.n_bytes,
+            keep_bytes: status.keep_bytes,
+            oldest: status.oldest,
+        })
+    }
+
+    /// What the recorder counts; zeros without one.
+    fn recorder_counters(&self) -> [CounterValue; 3] {
+        let status = self
+            .parts
+            .recorder
+            .as_ref()
+            .map(|(_, reader)| reader.status());
+        let n_unrecorded = self.windows.as_ref().map_or(0, |it| it.n_unrecorded);
+        let of = |value: fn(&RecorderStatus) -> u64| status.as_ref().map_or(0, value);
+        [
+            (
+                "windows_recorded",
+                "Windows that the recorder has written",
+                of(|it| it.n_recorded),
+            ),
+            (
+                "windows_lost",
+                "Windows that the recorder could not write",
+                of(|it| it.n_dropped) + n_unrecorded,
+            ),
+            (
+                "windows_removed",
+                "Windows that the recorder removed, for their age or for the room that they took",
+                of(|it| it.n_removed),
+            ),
+        ]
+        .map(|(name, help, value)| CounterValue { name, help, value })
+    }
+
     pub(super) fn status(&self) -> Status {
         Status {
             uptime: self.started.elapsed(),
@@ -169,8 +242,17 @@ impl Engine {
             n_cpus_online: n_cpus_online(),
             n_cpus_attached: self.parts.sampler.n_cpus() as u32,
             samples_per_second: self.samples_per_second,
-            last_window: self.window.as_ref().and_then(|window| window.last.clone()),
-            counters: self.counter_values(),
+            last_window: self
+                .windows
+                .as_ref()
+                .and_then(|windows| windows.last.clone()),
+            recorder: self.recorder_info(),
+            counters: {
+                let mut counters = self.counter_values();
+                counters.extend(self.recorder_counters());
+                counters.extend(self.push_counters());
+                counters
+            },
             processes: self
                 .process_counts
                 .by_state

@@ -1,4 +1,4 @@
-//! Profiles that are being taken, the window that is being filled, and how they end.
+//! Profiles that are being taken, and how they end.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,18 +18,15 @@ use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::ProcessFilter;
 use crate::python::process::PythonProcess;
 use crate::sample::decode::RawSample;
-use crate::serve::query::{CounterValue, PullError, WindowSummary};
+use crate::serve::query::{CounterValue, PullError};
 use crate::track::process::filtered;
 use crate::view::memory::parts::parts_text;
-
-/// Length of the windows that samples are aggregated in.
-const WINDOW: Duration = Duration::from_secs(10);
 
 /// Processes of a profile of memory of which it is said what their memory is made of: those that have most.
 const MAX_PARTS_NOTES: usize = 5;
 
 /// Remark in profiles of allocations.
-const ALLOCATION_NOTE: &str =
+pub(super) const ALLOCATION_NOTE: &str =
     "memory that was allocated before the probes were placed is not in it";
 
 /// Who gets a profile.
@@ -64,34 +61,6 @@ pub(super) struct Pull {
     pub(super) counters: Vec<CounterValue>,
 }
 
-/// The window that is being filled, and what the last one held.
-pub(super) struct Window {
-    pub(super) aggregator: Aggregator,
-    pub(super) begun: Instant,
-    pub(super) last: Option<WindowSummary>,
-}
-
-impl Window {
-    pub(super) fn new(aggregator: Aggregator) -> Self {
-        Self {
-            aggregator,
-            begun: Instant::now(),
-            last: None,
-        }
-    }
-
-    /// Closes the window when its time is over.
-    pub(super) fn rotate(&mut self, now: Instant, next: impl FnOnce() -> Aggregator) {
-        let length = now.duration_since(self.begun);
-        if length < WINDOW {
-            return;
-        }
-        let full = std::mem::replace(&mut self.aggregator, next());
-        self.begun = now;
-        self.last = Some(WindowSummary::of(&full.finish(length, Vec::new())));
-    }
-}
-
 impl Pull {
     pub(super) fn add(
         &mut self,
@@ -103,7 +72,9 @@ impl Pull {
         let is_meant = self.means(sample.generation, process, show_cmdline);
         if is_meant && self.contains(sample.time_ns) {
             self.aggregator.add(resolved);
-            self.aggregator.set_period(resolved.values[1]);
+            if self.profile_type == ProfileType::Cpu {
+                self.aggregator.set_period(resolved.values[1]);
+            }
         }
     }
 

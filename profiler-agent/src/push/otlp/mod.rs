@@ -55,7 +55,7 @@ impl<'a> OtlpWindow<'a> {
     pub fn new(window: &'a Window, host: &'a Host) -> Self {
         let mut resources = IndexSet::default();
         let mut entries = Vec::new();
-        for ((_, profile), idx) in window.profiles.iter().zip(0..) {
+        for ((_, profile), idx) in window.profiles().iter().zip(0..) {
             let processes = profile.processes.iter();
             let of_process: Vec<u32> = processes
                 .map(|it| resources.insert_full(Resource::new(profile, it, host)).0 as u32)
@@ -120,7 +120,8 @@ impl<'a> OtlpWindow<'a> {
         let Some(first) = entries.first() else {
             return Vec::new();
         };
-        let Some((profile_type, profile)) = self.window.profiles.get(first.profile as usize) else {
+        let Some((profile_type, profile)) = self.window.profiles().get(first.profile as usize)
+        else {
             return Vec::new();
         };
         let mut encoder = Encoder {

@@ -1,0 +1,241 @@
+//! The tables of a profile while it is put together: interning, the sums of values, and a bound on both.
+
+use std::time::{Duration, SystemTime};
+
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
+
+use super::intern::Table;
+use super::model::{
+    FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Location, LocationId,
+    Mapping, MappingId, Process, ProcessId, Profile, Sample, StackId, StringId, ValueType, Values,
+};
+
+/// Most frames in all different stacks of one profile together (4 bytes each, and up to 32 more where the
+/// place is new too).
+///
+/// Samples whose stack is new beyond it are not lost: they are put on one stack that says so, and counted in
+/// a comment. 4 million frames are 40,000 different stacks of depth 100.
+pub const MAX_STACK_FRAMES: usize = 4 << 20;
+
+/// File name of the mapping of all Python code; element 0 of [`Profile::mappings`].
+pub const PYTHON_MAPPING: &str = "[python]";
+
+/// What a profile is beside its tables.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// What the values mean.
+    pub sample_types: &'static [ValueType],
+    /// Distance of two samples, in the unit of the second type.
+    pub period: i64,
+    /// Wall time of the start.
+    pub start: SystemTime,
+    /// Length of the span.
+    pub duration: Duration,
+    /// Remarks.
+    pub comments: Vec<String>,
+}
+
+/// The tables of one profile.
+#[derive(Debug)]
+pub struct Tables {
+    strings: Table<Box<str>>,
+    functions: Table<Function>,
+    mappings: Table<Mapping>,
+    locations: Table<Location>,
+    stacks: Table<Box<[LocationId]>>,
+    processes: Table<Process>,
+    label_sets: Table<LabelSet>,
+    values: IndexMap<(StackId, LabelSetId), Values, RandomState>,
+    n_stack_frames: usize,
+    max_stack_frames: usize,
+    n_samples: i64,
+    n_without_stack: i64,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        let mut tables = Self {
+            strings: Table::default(),
+            functions: Table::default(),
+            mappings: Table::default(),
+            locations: Table::default(),
+            stacks: Table::default(),
+            processes: Table::default(),
+            label_sets: Table::default(),
+            values: IndexMap::default(),
+            n_stack_frames: 0,
+            max_stack_frames: MAX_STACK_FRAMES,
+            n_samples: 0,
+            n_without_stack: 0,
+        };
+        let build_id = tables.string("");
+        let filename = tables.string(PYTHON_MAPPING);
+        tables.mapping(Mapping { filename, build_id });
+        tables
+    }
+}
+
+impl Tables {
+    /// The id of a text.
+    pub fn string(&mut self, text: &str) -> StringId {
+        StringId(self.strings.intern_str(text))
+    }
+
+    /// The id of a binary.
+    pub fn mapping(&mut self, mapping: Mapping) -> MappingId {
+        MappingId(self.mappings.intern(mapping))
+    }
+
+    /// The id of a function.
+    pub fn function(&mut self, function: Function) -> FunctionId {
+        FunctionId(self.functions.intern(function))
+    }
+
+    /// The id of a place in a function.
+    pub fn location(&mut self, location: Location) -> LocationId {
+        LocationId(self.locations.intern(location))
+    }
+
+    /// The id of a process.
+    pub fn process(&mut self, process: Process) -> ProcessId {
+        ProcessId(self.processes.intern(process))
+    }
+
+    /// The id of a set of labels.
+    pub fn label_set(&mut self, set: LabelSet) -> LabelSetId {
+        LabelSetId(self.label_sets.intern(set))
+    }
+
+    /// A label that is a text.
+    pub fn text_label(&mut self, name: &str, text: &str) -> (StringId, LabelValue) {
+        (self.string(name), LabelValue::Str(self.string(text)))
+    }
+
+    /// The set of labels that has one more.
+    pub(super) fn with_label(&mut self, labels: LabelSetId, name: &str, text: &str) -> LabelSetId {
+        let Some(set) = self.label_sets.value(labels.0).cloned() else {
+            return labels;
+        };
+        let one_more = self.text_label(name, text);
+        let labels = set.labels.iter().copied().chain([one_more]).collect();
+        self.label_set(LabelSet { labels, ..set })
+    }
+
+    /// Whether stacks that are new must go to [`Tables::no_stack`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.n_stack_frames >= self.max_stack_frames
+    }
+
+    /// The id of a stack, leaf first. Not to be called with a new one once the tables are full.
+    pub fn stack(&mut self, frames: &[LocationId]) -> StackId {
+        let (stack, is_new) = self.stacks.intern_slice(frames);
+        if is_new {
+            self.n_stack_frames += frames.len();
+        }
+        StackId(stack)
+    }
+
+    /// The id of a stack, if there is such a one.
+    #[must_use]
+    pub fn known_stack(&self, frames: &[LocationId]) -> Option<StackId> {
+        self.stacks.get(frames).map(StackId)
+    }
+
+    /// The place of another profile, if there is such a one here.
+    #[must_use]
+    pub fn known_location(&self, profile: &Profile, id: LocationId) -> Option<LocationId> {
+        let string = |id| self.strings.number_of_str(profile.str(id)).map(StringId);
+        let location = profile.locations.get(id.0 as usize)?;
+        let function = profile.functions.get(location.function.0 as usize)?;
+        let function = Function {
+            name: string(function.name)?,
+            filename: string(function.filename)?,
+            ..*function
+        };
+        let mapping = profile.mappings.get(location.mapping.0 as usize)?;
+        let mapping = Mapping {
+            filename: string(mapping.filename)?,
+            build_id: string(mapping.build_id)?,
+        };
+        let location = Location {
+            function: FunctionId(self.functions.number(&function)?),
+            mapping: MappingId(self.mappings.number(&mapping)?),
+            ..*location
+        };
+        self.locations.number(&location).map(LocationId)
+    }
+
+    /// The stack that stands for all that have no room any more. So many samples are counted as without their stacks.
+    pub fn no_stack(&mut self, n_samples: i64) -> StackId {
+        self.n_without_stack = self.n_without_stack.saturating_add(n_samples);
+        let function = Function {
+            kind: FrameKind::Reason,
+            name: self.string("[too many different stacks]"),
+            filename: self.string(""),
+            start_line: 0,
+        };
+        let location = Location {
+            function: self.function(function),
+            line: 0,
+            mapping: MappingId(0),
+            address: 0,
+        };
+        let location = self.location(location);
+        StackId(self.stacks.intern_slice(&[location]).0)
+    }
+
+    /// Adds to the values of a stack with these labels.
+    pub fn add(&mut self, stack: StackId, labels: LabelSetId, values: Values) {
+        self.values.entry((stack, labels)).or_default().add(values);
+        self.n_samples = self.n_samples.saturating_add(values[0]);
+    }
+
+    /// Sum of the first value (samples) of all that was added.
+    #[must_use]
+    pub fn n_samples(&self) -> i64 {
+        self.n_samples
+    }
+
+    /// The profile.
+    #[must_use]
+    pub fn finish(self, head: Head) -> Profile {
+        let mut comments = head.comments;
+        if self.n_without_stack > 0 {
+            comments.push(format!(
+                "{} samples without their stacks: more than {} frames in different stacks",
+                self.n_without_stack, self.max_stack_frames
+            ));
+        }
+        Profile {
+            sample_types: head.sample_types,
+            period_type: head.sample_types[1],
+            period: head.period,
+            start: head.start,
+            duration: head.duration,
+            strings: self.strings.into_vec(),
+            functions: self.functions.into_vec(),
+            mappings: self.mappings.into_vec(),
+            locations: self.locations.into_vec(),
+            stacks: self.stacks.into_vec(),
+            processes: self.processes.into_vec(),
+            label_sets: self.label_sets.into_vec(),
+            samples: self
+                .values
+                .into_iter()
+                .map(|((stack, labels), values)| Sample {
+                    stack,
+                    labels,
+                    values,
+                })
+                .collect(),
+            comments,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bound(&mut self, max_stack_frames: usize) {
+        self.max_stack_frames = max_stack_frames;
+    }
+}
