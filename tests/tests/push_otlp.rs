@@ -176,6 +176,11 @@ fn written(collector: &Collector) -> (Sums, BTreeMap<i64, BTreeMap<String, Strin
     (all, resources)
 }
 
+/// When the first profile of a request begins.
+fn first_time(data: &Value) -> i64 {
+    int(&data["resourceProfiles"][0]["scopeProfiles"][0]["profiles"][0]["timeUnixNano"])
+}
+
 /// Numbers of 64 bits are texts in JSON; 0 is left out.
 fn int(value: &Value) -> i64 {
     let from_text = value.as_str().and_then(|it| it.parse().ok());
@@ -327,6 +332,9 @@ async fn a_collector_that_is_killed_and_comes_back_misses_nothing() {
     let counts = push.finish().await;
     assert_eq!((counts.sent, counts.rejected, counts.dropped), (10, 0, 0));
     wait_for_sums(&collector, &expected);
+    let times: Vec<i64> = collector.written().iter().map(first_time).collect();
+    assert_eq!(times.len(), 10);
+    assert!(times.is_sorted(), "out of order: {times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

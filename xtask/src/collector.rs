@@ -1,14 +1,15 @@
-//! What the tests push to: the OpenTelemetry Collector, built by its own builder out of Go modules, and a server in Python
-//! with the code that OpenTelemetry generates for others. Made once, kept in the cache.
+//! What the tests push to: the OpenTelemetry Collector, built by its own builder out of Go modules; a server in Python with the
+//! code that OpenTelemetry generates for others; a stand-in for Pyroscope and Parca. Made once, kept in the cache.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{cache, command, package};
+use crate::{cache, command, package, workspace};
 
 /// Raise it when the way they are made changes.
 const RECIPE: &str = "1";
@@ -44,6 +45,10 @@ const PROVIDERS: [&str; 2] = ["fileprovider", "yamlprovider"];
 /// Name of the program.
 const PROGRAM: &str = "otelcol";
 
+/// The stand-in's program, and what it is made of.
+const STAND_IN: &str = "standin";
+const STAND_IN_SOURCES: [&str; 3] = ["main.go", "go.mod", "go.sum"];
+
 /// The server in Python.
 const PACKAGES: [&str; 2] = ["opentelemetry-proto==1.45.0", "grpcio==1.75.1"];
 
@@ -55,6 +60,11 @@ pub(crate) fn get() -> Result<Option<PathBuf>> {
 /// Folder of packages for the machine's `python3`: the server in Python. As [`get`].
 pub(crate) fn packages() -> Result<Option<PathBuf>> {
     unless_in_ci("OTLP's own generated code", python_packages())
+}
+
+/// Path of the stand-in for Pyroscope and Parca, of tests/peers/standin. As [`get`].
+pub(crate) fn stand_in() -> Result<Option<PathBuf>> {
+    unless_in_ci("the stand-in for Pyroscope and Parca", built_stand_in())
 }
 
 fn unless_in_ci(what: &str, made: Result<PathBuf>) -> Result<Option<PathBuf>> {
@@ -102,18 +112,49 @@ fn manifest() -> String {
     manifest
 }
 
-fn make(manifest: &str, folder: &Path) -> Result<()> {
+/// Go, in a folder of modules of its own.
+fn go(folder: &Path) -> Command {
+    let mut go = command::program("go");
+    go.current_dir(folder)
+        .env("GOFLAGS", "-mod=mod -buildvcs=false");
+    go
+}
+
+fn ensure_go() -> Result<()> {
     ensure!(
         command::exists("go"),
-        "it is built by Go 1.25 or newer, which is not on the PATH"
+        "it is built by Go 1.26 or newer, which is not on the PATH"
     );
+    Ok(())
+}
+
+fn built_stand_in() -> Result<PathBuf> {
+    let source = workspace::root().join("tests/peers/standin");
+    let sources = STAND_IN_SOURCES.map(|name| fs::read_to_string(source.join(name)));
+    let sources: Vec<String> = sources.into_iter().collect::<Result<_, _>>()?;
+    let folder = cache::get(&cache::Entry {
+        name: "push-stand-in",
+        recipe: &format!("{RECIPE}\n{sources:?}"),
+        check: &|folder| folder.join(STAND_IN).exists(),
+        make: &|folder| {
+            ensure_go()?;
+            let mut build = go(&source);
+            build
+                .args(["build", "-trimpath", "-o"])
+                .arg(folder.join(STAND_IN))
+                .arg(".")
+                // What is written down is what is built.
+                .env("GOFLAGS", "-mod=readonly -buildvcs=false");
+            command::output(&mut build)?;
+            Ok(())
+        },
+    })?;
+    Ok(folder.join(STAND_IN))
+}
+
+fn make(manifest: &str, folder: &Path) -> Result<()> {
+    ensure_go()?;
     let scratch = tempfile::tempdir()?;
-    let go = |folder: &Path| {
-        let mut go = command::program("go");
-        go.current_dir(folder)
-            .env("GOFLAGS", "-mod=mod -buildvcs=false");
-        go
-    };
     let builder = format!("go.opentelemetry.io/collector/cmd/builder@{VERSION}");
     let mut install = go(scratch.path());
     install

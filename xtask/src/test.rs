@@ -86,7 +86,7 @@ const WITH_PACKAGES: [&str; 2] = ["kernel_native_memory", "live_heap_guppy"];
 /// The test binaries that run programs with other allocators.
 const WITH_ALLOCATORS: [&str; 2] = ["kernel_allocations", "live_probes"];
 
-/// How the names of test binaries begin that push to others.
+/// What is in the names of test binaries that push to others.
 const PUSHES: &str = "push";
 
 /// One run of `cargo test`.
@@ -117,6 +117,8 @@ struct Prepared {
     collector: OsString,
     /// As [`collector::packages`] says; empty without.
     otlp_packages: OsString,
+    /// As [`collector::stand_in`] says; empty without.
+    push_stand_in: OsString,
 }
 
 impl Suite {
@@ -221,7 +223,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         .collect();
     let mut prepared = Prepared::default();
     if !stages.is_empty() {
-        let pushes = stages.iter().any(|stage| stage.name.starts_with(PUSHES));
+        let pushes = stages.iter().any(|stage| stage.name.contains(PUSHES));
         // Minutes, where they were never made: beside all the rest.
         let collectors = pushes.then(|| thread::spawn(make_collectors));
         let start = Instant::now();
@@ -268,7 +270,11 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         });
         if let Some(collectors) = collectors {
             let (made, row) = collectors.join().expect("it does not panic");
-            [prepared.collector, prepared.otlp_packages] = made?;
+            [
+                prepared.collector,
+                prepared.otlp_packages,
+                prepared.push_stand_in,
+            ] = made?;
             rows.push(row);
         }
     }
@@ -315,11 +321,15 @@ fn made(name: &str, make: impl FnOnce() -> Result<OsString>) -> (OsString, Row) 
 }
 
 /// What profiles are pushed to.
-fn make_collectors() -> (Result<[OsString; 2]>, Row) {
+fn make_collectors() -> (Result<[OsString; 3]>, Row) {
     let start = Instant::now();
     let path = |made: Option<PathBuf>| made.unwrap_or_default().into_os_string();
-    let made =
-        collector::get().and_then(|collector| Ok([path(collector), path(collector::packages()?)]));
+    let make = || {
+        let collector = path(collector::get()?);
+        let packages = path(collector::packages()?);
+        Ok([collector, packages, path(collector::stand_in()?)])
+    };
+    let made = make();
     let row = Row {
         name: "collectors (beside the rest)".into(),
         duration: start.elapsed(),
@@ -356,7 +366,8 @@ fn cargo_test(prepared: &Prepared) -> Command {
     .env("PYAGENT_PACKAGES", &prepared.packages)
     .env("PYAGENT_ALLOCATORS", &prepared.allocators)
     .env("PYAGENT_COLLECTOR", &prepared.collector)
-    .env("PYAGENT_OTLP_PACKAGES", &prepared.otlp_packages);
+    .env("PYAGENT_OTLP_PACKAGES", &prepared.otlp_packages)
+    .env("PYAGENT_PUSH_STAND_IN", &prepared.push_stand_in);
     test
 }
 
