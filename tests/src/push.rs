@@ -162,6 +162,44 @@ pub fn add(sums: &mut Sums, others: Sums) {
     }
 }
 
+/// Attributes of a resource that a Collector has written, as texts: it moves names and texts to the dictionary.
+///
+/// # Panics
+/// When it is no resource.
+#[must_use]
+pub fn resource_attributes(data: &Value, of_resource: &Value) -> BTreeMap<String, String> {
+    let string = |idx: &Value| {
+        let idx = usize::try_from(int(idx)).expect("an index");
+        data["dictionary"]["stringTable"][idx]
+            .as_str()
+            .unwrap_or_default()
+    };
+    let attributes = of_resource["resource"]["attributes"].as_array();
+    let attributes = attributes.expect("a resource has attributes").iter();
+    attributes
+        .map(|attribute| {
+            let key = match attribute["key"].as_str() {
+                Some(key) if !key.is_empty() => key,
+                _ => string(&attribute["keyStrindex"]),
+            };
+            let value = &attribute["value"];
+            let text = match (value["intValue"].is_null(), value["stringValue"].as_str()) {
+                (false, _) => int(&value["intValue"]).to_string(),
+                (true, Some(text)) => text.to_owned(),
+                (true, None) => string(&value["stringValueStrindex"]).to_owned(),
+            };
+            (key.to_owned(), text)
+        })
+        .collect()
+}
+
+/// Numbers of 64 bits are texts in JSON; 0 is left out.
+#[must_use]
+pub fn int(value: &Value) -> i64 {
+    let from_text = value.as_str().and_then(|it| it.parse().ok());
+    value.as_i64().or(from_text).unwrap_or(0)
+}
+
 /// What an environment variable names that `cargo xtask test` sets; `None`, said, without.
 #[must_use]
 pub fn prepared(name: &str) -> Option<OsString> {

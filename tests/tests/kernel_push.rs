@@ -1,15 +1,15 @@
 //! The agent pushes what it samples: real processes, each under the name of its service, to the real Collector.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pyagent_tests::interpreters;
-use pyagent_tests::push::{Collector, CollectorSetup, wait_for};
+use pyagent_tests::push::{Collector, CollectorSetup, resource_attributes, wait_for};
 use pyagent_tests::pyagent::Pyagent;
 use pyagent_tests::target::Target;
-use serde_json::Value;
 
 /// Says that it is ready, and works until its standard input closes.
 const WORK: &str = "\
@@ -23,29 +23,18 @@ spin()
 ";
 
 /// The attributes of the resource of a process among what the Collector has written, and whether `spin` is there.
-fn resource(collector: &Collector, pid: u32) -> Option<(Value, bool)> {
+fn resource(collector: &Collector, pid: u32) -> Option<(BTreeMap<String, String>, bool)> {
     let pid = pid.to_string();
     for data in collector.written() {
         for of_resource in data["resourceProfiles"].as_array()? {
-            let attributes = &of_resource["resource"]["attributes"];
-            let is_it = attributes.as_array()?.iter().any(|it| {
-                it["key"] == "process.pid" && it["value"]["intValue"] == Value::from(pid.clone())
-            });
-            if is_it {
+            let attributes = resource_attributes(&data, of_resource);
+            if attributes["process.pid"] == pid {
                 let strings = data["dictionary"]["stringTable"].to_string();
-                return Some((attributes.clone(), strings.contains("\"spin\"")));
+                return Some((attributes, strings.contains("\"spin\"")));
             }
         }
     }
     None
-}
-
-fn attribute<'a>(attributes: &'a Value, name: &str) -> &'a str {
-    let mut attributes = attributes.as_array().unwrap().iter();
-    let found = attributes.find(|it| it["key"] == name);
-    found.map_or("", |it| {
-        it["value"]["stringValue"].as_str().unwrap_or_default()
-    })
 }
 
 #[test]
@@ -107,13 +96,19 @@ fn the_agent_pushes_each_process_under_the_name_of_its_service() {
     let name = |pid: u32| {
         let (attributes, has_function) =
             wait_for("the process's profile", || resource(&collector, pid));
-        assert!(has_function, "{attributes}");
-        assert!(!attributes.to_string().contains("hidden"), "{attributes}");
-        assert_eq!(attribute(&attributes, "team"), "web");
-        assert_eq!(attribute(&attributes, "process.runtime.name"), "cpython");
-        let version = attribute(&attributes, "service.version").to_owned();
-        (attribute(&attributes, "service.name").to_owned(), version)
+        assert!(has_function, "{attributes:?}");
+        assert!(
+            !format!("{attributes:?}").contains("hidden"),
+            "{attributes:?}"
+        );
+        assert_eq!(attributes["team"], "web");
+        assert_eq!(attributes["process.runtime.name"], "cpython");
+        let version = attributes.get("service.version").cloned();
+        (attributes["service.name"].clone(), version)
     };
-    assert_eq!(name(pids[0]), ("shop front".to_owned(), "1.5".to_owned()));
-    assert_eq!(name(pids[1]), ("orders".to_owned(), String::new()));
+    assert_eq!(
+        name(pids[0]),
+        ("shop front".to_owned(), Some("1.5".to_owned()))
+    );
+    assert_eq!(name(pids[1]), ("orders".to_owned(), None));
 }

@@ -206,7 +206,7 @@ async fn labels_of_threads_are_told_on_request_and_requests_are_cut() {
             assert_eq!(one["sample_labels"], labels);
             let n_bytes = one["request_bytes"].as_u64().unwrap();
             assert!(n_bytes <= MAX_REQUEST_BYTES as u64, "{n_bytes}");
-            assert!(one["samples"].as_u64().unwrap() <= 16_000);
+            assert!(one["samples"].as_u64().unwrap() <= 8_000);
         }
     }
 }

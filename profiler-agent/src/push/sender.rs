@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+
 use super::answer::Failure;
 use super::credentials::{Credentials, Link};
 use super::host::Host;
@@ -21,8 +23,9 @@ pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Where a target finds requests of this size too large, size is not what it means.
 const MIN_REQUEST_BYTES: usize = 64 << 10;
 
-/// Most samples of a request, before its size is known: Pyroscope takes no more.
-const MAX_REQUEST_SAMPLES: usize = 16_000;
+/// Most samples of a request, before its size is known: Pyroscope takes 16,000 at most, and while it is made a request takes
+/// several times the memory that it has on the wire.
+const MAX_REQUEST_SAMPLES: usize = 8_000;
 
 /// How long things take. Tests have less time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +156,8 @@ impl Sender {
 
     async fn deliver(&mut self, window: &Window) {
         let (host, labels) = (Arc::clone(&self.host), Arc::clone(&self.labels));
-        let parcel = Parcel::new(self.target.protocol, window, &host, &labels);
+        let protocol = self.target.protocol;
+        let parcel = working(|| Parcel::new(protocol, window, &host, &labels));
         let mut rest = chunks(parcel.n_samples());
         while let Some(samples) = rest.pop_front() {
             match self.send(&parcel, samples.clone(), &mut rest).await {
@@ -180,7 +184,7 @@ impl Sender {
         let mut n_attempts = 0_u32;
         loop {
             // Made anew each time: while it waits for a target that is down, a request takes no memory.
-            let Some(payload) = parcel.payload(samples.clone()) else {
+            let Some(payload) = working(|| parcel.payload(samples.clone())) else {
                 return Outcome::Accepted;
             };
             if payload.n_bytes() > self.max_bytes
@@ -300,6 +304,14 @@ impl Sender {
             tracing::warn!("cannot push to {}: {reason}; {consequence}", self.name);
             *trouble = Some(reason.to_owned());
         }
+    }
+}
+
+/// Does what takes the processor for a while, so that other tasks of the runtime go on where it has several threads.
+fn working<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 
