@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 pub use self::engine::Recording;
 use self::engine::{Engine, EngineParts, RecorderChannel, Sampler, period_ns};
@@ -41,6 +41,8 @@ use crate::process::block::Release;
 use crate::process::lifecycle::Lifecycle;
 use crate::profile::in_use::InUse;
 use crate::profile::model::{Profile, ProfileType};
+use crate::profile::window::ClosedWindow;
+use crate::push::TargetCounts;
 use crate::recorder::{FolderError, Recorder, RecorderConfig};
 use crate::sample::decode::RawSample;
 use crate::serve::query::Query;
@@ -118,8 +120,13 @@ pub enum Purpose {
         show_cmdline: bool,
         /// Gets the windows.
         recorder: Option<WindowRecorder>,
+        /// How they fare who are sent them.
+        pushes: Option<PushCounts>,
     },
 }
+
+/// Says how the targets of pushes fare.
+pub type PushCounts = Box<dyn Fn() -> Vec<TargetCounts> + Send>;
 
 /// A recorder that waits for windows.
 pub struct WindowRecorder {
@@ -244,17 +251,19 @@ impl Agent {
             spawn("prober", move || work.run(&receiver))?;
             probe_sender = Some(sender);
         }
-        let (recording, show_cmdline, recorder) = match purpose {
-            Purpose::Record(recording) => (Some(recording), true, None),
+        let (recording, show_cmdline, recorder, pushes) = match purpose {
+            Purpose::Record(recording) => (Some(recording), true, None, None),
             Purpose::Serve {
                 show_cmdline,
                 recorder,
-            } => (None, show_cmdline, recorder),
+                pushes,
+            } => (None, show_cmdline, recorder, pushes),
         };
         let (recorder, windows) = recorder.map(|it| (it.recorder, it.windows)).unzip();
         let reader = recorder.as_ref().map(Recorder::reader);
         let parts = EngineParts {
             recorder: windows.zip(reader),
+            pushes,
             prober: probe_sender,
             sampler,
             stop_sampling,
@@ -335,6 +344,13 @@ impl AgentAsker {
         self.ask(Query::InUse { pid, reply }).then_some(())?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
         answer.ok()?.ok()
+    }
+
+    /// The windows that close from now on; `None` when the agent has ended, or has none.
+    pub async fn windows(&self) -> Option<broadcast::Receiver<Arc<ClosedWindow>>> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Query::Watch { reply }).then_some(())?;
+        answer.await.ok()
     }
 
     /// Its status; `None` when it has ended.

@@ -31,6 +31,7 @@ pub mod mem;
 mod named;
 mod output;
 pub mod pull;
+pub mod push;
 pub mod record;
 mod recorder;
 
@@ -43,6 +44,7 @@ use clap::{Args, Parser, Subcommand};
 use self::connect::ConnectArgs;
 use self::listen::ListenArgs;
 use self::log::LogArgs;
+use self::push::{LabelArgs, PushArgs};
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::config::{
@@ -56,15 +58,23 @@ use crate::kernel::privileges;
 use crate::profile::model::ProfileType;
 use crate::profile::query::{Criteria, LabelFilter, ProcessFilter, Viewer, parse_pattern};
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
+use crate::push::OTLP_PROTO_VERSION;
 use crate::track::allocators::PoolProbes;
 use crate::track::tracker::Selection;
 use crate::view::memory::SortKey;
+
+/// What `pyagent --version` says: its own version, and that of the protocol that others must speak too.
+static LONG_VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{version}\nOTLP profiles: opentelemetry-proto {OTLP_PROTO_VERSION} (v1development)")
+});
 
 /// Profiles every CPython process of a host from outside: no code change, no restart, no pause.
 #[derive(Debug, Parser)]
 #[command(
     name = "pyagent",
     version,
+    long_version = LONG_VERSION.as_str(),
     args_conflicts_with_subcommands = true,
     mut_args(|arg| arg.hide_env(true)),
     after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\nwith `record -- CMD`: CMD's own, 128+n for a signal, 125 pyagent failed, 126 not executable, 127 not found."
@@ -189,6 +199,9 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PROCESSES, env = "PYAGENT_MAX_PROCESSES",
           value_parser = clap::value_parser!(u32).range(1..=4_194_304), hide_short_help = true)]
     pub max_processes: u32,
+    /// What is said of processes.
+    #[command(flatten)]
+    pub labels: LabelArgs,
 }
 
 /// How allocations are sampled.
@@ -265,6 +278,9 @@ pub struct AgentArgs {
     /// Where to serve, and to whom.
     #[command(flatten)]
     pub listen: ListenArgs,
+    /// Where profiles are sent.
+    #[command(flatten)]
+    pub push: PushArgs,
     /// Show arguments of processes to clients (can hold secrets)
     #[arg(long, env = "PYAGENT_SHOW_CMDLINE", value_parser = clap::builder::BoolishValueParser::new())]
     pub show_cmdline: bool,
@@ -607,6 +623,7 @@ impl SamplingArgs {
         types.sort_unstable();
         types.dedup();
         SamplingConfig {
+            labels: self.labels.options(&selection),
             selection,
             types,
             rate_hz: self.rate,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::ids::Pid;
+use crate::process::service::LabelOptions;
 use crate::profile::model::ProfileType;
 pub use crate::profile::time::{parse_span as parse_duration, parse_time};
 use crate::track::allocators::PoolProbes;
@@ -80,6 +81,8 @@ pub struct SamplingConfig {
     pub window: Duration,
     /// How allocations are sampled.
     pub allocation: AllocationConfig,
+    /// What is said of processes beside what is found.
+    pub labels: LabelOptions,
     /// Debug messages of the kernel programs.
     pub bpf_debug: bool,
 }
@@ -169,6 +172,7 @@ impl SamplingConfig {
             max_processes: DEFAULT_MAX_PROCESSES,
             window: DEFAULT_WINDOW,
             allocation: AllocationConfig::default(),
+            labels: LabelOptions::default(),
             bpf_debug: false,
         }
     }

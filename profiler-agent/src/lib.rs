@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod native;
 pub mod process;
 pub mod profile;
+pub mod push;
 pub mod python;
 pub mod recorder;
 pub mod sample;

@@ -9,6 +9,7 @@ use profiler_agent::config::{
     AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_RING_BYTES, DEFAULT_WINDOW, SamplingConfig,
 };
 use profiler_agent::ids::Pid;
+use profiler_agent::process::service::LabelOptions;
 use profiler_agent::profile::model::{Frame, Profile, ProfileType, Thread};
 use profiler_agent::profile::query::{Criteria, ProcessFilter, parse_pattern};
 use profiler_agent::serve::query::{ProcessInfo, PullError, PullRequest, Query, Status};
@@ -103,6 +104,7 @@ fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
         max_processes: DEFAULT_MAX_PROCESSES,
         window: DEFAULT_WINDOW,
         allocation: AllocationConfig::default(),
+        labels: LabelOptions::default(),
         bpf_debug: false,
     }
 }

@@ -10,6 +10,7 @@ mod build;
 mod cache;
 mod check;
 mod codegen;
+mod collector;
 mod command;
 mod cross;
 mod dist;

@@ -5,7 +5,9 @@ use std::{
     ffi::OsString,
     fs,
     io::{BufRead as _, BufReader, Write},
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
+    thread,
     time::Instant,
 };
 
@@ -13,7 +15,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    allocators, build, command, hosts, interpreters, package, promtool, setup,
+    allocators, build, collector, command, hosts, interpreters, package, promtool, setup,
     timing::{self, Row},
     toolchain, vm, wheels, workspace,
 };
@@ -84,6 +86,9 @@ const WITH_PACKAGES: [&str; 2] = ["kernel_native_memory", "live_heap_guppy"];
 /// The test binaries that run programs with other allocators.
 const WITH_ALLOCATORS: [&str; 2] = ["kernel_allocations", "live_probes"];
 
+/// What is in the names of test binaries that push to others.
+const PUSHES: &str = "push";
+
 /// One run of `cargo test`.
 struct Stage {
     name: String,
@@ -108,6 +113,12 @@ struct Prepared {
     packages: OsString,
     /// As [`allocators::get`] says; empty without.
     allocators: OsString,
+    /// As [`collector::get`] says; empty without.
+    collector: OsString,
+    /// As [`collector::packages`] says; empty without.
+    otlp_packages: OsString,
+    /// As [`collector::stand_in`] says; empty without.
+    push_stand_in: OsString,
 }
 
 impl Suite {
@@ -212,6 +223,9 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         .collect();
     let mut prepared = Prepared::default();
     if !stages.is_empty() {
+        let pushes = stages.iter().any(|stage| stage.name.contains(PUSHES));
+        // Minutes, where they were never made: beside all the rest.
+        let collectors = pushes.then(|| thread::spawn(make_collectors));
         let start = Instant::now();
         prepared.interpreters = interpreters::get()?;
         rows.push(Row {
@@ -254,6 +268,15 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
             duration: start.elapsed(),
             outcome: "ok".into(),
         });
+        if let Some(collectors) = collectors {
+            let (made, row) = collectors.join().expect("it does not panic");
+            [
+                prepared.collector,
+                prepared.otlp_packages,
+                prepared.push_stand_in,
+            ] = made?;
+            rows.push(row);
+        }
     }
     for stage in stages {
         let start = Instant::now();
@@ -297,6 +320,24 @@ fn made(name: &str, make: impl FnOnce() -> Result<OsString>) -> (OsString, Row) 
     (place, row)
 }
 
+/// What profiles are pushed to.
+fn make_collectors() -> (Result<[OsString; 3]>, Row) {
+    let start = Instant::now();
+    let path = |made: Option<PathBuf>| made.unwrap_or_default().into_os_string();
+    let make = || {
+        let collector = path(collector::get()?);
+        let packages = path(collector::packages()?);
+        Ok([collector, packages, path(collector::stand_in()?)])
+    };
+    let made = make();
+    let row = Row {
+        name: "collectors (beside the rest)".into(),
+        duration: start.elapsed(),
+        outcome: "ok".into(),
+    };
+    (made, row)
+}
+
 /// Builds the binary under test and all tests, so that a stage's time is that of its tests.
 fn build_all(prepared: &Prepared) -> Result<()> {
     setup::setup()?;
@@ -323,7 +364,10 @@ fn cargo_test(prepared: &Prepared) -> Command {
     .env("PYAGENT_HOSTS", &prepared.hosts)
     .env("PYAGENT_PROMTOOL", &prepared.promtool)
     .env("PYAGENT_PACKAGES", &prepared.packages)
-    .env("PYAGENT_ALLOCATORS", &prepared.allocators);
+    .env("PYAGENT_ALLOCATORS", &prepared.allocators)
+    .env("PYAGENT_COLLECTOR", &prepared.collector)
+    .env("PYAGENT_OTLP_PACKAGES", &prepared.otlp_packages)
+    .env("PYAGENT_PUSH_STAND_IN", &prepared.push_stand_in);
     test
 }
 

@@ -30,7 +30,7 @@ use super::rate::{PeriodLimit, RateLimit};
 use super::threads::TrackMessage;
 use super::throttle::Throttle;
 use super::waiting::Waiting;
-use super::{Event, boot_ns, raise, receive};
+use super::{Event, PushCounts, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::{POOL_PERIOD, SamplingConfig};
 use crate::ids::{Generation, Pid};
@@ -136,6 +136,7 @@ pub(super) struct EngineParts {
     pub(super) show_cmdline: bool,
     /// Gets the windows, and says what it kept of them.
     pub(super) recorder: Option<(RecorderChannel, recorder::Reader)>,
+    pub(super) pushes: Option<PushCounts>,
     /// Told once, after the first scan.
     pub(super) scanned: Option<oneshot::Sender<Vec<ProcessListing>>>,
 }
@@ -187,7 +188,7 @@ impl Engine {
             probe_states: ProbeStates::default(),
             rounding: Rounding::default(),
             collecting: HashMap::new(),
-            symbolizer: Symbolizer::new(parts.show_cmdline),
+            symbolizer: Symbolizer::new(parts.show_cmdline, parts.config.labels.clone()),
             parts,
             waiting: Waiting::default(),
             pulls: Vec::new(),

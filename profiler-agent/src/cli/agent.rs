@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::exit::ExitError;
+use super::push::Pushing;
 use super::{AgentArgs, log::LogFormat, named};
 use crate::agent::{Agent, AgentAsker, Purpose};
 use crate::config::SamplingConfig;
@@ -54,6 +55,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         Some(address) => Some(serve_health(address, queries.clone())?),
         None => None,
     };
+    let pushing = args.push.start()?;
     let selection = args.selection.selection();
     let max_samples = Some(args.max_samples_per_second);
     let config = args
@@ -67,6 +69,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     let purpose = Purpose::Serve {
         show_cmdline: args.show_cmdline,
         recorder: args.recorder.start()?,
+        pushes: pushing.as_ref().map(Pushing::counts),
     };
     let mut agent = Agent::start(&config, purpose)?;
     let (stop_server, server_stopped) = oneshot::channel::<()>();
@@ -75,6 +78,9 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         let _ = server_stopped.await;
     }));
     tokio::spawn(pass_queries(receiver, agent.asker()));
+    if let Some(pushing) = &pushing {
+        pushing.feed(agent.asker());
+    }
     let listing = agent.scanned().await;
     // What the start needed and nothing later does.
     privileges::reduce_thread();
@@ -103,6 +109,9 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         .await
         .context("the agent did not stop")?;
     drop(stop_server);
+    if let Some(pushing) = pushing {
+        pushing.finish().await;
+    }
     serving.await.context("the server failed")?;
     if let Some((_, stop, serving)) = health {
         drop(stop);

@@ -81,6 +81,7 @@ pub async fn run(args: MemArgs, log: &LogArgs) -> Result<ExitCode> {
     let purpose = Purpose::Serve {
         show_cmdline: false,
         recorder: None,
+        pushes: None,
     };
     let mut agent = Agent::start(&config, purpose)?;
     let listing = agent.scanned().await;

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::cgroup;
 use super::container::Container;
+use super::service::{Declared, LabelOptions, name_of_arguments};
 use crate::ids::{Generation, Pid, Tid};
 
 /// Most bytes of a command line that are read.
@@ -35,6 +36,8 @@ pub struct Facts {
     pub container: Option<Container>,
     /// The user whose it was then, see [`Facts::owner`].
     pub first_owner: Option<u32>,
+    /// What it declares of its service.
+    pub declared: Declared,
 }
 
 impl Facts {
@@ -60,6 +63,7 @@ impl Facts {
             cgroup: cgroup::path(&groups).to_owned(),
             container: Container::of_process(pid, &groups),
             first_owner: owner(visible),
+            declared: Declared::of_process(visible),
         })
     }
 
@@ -115,6 +119,26 @@ impl Facts {
         } else {
             self.program()
         }
+    }
+
+    /// Name of the service that it is part of: what it declares, what the user says, its container's name, what its arguments
+    /// tell, the kernel's name of it.
+    #[must_use]
+    pub fn service_name(&self, options: &LabelOptions) -> String {
+        let said = options.service_name.clone();
+        if options.is_for_all
+            && let Some(name) = said
+        {
+            return name;
+        }
+        let declared = Some(&self.declared.name).filter(|name| !name.is_empty());
+        let container = self.container.as_ref().and_then(|it| it.name.clone());
+        declared
+            .cloned()
+            .or(said)
+            .or_else(|| container.filter(|name| !name.is_empty()))
+            .or_else(|| name_of_arguments(&self.arguments))
+            .unwrap_or_else(|| self.comm.clone())
     }
 
     /// The program with its script (`python app.py`) or module (`python -m http.server`), without the rest.
@@ -382,6 +406,7 @@ mod tests {
             cgroup: String::new(),
             container: None,
             first_owner: None,
+            declared: Declared::default(),
         };
         facts.program()
     }

@@ -19,6 +19,7 @@ pub mod probe;
 pub mod program;
 pub mod regions;
 pub mod resident;
+pub mod service;
 pub mod smaps;
 pub mod thread_ids;
 mod vdso;

@@ -6,6 +6,7 @@
 //!
 //! Targets decide how many different stacks there are, so the tables are bounded: see [`super::tables::MAX_STACK_FRAMES`].
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -108,7 +109,7 @@ pub struct ProcessLabels {
     /// `python_version`, such as `3.12.1`.
     pub python_version: Box<str>,
     /// What else there is: names of labels, and texts that are not empty.
-    pub more: Box<[(&'static str, Box<str>)]>,
+    pub more: Box<[(Cow<'static, str>, Box<str>)]>,
 }
 
 impl ProcessLabels {
@@ -321,7 +322,7 @@ fn process_of(tables: &mut Tables, process: &ProcessLabels) -> Process {
         (label::COMM, &process.comm),
         (label::PYTHON_VERSION, &process.python_version),
     ];
-    let more = process.more.iter().map(|(name, text)| (*name, text));
+    let more = process.more.iter().map(|(name, text)| (&**name, text));
     let texts = own.into_iter().chain(more);
     labels.extend(texts.map(|(name, text)| tables.text_label(name, text)));
     Process {

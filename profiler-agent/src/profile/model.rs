@@ -414,6 +414,16 @@ pub mod label {
     pub const K8S_NAMESPACE: &str = "k8s_namespace_name";
     /// UID of the container's Kubernetes pod (`k8s.pod.uid`).
     pub const K8S_POD_UID: &str = "k8s_pod_uid";
+    /// The machine's name (`host.name`).
+    pub const HOST_NAME: &str = "host_name";
+    /// What the process is part of (`service.name`).
+    pub const SERVICE_NAME: &str = "service_name";
+    /// What that is part of (`service.namespace`).
+    pub const SERVICE_NAMESPACE: &str = "service_namespace";
+    /// Its version (`service.version`).
+    pub const SERVICE_VERSION: &str = "service_version";
+    /// Where it is deployed, such as `production` (`deployment.environment.name`).
+    pub const DEPLOYMENT_ENVIRONMENT: &str = "deployment_environment_name";
     /// How long ago memory was allocated that is in use at the end of the profile: one of [`super::age_class`].
     pub const AGE: &str = "age";
 }

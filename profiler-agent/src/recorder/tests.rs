@@ -129,7 +129,7 @@ fn profile_of(sample_types: &'static [ValueType], rows: &[(&[&str], u32, Vec<i64
         let process = ProcessLabels {
             comm: format!("app{pid}").into(),
             cmdline: format!("python app{pid}.py").into(),
-            more: [(label::CONTAINER_NAME, "web".into())].into(),
+            more: [(label::CONTAINER_NAME.into(), "web".into())].into(),
             ..ProcessLabels::of_pid(*pid)
         };
         let mut six = [0; 6];

@@ -20,6 +20,7 @@ use crate::native::eval_loop::{EvalLoop, MAX_EVAL_LOOP_BYTES, RepairRule, TEXT_B
 use crate::process::container::Runtime;
 use crate::process::file::FileKey;
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
+use crate::process::service::LabelOptions;
 use crate::profile::aggregate::{
     ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
@@ -74,6 +75,7 @@ struct Program {
 #[derive(Default)]
 pub struct Symbolizer {
     shows_arguments: bool,
+    options: LabelOptions,
     programs: HashMap<Generation, Program, RandomState>,
     eval_loops: HashMap<FileKey, EvalLoop>,
     rules: HashMap<(FileKey, u64), RepairRule, RandomState>,
@@ -83,11 +85,12 @@ pub struct Symbolizer {
 }
 
 impl Symbolizer {
-    /// One that says of processes all arguments, or the program alone.
+    /// One that says of processes all arguments, or the program alone, and what the user says of them.
     #[must_use]
-    pub fn new(shows_arguments: bool) -> Self {
+    pub fn new(shows_arguments: bool, options: LabelOptions) -> Self {
         Self {
             shows_arguments,
+            options,
             ..Self::default()
         }
     }
@@ -95,7 +98,7 @@ impl Symbolizer {
     /// A process (or the program it now runs) becomes known.
     pub fn add(&mut self, process: Arc<PythonProcess>) {
         let generation = process.generation;
-        let labels = process_labels(&process, self.shows_arguments);
+        let labels = process_labels(&process, self.shows_arguments, &self.options);
         if let Some(program) = self.programs.get_mut(&generation) {
             program.process = process;
             program.relabel(labels);
@@ -119,7 +122,7 @@ impl Symbolizer {
             ..PythonProcess::clone(&parent.process)
         };
         let codes = parent.codes.fork();
-        let labels = process_labels(&process, self.shows_arguments);
+        let labels = process_labels(&process, self.shows_arguments, &self.options);
         self.programs
             .insert(child, Program::new(Arc::new(process), labels, codes));
     }
@@ -355,11 +358,23 @@ impl Program {
 }
 
 /// What is known of a process.
-fn process_labels(process: &PythonProcess, shows_arguments: bool) -> ProcessLabels {
+fn process_labels(
+    process: &PythonProcess,
+    shows_arguments: bool,
+    options: &LabelOptions,
+) -> ProcessLabels {
     let facts = &process.facts;
-    let mut labels = vec![(label::CGROUP, facts.cgroup.trim_end_matches('/'))];
+    let service = facts.service_name(options);
+    let declared = &facts.declared;
+    let mut found = vec![
+        (label::SERVICE_NAME, service.as_str()),
+        (label::SERVICE_NAMESPACE, &declared.namespace),
+        (label::SERVICE_VERSION, &declared.version),
+        (label::DEPLOYMENT_ENVIRONMENT, &declared.environment),
+        (label::CGROUP, facts.cgroup.trim_end_matches('/')),
+    ];
     if let Some(container) = &facts.container {
-        labels.extend([
+        found.extend([
             (label::CONTAINER_ID, container.id.as_str()),
             (
                 label::CONTAINER_NAME,
@@ -375,7 +390,13 @@ fn process_labels(process: &PythonProcess, shows_arguments: bool) -> ProcessLabe
             ),
         ]);
     }
-    let labels = labels.into_iter().filter(|(_, text)| !text.is_empty());
+    let is_said = |name: &str| options.labels.iter().any(|(said, _)| said == name);
+    let found = found
+        .into_iter()
+        .filter(|(name, text)| !text.is_empty() && !is_said(name))
+        .map(|(name, text)| (name.into(), text.into()));
+    let said = options.labels.iter();
+    let said = said.map(|(name, text)| (name.clone().into(), text.as_str().into()));
     ProcessLabels {
         pid: process.pid.0,
         started_ns: facts.started_ns,
@@ -383,7 +404,7 @@ fn process_labels(process: &PythonProcess, shows_arguments: bool) -> ProcessLabe
         cmdline: facts.cmdline(shows_arguments).into(),
         comm: facts.comm.as_str().into(),
         python_version: process.interpreter.version.to_string().into_boxed_str(),
-        more: labels.map(|(name, text)| (name, text.into())).collect(),
+        more: found.chain(said).collect(),
     }
 }
 

@@ -8,6 +8,7 @@ use profiler_agent::config::{
     AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_WINDOW, SamplingConfig,
 };
 use profiler_agent::ids::Pid;
+use profiler_agent::process::service::LabelOptions;
 use profiler_agent::profile::model::{FrameKind, Profile, ProfileType};
 use profiler_agent::python::discover::{Discoverer, Discovery};
 use profiler_agent::track::process::TrackState;
@@ -132,6 +133,7 @@ pub(crate) fn record(
         max_processes: DEFAULT_MAX_PROCESSES,
         window: DEFAULT_WINDOW,
         allocation: AllocationConfig::default(),
+        labels: LabelOptions::default(),
         bpf_debug: false,
     };
     let mut agent = Agent::start(

@@ -1,5 +1,5 @@
-//! `generator PROTO_DIR OUT_DIR`: Rust code and the file descriptor set of all .proto files below a folder,
-//! without protoc. A program of its own, since what it is made of takes minutes to compile, and only
+//! `generator PROTO_DIR OUT_DIR`: Rust code of all .proto files below a folder, and the file descriptor set of those that
+//! are served, without protoc. A program of its own, since what it is made of takes minutes to compile, and only
 //! `cargo xtask codegen` and `check` need it.
 
 use std::{
@@ -30,6 +30,9 @@ mod descriptor;
 pub use descriptor::FILE_DESCRIPTOR_SET;
 
 ";
+
+/// Folder of the .proto files whose services pyagent serves.
+const SERVED: &str = "pyagent";
 
 /// Bytes of the descriptor set a source line.
 const BYTES_A_LINE: usize = 24;
@@ -67,7 +70,8 @@ fn generate(proto_dir: &Path, out_dir: &Path) -> Result<()> {
         .emit_rerun_if_changed(false)
         .compile_fds(compiler.file_descriptor_set())?;
 
-    // ... but reflection does not need them.
+    // ... but reflection does not need them, nor what is only sent to others.
+    protos.retain(|path| path.starts_with(SERVED));
     let mut compiler = Compiler::new([proto_dir])?;
     compiler
         .include_imports(true)

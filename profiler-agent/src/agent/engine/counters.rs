@@ -6,6 +6,7 @@ use profiler_common::event::PythonStatus;
 use super::listing::process_state;
 use super::{Engine, Sampler};
 use crate::kernel::cpus::n_cpus_online;
+use crate::push::Counts;
 use crate::python::refusal::Reason;
 use crate::recorder::RecorderStatus;
 use crate::serve::query::{CounterValue, RecorderInfo, Status};
@@ -158,6 +159,36 @@ impl Engine {
         values
     }
 
+    /// What the targets of pushes were sent, together; zeros without any.
+    fn push_counters(&self) -> [CounterValue; 4] {
+        let targets = self.parts.pushes.as_ref().map(|counts| counts());
+        let targets = targets.unwrap_or_default();
+        let sum = |value: fn(&Counts) -> u64| targets.iter().map(|it| value(&it.counts)).sum();
+        [
+            (
+                "push_requests_sent",
+                "Pushes that a target has taken",
+                sum(|it| it.sent),
+            ),
+            (
+                "push_requests_retried",
+                "Pushes that were tried again",
+                sum(|it| it.retried),
+            ),
+            (
+                "push_requests_rejected",
+                "Pushes, or profiles out of them, that a target refused for good",
+                sum(|it| it.rejected),
+            ),
+            (
+                "push_windows_dropped",
+                "Windows that were dropped before a target could be sent them",
+                sum(|it| it.dropped),
+            ),
+        ]
+        .map(|(name, help, value)| CounterValue { name, help, value })
+    }
+
     fn recorder_info(&self) -> Option<RecorderInfo> {
         let (_, reader) = self.parts.recorder.as_ref()?;
         let status = reader.status();
@@ -219,6 +250,7 @@ impl Engine {
             counters: {
                 let mut counters = self.counter_values();
                 counters.extend(self.recorder_counters());
+                counters.extend(self.push_counters());
                 counters
             },
             processes: self

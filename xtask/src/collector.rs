@@ -1,0 +1,211 @@
+//! What the tests push to: the OpenTelemetry Collector, built by its own builder out of Go modules; a server in Python with the
+//! code that OpenTelemetry generates for others; a stand-in for Pyroscope and Parca. Made once, kept in the cache.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{cache, command, package, workspace};
+
+/// Raise it when the way they are made changes.
+const RECIPE: &str = "1";
+
+/// Version of the Collector and of what it is made of.
+const VERSION: &str = "v0.162.0";
+
+/// Version of its providers of configuration, which goes with [`VERSION`].
+const PROVIDER_VERSION: &str = "v1.68.0";
+
+/// What it is made of: receives OTLP, keeps memory bounded, sends on and writes files.
+const COMPONENTS: [(&str, &[&str]); 3] = [
+    (
+        "receivers",
+        &["go.opentelemetry.io/collector/receiver/otlpreceiver"],
+    ),
+    (
+        "processors",
+        &["go.opentelemetry.io/collector/processor/memorylimiterprocessor"],
+    ),
+    (
+        "exporters",
+        &[
+            "go.opentelemetry.io/collector/exporter/debugexporter",
+            "go.opentelemetry.io/collector/exporter/otlpexporter",
+            "github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter",
+        ],
+    ),
+];
+
+const PROVIDERS: [&str; 2] = ["fileprovider", "yamlprovider"];
+
+/// Name of the program.
+const PROGRAM: &str = "otelcol";
+
+/// The stand-in's program, and what it is made of.
+const STAND_IN: &str = "standin";
+const STAND_IN_SOURCES: [&str; 3] = ["main.go", "go.mod", "go.sum"];
+
+/// The server in Python.
+const PACKAGES: [&str; 2] = ["opentelemetry-proto==1.45.0", "grpcio==1.75.1"];
+
+/// Path of the Collector. `None`, said on standard output, where it cannot be made; in CI that is an error.
+pub(crate) fn get() -> Result<Option<PathBuf>> {
+    unless_in_ci("the OpenTelemetry Collector", collector())
+}
+
+/// Folder of packages for the machine's `python3`: the server in Python. As [`get`].
+pub(crate) fn packages() -> Result<Option<PathBuf>> {
+    unless_in_ci("OTLP's own generated code", python_packages())
+}
+
+/// Path of the stand-in for Pyroscope and Parca, of tests/peers/standin. As [`get`].
+pub(crate) fn stand_in() -> Result<Option<PathBuf>> {
+    unless_in_ci("the stand-in for Pyroscope and Parca", built_stand_in())
+}
+
+fn unless_in_ci(what: &str, made: Result<PathBuf>) -> Result<Option<PathBuf>> {
+    match made {
+        Ok(path) => Ok(Some(path)),
+        Err(error) if env::var("CI").is_ok_and(|ci| ci == "true") => Err(error),
+        Err(error) => {
+            println!("{what} is left out: {error:#}");
+            Ok(None)
+        }
+    }
+}
+
+fn collector() -> Result<PathBuf> {
+    let manifest = manifest();
+    let folder = cache::get(&cache::Entry {
+        name: "collector",
+        recipe: &format!("{RECIPE}\n{manifest}"),
+        check: &|folder| command::succeeds(command::program(folder.join(PROGRAM)).arg("--version")),
+        make: &|folder| make(&manifest, folder),
+    })?;
+    Ok(folder.join(PROGRAM))
+}
+
+/// What the builder is told.
+fn manifest() -> String {
+    let mut manifest = format!(
+        "dist:\n  name: {PROGRAM}\n  description: for tests\n  version: {}\n  output_path: ./build\n",
+        VERSION.trim_start_matches('v')
+    );
+    let mut add = |kind: &str, modules: Vec<String>, version: &str| {
+        let modules: String = modules
+            .iter()
+            .map(|module| format!("  - gomod: {module} {version}\n"))
+            .collect();
+        manifest.push_str(&format!("{kind}:\n{modules}"));
+    };
+    for (kind, modules) in COMPONENTS {
+        let modules = modules.iter().map(|module| (*module).to_owned());
+        add(kind, modules.collect(), VERSION);
+    }
+    let providers =
+        PROVIDERS.map(|it| format!("go.opentelemetry.io/collector/confmap/provider/{it}"));
+    add("providers", providers.into(), PROVIDER_VERSION);
+    manifest
+}
+
+/// Go, in a folder of modules of its own.
+fn go(folder: &Path) -> Command {
+    let mut go = command::program("go");
+    go.current_dir(folder)
+        .env("GOFLAGS", "-mod=mod -buildvcs=false");
+    go
+}
+
+fn ensure_go() -> Result<()> {
+    ensure!(
+        command::exists("go"),
+        "it is built by Go 1.26 or newer, which is not on the PATH"
+    );
+    Ok(())
+}
+
+fn built_stand_in() -> Result<PathBuf> {
+    let source = workspace::root().join("tests/peers/standin");
+    let sources = STAND_IN_SOURCES.map(|name| fs::read_to_string(source.join(name)));
+    let sources: Vec<String> = sources.into_iter().collect::<Result<_, _>>()?;
+    let folder = cache::get(&cache::Entry {
+        name: "push-stand-in",
+        recipe: &format!("{RECIPE}\n{sources:?}"),
+        check: &|folder| folder.join(STAND_IN).exists(),
+        make: &|folder| {
+            ensure_go()?;
+            let mut build = go(&source);
+            build
+                .args(["build", "-trimpath", "-o"])
+                .arg(folder.join(STAND_IN))
+                .arg(".")
+                // What is written down is what is built.
+                .env("GOFLAGS", "-mod=readonly -buildvcs=false");
+            command::output(&mut build)?;
+            Ok(())
+        },
+    })?;
+    Ok(folder.join(STAND_IN))
+}
+
+fn make(manifest: &str, folder: &Path) -> Result<()> {
+    ensure_go()?;
+    let scratch = tempfile::tempdir()?;
+    let builder = format!("go.opentelemetry.io/collector/cmd/builder@{VERSION}");
+    let mut install = go(scratch.path());
+    install
+        .args(["install", &builder])
+        .env("GOBIN", scratch.path());
+    command::output(&mut install).context("Go cannot get the Collector's builder")?;
+    fs::write(scratch.path().join("manifest.yaml"), manifest)?;
+    let mut generate = command::program(scratch.path().join("builder"));
+    generate
+        .current_dir(scratch.path())
+        .args(["--config", "manifest.yaml", "--skip-compilation"]);
+    // It ends by asking for modules that only tests of its parts need, and that may not be had: the build tells.
+    let generated = command::output(&mut generate);
+    let sources = scratch.path().join("build");
+    if !sources.join("go.mod").exists() {
+        generated.context("the Collector's builder")?;
+    }
+    command::output(go(&sources).args(["mod", "tidy", "-e"]))
+        .context("Go cannot get what the Collector is made of")?;
+    let mut build = go(&sources);
+    build
+        .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
+        .arg(folder.join(PROGRAM))
+        .arg(".");
+    command::output(&mut build).context("the Collector cannot be built")?;
+    Ok(())
+}
+
+fn python_packages() -> Result<PathBuf> {
+    package::install(&["python3"], &["python3"])?;
+    let question = "import sys; print(sys.executable, sys.version)";
+    let python = command::output(command::program("python3").args(["-I", "-c", question]))?;
+    let imports = "import grpc; from opentelemetry.proto.collector.profiles.v1development \
+                   import profiles_service_pb2";
+    cache::get(&cache::Entry {
+        name: "otlp-python",
+        recipe: &format!("{RECIPE}\n{python}\n{PACKAGES:?}"),
+        check: &|folder| {
+            let mut python = command::program("python3");
+            command::succeeds(python.args(["-c", imports]).env("PYTHONPATH", folder))
+        },
+        make: &|folder| {
+            let mut install = command::program("python3");
+            install
+                .args(["-m", "pip", "install", "--quiet", "--no-compile"])
+                .args(["--disable-pip-version-check", "--root-user-action=ignore"])
+                .arg("--target")
+                .arg(folder)
+                .args(PACKAGES);
+            command::output(&mut install).context("pip cannot get OTLP's generated code")?;
+            Ok(())
+        },
+    })
+}
