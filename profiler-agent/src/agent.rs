@@ -35,6 +35,7 @@ use crate::bpf::source::probe_cost::ProbeCost;
 use crate::bpf::source::probes::Probes;
 use crate::config::{MAX_ALLOCATIONS, POOL_PERIOD, SamplingConfig};
 use crate::ids::Pid;
+use crate::kernel::privileges::reduce_thread;
 use crate::kernel::probe::has_seccomp_filter;
 use crate::process::block::Release;
 use crate::process::lifecycle::Lifecycle;
@@ -271,8 +272,11 @@ impl Agent {
             show_cmdline,
             scanned: Some(scanned_sender),
         };
-        let engine = spawn("engine", move || {
-            Engine::new(parts, recording).run(&event_receiver);
+        let engine = spawn_with_rights("engine", move || {
+            // It begins to read the addresses of kernel functions.
+            let engine = Engine::new(parts, recording);
+            reduce_thread();
+            engine.run(&event_receiver);
         })?;
         Ok(Self {
             events,
@@ -360,7 +364,19 @@ impl AgentAsker {
 /// What a recording delivers: the profile, when it ends.
 pub type RecordingResult = oneshot::Receiver<Profile>;
 
+/// A thread that has the rights that a running agent needs.
 fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    spawn_with_rights(name, || {
+        reduce_thread();
+        work()
+    })
+}
+
+/// One that has those of its parent.
+fn spawn_with_rights<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>> {

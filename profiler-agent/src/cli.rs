@@ -17,6 +17,7 @@ macro_rules! tell_part {
 }
 
 pub mod agent;
+pub mod connect;
 pub mod doctor;
 mod ending;
 pub mod exit;
@@ -24,6 +25,7 @@ mod freeze;
 pub mod heap;
 pub mod launch;
 pub mod leaks;
+pub mod listen;
 pub mod log;
 pub mod mem;
 mod named;
@@ -39,19 +41,22 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 
+use self::connect::ConnectArgs;
+use self::listen::ListenArgs;
 use self::log::LogArgs;
 use self::push::{LabelArgs, PushArgs};
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::config::{
-    AllocationConfig, DEFAULT_ADDRESS, DEFAULT_FAULT_PERIOD, DEFAULT_MAX_SAMPLES_PER_SECOND,
-    DEFAULT_RATE_HZ, SamplingConfig, default_ring_bytes, parse_bytes, parse_duration,
-    parse_percent, parse_period, parse_time,
+    AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ,
+    DEFAULT_WINDOW, SamplingConfig, default_ring_bytes, parse_bytes, parse_duration, parse_percent,
+    parse_period, parse_time,
 };
 use crate::ids::Pid;
 use crate::kernel::cpus::n_cpus_online;
+use crate::kernel::privileges;
 use crate::profile::model::ProfileType;
-use crate::profile::query::{Criteria, LabelFilter, ProcessFilter, parse_pattern};
+use crate::profile::query::{Criteria, LabelFilter, ProcessFilter, Viewer, parse_pattern};
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::push::OTLP_PROTO_VERSION;
 use crate::track::allocators::PoolProbes;
@@ -270,12 +275,9 @@ pub struct AgentArgs {
           env = "PYAGENT_MAX_SAMPLES_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..),
           hide_short_help = true)]
     pub max_samples_per_second: u32,
-    /// Where to serve gRPC and HTTP
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADDRESS, env = "PYAGENT_LISTEN")]
-    pub listen: std::net::SocketAddr,
-    /// Serve on an address that others can reach, to anybody
-    #[arg(long, env = "PYAGENT_INSECURE", value_parser = clap::builder::BoolishValueParser::new())]
-    pub insecure: bool,
+    /// Where to serve, and to whom.
+    #[command(flatten)]
+    pub listen: ListenArgs,
     /// Where profiles are sent.
     #[command(flatten)]
     pub push: PushArgs,
@@ -350,9 +352,9 @@ pub struct OutputArgs {
 /// `pyagent pull`.
 #[derive(Debug, Args, Clone)]
 pub struct PullArgs {
-    /// The agent, host:port
-    #[arg(value_name = "ADDR", env = "PYAGENT_ADDR", default_value = DEFAULT_ADDRESS)]
-    pub address: String,
+    /// The agent.
+    #[command(flatten)]
+    pub agent: ConnectArgs,
     /// What the profile is about: cpu, faults, pools, alloc, mmap
     #[arg(
         long = "type",
@@ -506,7 +508,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => block_on(heap::run(args)),
-        None => block_on(agent::run(cli.agent)),
+        None => {
+            privileges::forbid_more();
+            block_on_with(privileges::reduce_thread, agent::run(cli.agent))
+        }
     };
     result.unwrap_or_else(|error| {
         print_error(&error);
@@ -515,8 +520,17 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    block_on_with(|| {}, work)
+}
+
+/// The same; each thread of the runtime begins with `start`.
+fn block_on_with(
+    start: impl Fn() + Send + Sync + 'static,
+    work: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .on_thread_start(start)
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| anyhow::anyhow!("cannot start the runtime: {error}"))?;
@@ -564,6 +578,7 @@ impl SelectionArgs {
                 cgroups: self.exclude_cgroup.clone(),
                 containers: self.exclude_container.clone(),
             },
+            viewer: Viewer::All,
         }
     }
 
@@ -619,6 +634,7 @@ impl SamplingArgs {
                 |bytes| bytes.clamp(page, LARGEST).next_power_of_two() as u32,
             ),
             max_processes: self.max_processes,
+            window: DEFAULT_WINDOW,
             allocation: AllocationConfig::default(),
             bpf_debug: log.log.has_bpf_debug(),
         }

@@ -1,6 +1,5 @@
 //! What the user typed, validated: the one place that decides defaults.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
@@ -36,6 +35,9 @@ pub const DEFAULT_TEMPORARY: Duration = Duration::from_secs(1);
 
 /// Samples a second of the whole host that the agent takes at most when nothing is said.
 pub const DEFAULT_MAX_SAMPLES_PER_SECOND: u32 = 5_000;
+
+/// Length of a window when nothing is said.
+pub const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
 
 /// Where the agent serves when nothing is said.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7099";
@@ -75,6 +77,8 @@ pub struct SamplingConfig {
     pub ring_bytes: u32,
     /// Most processes that are profiled at once.
     pub max_processes: u32,
+    /// Length of the windows that are kept and watched.
+    pub window: Duration,
     /// How allocations are sampled.
     pub allocation: AllocationConfig,
     /// What is said of processes beside what is found.
@@ -105,19 +109,6 @@ impl Default for AllocationConfig {
             pool_probes: PoolProbes::Auto,
         }
     }
-}
-
-/// What the agent (without a subcommand) does.
-#[derive(Debug, Clone)]
-pub struct AgentConfig {
-    /// How to sample.
-    pub sampling: SamplingConfig,
-    /// Where to serve.
-    pub listen: SocketAddr,
-    /// Serve beyond loopback without authentication.
-    pub insecure: bool,
-    /// Arguments of processes may be shown.
-    pub show_cmdline: bool,
 }
 
 /// Parses `3%`, as a part of the whole.
@@ -179,6 +170,7 @@ impl SamplingConfig {
             max_samples_per_second: None,
             ring_bytes: DEFAULT_RING_BYTES,
             max_processes: DEFAULT_MAX_PROCESSES,
+            window: DEFAULT_WINDOW,
             allocation: AllocationConfig::default(),
             labels: LabelOptions::default(),
             bpf_debug: false,

@@ -66,6 +66,11 @@ impl Pyagent {
     pub fn start(arguments: &[&str], ready: &str) -> Self {
         let mut child = Command::new(binary())
             .args(arguments)
+            // What a test does not ask for is not kept on the host.
+            .env(
+                "PYAGENT_DATA_DIR",
+                env::var_os("PYAGENT_DATA_DIR").unwrap_or("none".into()),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -88,6 +93,29 @@ impl Pyagent {
     #[must_use]
     pub fn pid(&self) -> Pid {
         Pid(self.child.id())
+    }
+
+    /// Where it serves, from what it said.
+    ///
+    /// # Panics
+    /// When it did not say so.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let said = self.greeting.split("serving gRPC and HTTP on ").nth(1);
+        let address = said.and_then(|rest| rest.split(';').next());
+        address.expect("it serves").to_owned()
+    }
+
+    /// Asks it to end (SIGTERM) and waits for it; what it printed since it was ready.
+    ///
+    /// # Panics
+    /// When it failed.
+    pub fn stop(mut self) -> String {
+        let pid = nix::unistd::Pid::from_raw(self.pid().0.cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+        let (rest, is_success) = self.finish();
+        assert!(is_success, "{rest}");
+        rest
     }
 
     /// Kills it (SIGKILL): it has no chance to clean up.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use profiler_agent::agent::{Agent, Purpose, Recording};
 use profiler_agent::config::{
-    AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_RING_BYTES, SamplingConfig,
+    AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_RING_BYTES, DEFAULT_WINDOW, SamplingConfig,
 };
 use profiler_agent::ids::Pid;
 use profiler_agent::process::service::LabelOptions;
@@ -102,6 +102,7 @@ fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
         max_samples_per_second: None,
         ring_bytes: DEFAULT_RING_BYTES,
         max_processes: DEFAULT_MAX_PROCESSES,
+        window: DEFAULT_WINDOW,
         allocation: AllocationConfig::default(),
         labels: LabelOptions::default(),
         bpf_debug: false,

@@ -110,11 +110,15 @@ pub(crate) fn dist(target: Option<Target>) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// musl where rustup has it, else glibc.
+/// musl where rustup has it and a C compiler for it is there (cryptography has parts in C), else glibc.
 fn static_target() -> Result<String> {
     let arch = std::env::consts::ARCH;
     let musl = format!("{arch}-unknown-linux-musl");
-    Ok(if cross::has_standard_library(&musl)? {
+    let has_compiler = command::program("musl-gcc")
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success());
+    Ok(if has_compiler && cross::has_standard_library(&musl)? {
         musl
     } else {
         format!("{arch}-unknown-linux-gnu")

@@ -181,6 +181,7 @@ impl Engine {
             parts.config.max_samples_per_second,
         );
         let channel = parts.recorder.as_ref().map(|(channel, _)| channel.clone());
+        let window = parts.config.window;
         let mut engine = Self {
             windows: None,
             live: LiveBlocks::new(parts.config.allocation.temporary),
@@ -215,7 +216,7 @@ impl Engine {
                 Consumer::Recording(recording.reply),
             ),
             None => {
-                engine.windows = Some(Windows::new(channel));
+                engine.windows = Some(Windows::new(window, channel));
                 engine.begin_window();
             }
         }

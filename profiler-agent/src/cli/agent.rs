@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::exit::ExitError;
 use super::push::Pushing;
@@ -15,9 +17,11 @@ use super::{AgentArgs, log::LogFormat, named};
 use crate::agent::{Agent, AgentAsker, Purpose};
 use crate::config::SamplingConfig;
 use crate::format::escape;
+use crate::kernel::privileges;
 use crate::kernel::probe::Rights;
+use crate::serve::listen::ListenAddress;
 use crate::serve::query::{ProcessState, Query, Status};
-use crate::serve::{Exposure, Server};
+use crate::serve::{HealthServer, Server};
 use crate::track::process::{ProcessListing, TrackState};
 
 /// The status line of a terminal is renewed this often.
@@ -38,14 +42,20 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     // Before the programs are loaded: a port that is taken is told at once.
-    let exposure = if args.insecure {
-        Exposure::Insecure
-    } else {
-        Exposure::Loopback
+    let server = Server::bind(&args.listen.config())?;
+    let addresses: Vec<ListenAddress> = server.addresses().cloned().collect();
+    for address in server.open_to_all() {
+        tracing::warn!(
+            "{address} can be reached from other hosts, and everybody who reaches it can read profiles (--insecure)"
+        );
+    }
+    let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
+    // It is alive before anything is attached.
+    let health = match args.listen.health_listen {
+        Some(address) => Some(serve_health(address, queries.clone())?),
+        None => None,
     };
-    let server = Server::bind(args.listen, exposure).await?;
     let pushing = args.push.start()?;
-    let address = server.address();
     let selection = args.selection.selection();
     let max_samples = Some(args.max_samples_per_second);
     let config = args
@@ -53,6 +63,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         .config(&args.types, selection, max_samples, &args.log);
     let config = SamplingConfig {
         allocation: args.allocation.config(),
+        window: args.recorder.window,
         ..config
     };
     let purpose = Purpose::Serve {
@@ -61,7 +72,6 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         pushes: pushing.as_ref().map(Pushing::counts),
     };
     let mut agent = Agent::start(&config, purpose)?;
-    let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(queries, async move {
         // Both a message and a dropped sender mean the end.
@@ -72,7 +82,13 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         pushing.feed(agent.asker());
     }
     let listing = agent.scanned().await;
-    print_start(&args, address, &listing);
+    // What the start needed and nothing later does.
+    privileges::reduce_thread();
+    if let Err(error) = privileges::forbid_calls() {
+        tracing::warn!("no filter of system calls is in force: {error}");
+    }
+    let health_address = health.as_ref().map(|(address, ..)| *address);
+    print_start(&args, &addresses, health_address, &listing);
     let mut reporter = Reporter::new(args.log.log_format);
     let asker = agent.asker();
     loop {
@@ -97,6 +113,10 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         pushing.finish().await;
     }
     serving.await.context("the server failed")?;
+    if let Some((_, stop, serving)) = health {
+        drop(stop);
+        serving.await.context("the server for probes failed")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -123,6 +143,21 @@ fn check(args: &AgentArgs) -> Result<()> {
     Ok(())
 }
 
+/// Begins to answer probes. Returns the address, what ends it when it is dropped, and what ends then.
+fn serve_health(
+    address: SocketAddr,
+    queries: mpsc::Sender<Query>,
+) -> Result<(SocketAddr, oneshot::Sender<()>, JoinHandle<()>)> {
+    let server = HealthServer::bind(address)?;
+    let address = server.address();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.run(queries, async move {
+        // Both a message and a dropped sender mean the end.
+        let _ = stopped.await;
+    }));
+    Ok((address, stop, serving))
+}
+
 /// From the server's channel to the engine's.
 async fn pass_queries(mut queries: mpsc::Receiver<Query>, asker: AgentAsker) {
     while let Some(query) = queries.recv().await {
@@ -132,7 +167,12 @@ async fn pass_queries(mut queries: mpsc::Receiver<Query>, asker: AgentAsker) {
 }
 
 /// What a newcomer needs next, in at most 20 lines.
-fn print_start(args: &AgentArgs, address: std::net::SocketAddr, listing: &[ProcessListing]) {
+fn print_start(
+    args: &AgentArgs,
+    addresses: &[ListenAddress],
+    health: Option<SocketAddr>,
+    listing: &[ProcessListing],
+) {
     let mut by_version: BTreeMap<&str, usize> = BTreeMap::new();
     for process in listing
         .iter()
@@ -178,9 +218,30 @@ fn print_start(args: &AgentArgs, address: std::net::SocketAddr, listing: &[Proce
             refused.len() - MAX_REFUSED_SHOWN
         );
     }
-    tell!("serving gRPC and HTTP on {address}; try:");
-    tell!("  pyagent pull {address} --duration 10s -o flame.svg");
-    tell!("  go tool pprof 'http://{address}/debug/pprof/profile?seconds=10'");
+    if let Some(address) = health {
+        tell!("answering probes on http://{address}/livez, /readyz and /metrics");
+    }
+    let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let Some(first) = addresses.first() else {
+        tell!("serving nothing (--listen none)");
+        return;
+    };
+    tell!("serving gRPC and HTTP on {}; try:", shown.join(", "));
+    tell!("  pyagent pull {first} --duration 10s -o flame.svg");
+    match first {
+        ListenAddress::Unix(path) => tell!(
+            "  curl --unix-socket {} -o cpu.pb.gz 'http://localhost/debug/pprof/profile?seconds=10'",
+            escape(&path.to_string_lossy())
+        ),
+        ListenAddress::Tcp {
+            tls: Some(true), ..
+        } => tell!(
+            "  curl -H \"Authorization: Bearer $TOKEN\" -o cpu.pb.gz '{first}/debug/pprof/profile?seconds=10'"
+        ),
+        ListenAddress::Tcp { .. } | ListenAddress::None => {
+            tell!("  go tool pprof 'http://{first}/debug/pprof/profile?seconds=10'");
+        }
+    }
 }
 
 /// A quiet line on a terminal, a log line a minute elsewhere.

@@ -22,7 +22,7 @@ use crate::kernel::probe::{
     CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, OLDEST_KERNEL, Rights, in_initial_pid_namespace,
     kernel_release, kernel_version,
 };
-use crate::kernel::{btf, restrictions};
+use crate::kernel::{btf, privileges, restrictions};
 use crate::process::facts::{self, Facts, tids};
 use crate::profile::model::ProfileType;
 use crate::python::discover::{Discoverer, Discovery, DiscoveryStep};
@@ -125,6 +125,7 @@ fn host_checks() -> Vec<Check> {
         ),
         None => Err("/proc/self/ns/pid cannot be read".to_owned()),
     };
+    checks.extend(agent_keeps());
     checks.push(Check {
         what: "pid namespace",
         result: namespace,
@@ -134,6 +135,26 @@ fn host_checks() -> Vec<Check> {
         result: Ok(format!("{SUPPORTED} ({}) can be unwound", arch::THIS.name)),
     });
     checks
+}
+
+/// What a running agent would keep of the rights that there are, and why; all others are given up.
+fn agent_keeps() -> Vec<Check> {
+    let (kept, admin) = privileges::would_keep();
+    let admin = admin.then_some(("CAP_SYS_ADMIN", privileges::ADMIN_PURPOSE));
+    let kept = kept.iter().map(|kept| (kept.name, kept.purpose));
+    let lines = kept.chain(admin).map(|(name, purpose)| Check {
+        what: "the agent keeps",
+        result: Ok(format!("{name}: {purpose}")),
+    });
+    let more = Check {
+        what: "the agent gives up",
+        result: Ok(format!(
+            "all other rights, new ones (no_new_privs), and {} system calls that start programs or change other \
+             processes or the host",
+            privileges::n_forbidden_calls()
+        )),
+    };
+    lines.chain([more]).collect()
 }
 
 /// Its release, and whether it is new enough.

@@ -14,10 +14,10 @@ use crate::serve::client::{AgentAddress, PullFailure, PullQuestion, PullTime, co
 
 /// Runs the command; Ctrl-C ends it without a file.
 pub async fn run(args: PullArgs) -> Result<ExitCode> {
-    let address: AgentAddress = args
-        .address
-        .parse()
-        .map_err(|error: PullFailure| ExitError::Usage(error.to_string()))?;
+    let address = args
+        .agent
+        .agent()
+        .map_err(|error| ExitError::Usage(error.to_string()))?;
     let format = Format::choose(args.output.format.as_deref(), args.output.output.as_deref())
         .map_err(|error| ExitError::Usage(error.to_string()))?;
     let target = match &args.output.output {

@@ -20,6 +20,10 @@ pub struct RecorderArgs {
     /// The default is /var/lib/pyagent. Other users than root keep it in $XDG_STATE_HOME/pyagent, else ~/.local/state/pyagent.
     #[arg(long, value_name = "DIR", env = "PYAGENT_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Length of the windows that are kept, pulled and watched, 1s to 10m
+    #[arg(long, value_name = "TIME", default_value = "10s", env = "PYAGENT_WINDOW", value_parser = parse_window,
+          hide_short_help = true)]
+    pub window: Duration,
     /// How long to keep it, as 90m, 24h, 7d
     #[arg(long, value_name = "TIME", default_value = "24h", env = "PYAGENT_KEEP", value_parser = parse_duration,
           hide_short_help = true)]
@@ -28,6 +32,15 @@ pub struct RecorderArgs {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", env = "PYAGENT_KEEP_BYTES", value_parser = parse_keep_bytes,
           hide_short_help = true)]
     pub keep_bytes: u64,
+}
+
+fn parse_window(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        window if (Duration::from_secs(1)..=Duration::from_mins(10)).contains(&window) => {
+            Ok(window)
+        }
+        _ => Err("a window is 1s to 10m long".to_owned()),
+    }
 }
 
 fn parse_keep_bytes(text: &str) -> Result<u64, String> {

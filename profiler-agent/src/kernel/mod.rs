@@ -7,5 +7,6 @@ pub mod hotplug;
 pub mod idle;
 pub mod kallsyms;
 pub mod offsets;
+pub mod privileges;
 pub mod probe;
 pub mod restrictions;

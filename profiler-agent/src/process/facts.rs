@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime};
 
 use super::cgroup;
@@ -33,6 +34,8 @@ pub struct Facts {
     pub cgroup: String,
     /// The container that it is in.
     pub container: Option<Container>,
+    /// The user whose it was then, see [`Facts::owner`].
+    pub first_owner: Option<u32>,
     /// What it declares of its service.
     pub declared: Declared,
 }
@@ -59,6 +62,7 @@ impl Facts {
             executable,
             cgroup: cgroup::path(&groups).to_owned(),
             container: Container::of_process(pid, &groups),
+            first_owner: owner(visible),
             declared: Declared::of_process(visible),
         })
     }
@@ -72,6 +76,22 @@ impl Facts {
             started_ns: generation.time_ns() / per_tick * per_tick,
             ..self.clone()
         }
+    }
+
+    /// The user whose the process wholly is: the kernel would let that user read its memory (ptrace(2), "access mode
+    /// checking"). All of its user ids are the same, and it can be dumped, which a program that gave up another user's
+    /// rights, or that was set-user-id, cannot. As it is now; of one that has gone as it was.
+    #[must_use]
+    pub fn owner(&self) -> Option<u32> {
+        let Ok(stat) = Stat::read(&format!("/proc/{}/stat", self.pid)) else {
+            return self.first_owner;
+        };
+        let visible = Some(self.pid).filter(|_| stat.has_ended());
+        let owner = owner(visible.and_then(stand_in).unwrap_or(self.pid))?;
+        // Its number can be another's by now.
+        let stat = Stat::read(&format!("/proc/{}/stat", self.pid)).ok()?;
+        let is_same = tick_ns(stat.start_ticks).abs_diff(self.started_ns) <= 2 * tick_ns(1);
+        is_same.then_some(owner)
     }
 
     /// Wall time of its start, by the clock as it is now.
@@ -253,6 +273,18 @@ pub fn thread_of(id: Pid) -> Option<Pid> {
     (process != id).then_some(process)
 }
 
+/// The user that all user ids of a process are of, and its memory too.
+fn owner(pid: Pid) -> Option<u32> {
+    let ids = status_field(&format!("/proc/{pid}/status"), "Uid:")?;
+    let mut ids = ids
+        .split_ascii_whitespace()
+        .map(|id| id.parse::<u32>().ok());
+    let owner = ids.next()??;
+    // A file there belongs to root when the process cannot be dumped.
+    let of_memory = fs::metadata(format!("/proc/{pid}/mem")).ok()?.uid();
+    (ids.all(|id| id == Some(owner)) && of_memory == owner).then_some(owner)
+}
+
 /// Whether this process ignores SIGHUP, as under `nohup`.
 #[must_use]
 pub fn ignores_hangup() -> bool {
@@ -373,6 +405,7 @@ mod tests {
             executable: String::new(),
             cgroup: String::new(),
             container: None,
+            first_owner: None,
             declared: Declared::default(),
         };
         facts.program()
@@ -403,6 +436,43 @@ mod tests {
         .unwrap();
         shell.kill().unwrap();
         shell.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_is_that_users_whose_all_its_ids_are() {
+        let own = rustix::process::getuid();
+        if !own.is_root() {
+            println!("skipped: other users' processes can be made by root only");
+            assert!(std::env::var_os("CI").is_none(), "CI runs as root");
+            return;
+        }
+        let start = |arguments: &[&str]| {
+            let mut child = Command::new("setpriv")
+                .args(arguments)
+                .args(["--clear-groups", "sh", "-p", "-c", "echo; exec sleep 60"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            let mut out = BufReader::new(child.stdout.take().unwrap());
+            out.read_line(&mut line).unwrap();
+            child
+        };
+        let mut other = start(&["--reuid", "1234", "--regid", "1234"]);
+        // A program that can take its rights up again.
+        let mut mixed = start(&["--ruid", "1234", "--regid", "1234"]);
+        let facts = [&other, &mixed].map(|child| Facts::read(Pid(child.id())).unwrap());
+        let owners = [facts[0].owner(), facts[1].owner()];
+        other.kill().unwrap();
+        mixed.kill().unwrap();
+        other.wait().unwrap();
+        mixed.wait().unwrap();
+        assert_eq!(owners, [Some(1234), None]);
+        // It has gone: as it was.
+        assert_eq!(facts[0].owner(), Some(1234));
+        assert_eq!(facts[1].owner(), None);
+        let own_facts = Facts::read(Pid(std::process::id())).unwrap();
+        assert_eq!(own_facts.owner(), Some(own.as_raw()));
     }
 
     #[test]

@@ -100,6 +100,8 @@ pub struct ProcessLabels {
     pub pid: u32,
     /// When it was started, in nanoseconds since boot.
     pub started_ns: u64,
+    /// The user whose it wholly is; `None`: nobody's but root's.
+    pub owner: Option<u32>,
     /// What it runs, as far as it may be shown.
     pub cmdline: Box<str>,
     /// `comm`.
@@ -117,6 +119,7 @@ impl ProcessLabels {
         Self {
             pid,
             started_ns: 0,
+            owner: None,
             cmdline: "".into(),
             comm: "".into(),
             python_version: "".into(),
@@ -325,6 +328,7 @@ fn process_of(tables: &mut Tables, process: &ProcessLabels) -> Process {
     Process {
         pid: process.pid,
         started_ns: process.started_ns,
+        owner: process.owner,
         cmdline: tables.string(&process.cmdline),
         labels: labels.into(),
     }

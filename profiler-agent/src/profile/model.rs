@@ -100,6 +100,8 @@ pub struct Process {
     pub pid: u32,
     /// When it was started, in nanoseconds since boot; with the id it names a process of this boot.
     pub started_ns: u64,
+    /// The user whose it wholly is; `None`: nobody's but root's.
+    pub owner: Option<u32>,
     /// What it runs, as far as it may be shown: by default the program with its script or module.
     pub cmdline: StringId,
     /// The labels that all of its threads share, in the order in which they are shown.
@@ -408,6 +410,8 @@ pub mod label {
     pub const CONTAINER_NAME: &str = "container_name";
     /// Who runs the container: `podman`, `docker`, `containerd`, `cri-o` (`container.runtime.name`).
     pub const CONTAINER_RUNTIME: &str = "container_runtime_name";
+    /// Its Kubernetes namespace (`k8s.namespace.name`).
+    pub const K8S_NAMESPACE: &str = "k8s_namespace_name";
     /// UID of the container's Kubernetes pod (`k8s.pod.uid`).
     pub const K8S_POD_UID: &str = "k8s_pod_uid";
     /// The machine's name (`host.name`).

@@ -91,6 +91,38 @@ pub struct ProcessFilter {
     pub include: Criteria,
     /// What it must not match.
     pub exclude: Criteria,
+    /// Who asks: no process beyond is there for them.
+    pub viewer: Viewer,
+}
+
+/// Whose processes somebody may see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Viewer {
+    /// Everybody's.
+    #[default]
+    All,
+    /// Those that are wholly this user's: [`ProcessFacts::owner`].
+    User(u32),
+    /// Those in containers of these Kubernetes namespaces.
+    Namespaces(Vec<String>),
+    /// None.
+    Nobody,
+}
+
+impl Viewer {
+    /// Whether they may see this process. Who may not sees the same as if it were not there.
+    #[must_use]
+    pub fn sees(&self, process: &ProcessFacts<'_>) -> bool {
+        match self {
+            Self::All => true,
+            Self::User(user) => process.owner == Some(*user),
+            Self::Namespaces(names) => {
+                let namespace = process.k8s_namespace;
+                !namespace.is_empty() && names.iter().any(|name| name == namespace)
+            }
+            Self::Nobody => false,
+        }
+    }
 }
 
 /// One side of a [`ProcessFilter`].
@@ -123,6 +155,11 @@ pub struct ProcessFacts<'a> {
     pub container_id: &'a str,
     /// Name of its container; empty when it is not known.
     pub container_name: &'a str,
+    /// Its Kubernetes namespace; empty when it is in none, or when it is not known.
+    pub k8s_namespace: &'a str,
+    /// The user whose it wholly is, so that the kernel would let that user read its memory; `None`: nobody's but root's, or
+    /// it was not asked for ([`ProcessFilter::needs_owner`]).
+    pub owner: Option<u32>,
 }
 
 /// A pattern that cannot be used.
@@ -191,18 +228,29 @@ impl ProcessFilter {
             cgroup: text(label::CGROUP),
             container_id: text(label::CONTAINER_ID),
             container_name: text(label::CONTAINER_NAME),
+            k8s_namespace: text(label::K8S_NAMESPACE),
+            owner: process.owner,
         })
     }
 
     /// Whether every process is meant.
     #[must_use]
     pub fn is_all(&self) -> bool {
-        self.include.is_empty() && self.exclude.is_empty()
+        self.include.is_empty() && self.exclude.is_empty() && self.viewer == Viewer::All
+    }
+
+    /// Whether it looks at [`ProcessFacts::owner`].
+    #[must_use]
+    pub const fn needs_owner(&self) -> bool {
+        matches!(self.viewer, Viewer::User(_))
     }
 
     /// Whether this process is meant.
     #[must_use]
     pub fn matches(&self, process: &ProcessFacts<'_>) -> bool {
+        if !self.viewer.sees(process) {
+            return false;
+        }
         let is_included = self
             .include
             .answers(process)
@@ -339,6 +387,8 @@ mod tests {
         cgroup: "/system.slice/docker-8a1b.scope",
         container_id: "8a1b2c3d4e5f6071",
         container_name: "web",
+        k8s_namespace: "shop",
+        owner: Some(1000),
     };
     const WORKER: ProcessFacts<'_> = ProcessFacts {
         pid: 11,
@@ -347,6 +397,8 @@ mod tests {
         cgroup: "/system.slice/celery.service",
         container_id: "",
         container_name: "",
+        k8s_namespace: "",
+        owner: None,
     };
 
     fn patterns(texts: &[&str]) -> Vec<Regex> {
@@ -357,7 +409,11 @@ mod tests {
     }
 
     fn matches(include: Criteria, exclude: Criteria) -> [bool; 2] {
-        let filter = ProcessFilter { include, exclude };
+        let filter = ProcessFilter {
+            include,
+            exclude,
+            viewer: Viewer::All,
+        };
         [filter.matches(&WEB), filter.matches(&WORKER)]
     }
 
@@ -368,6 +424,32 @@ mod tests {
             matches(Criteria::default(), Criteria::default()),
             [true, true]
         );
+    }
+
+    #[test]
+    fn a_viewer_sees_what_is_theirs_and_nothing_else() {
+        let sees = |viewer: Viewer| {
+            let filter = ProcessFilter {
+                viewer,
+                ..ProcessFilter::default()
+            };
+            [filter.matches(&WEB), filter.matches(&WORKER)]
+        };
+        let namespaces = |names: &[&str]| {
+            Viewer::Namespaces(names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        assert_eq!(sees(Viewer::All), [true, true]);
+        assert_eq!(sees(Viewer::Nobody), [false, false]);
+        assert_eq!(sees(Viewer::User(1000)), [true, false]);
+        assert_eq!(sees(Viewer::User(0)), [false, false]);
+        assert_eq!(sees(namespaces(&["other", "shop"])), [true, false]);
+        assert_eq!(sees(namespaces(&["sho", "shopping"])), [false, false]);
+        // That nothing is known is no namespace.
+        assert_eq!(sees(namespaces(&[""])), [false, false]);
+        // What they ask for makes it narrower, never wider.
+        let mut filter = ProcessFilter::pid(11);
+        filter.viewer = Viewer::User(1000);
+        assert!(!filter.matches(&WORKER) && !filter.matches(&WEB) && !filter.is_all());
     }
 
     #[test]

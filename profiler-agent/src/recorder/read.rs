@@ -379,19 +379,22 @@ impl<'a> Reading<'a> {
         }
         let found = self
             .db
-            .prepare_cached("SELECT pid, started_ns, cmdline, labels FROM process WHERE id = ?1")?
+            .prepare_cached(
+                "SELECT pid, started_ns, cmdline, labels, owner FROM process WHERE id = ?1",
+            )?
             .query_row([row], |row| {
                 Ok((
                     row.get::<_, u32>(0)?,
                     row.get::<_, i64>(1)?,
                     row.get::<_, String>(2)?,
                     row.get::<_, String>(3)?,
+                    row.get::<_, Option<u32>>(4)?,
                 ))
             })
             .optional()?;
-        let process = found.and_then(|(pid, started_ns, cmdline, labels)| {
+        let process = found.and_then(|(pid, started_ns, cmdline, labels, owner)| {
             let labels = labels::of_json(&labels)?;
-            let is_meant = self.filter.matches(&facts(pid, &cmdline, &labels));
+            let is_meant = self.filter.matches(&facts(pid, owner, &cmdline, &labels));
             is_meant.then(|| {
                 let tables = &mut self.tables;
                 let labels = labels.iter().filter_map(|(name, value)| match value {
@@ -406,6 +409,7 @@ impl<'a> Reading<'a> {
                 let process = Process {
                     pid,
                     started_ns: started_ns.cast_unsigned(),
+                    owner,
                     cmdline: tables.string(&cmdline),
                     labels,
                 };
@@ -518,7 +522,12 @@ impl<'a> Reading<'a> {
 }
 
 /// What a filter looks at.
-fn facts<'a>(pid: u32, cmdline: &'a str, labels: &'a Named) -> ProcessFacts<'a> {
+fn facts<'a>(
+    pid: u32,
+    owner: Option<u32>,
+    cmdline: &'a str,
+    labels: &'a Named,
+) -> ProcessFacts<'a> {
     let text = |name| {
         let mut found = labels.iter().filter(|(known, _)| known == name);
         found
@@ -533,6 +542,8 @@ fn facts<'a>(pid: u32, cmdline: &'a str, labels: &'a Named) -> ProcessFacts<'a> 
         cgroup: text(label::CGROUP),
         container_id: text(label::CONTAINER_ID),
         container_name: text(label::CONTAINER_NAME),
+        k8s_namespace: text(label::K8S_NAMESPACE),
+        owner,
     }
 }
 

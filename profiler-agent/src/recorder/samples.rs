@@ -5,11 +5,10 @@
 //! numbers of rows elsewhere. What is read back may be damaged: decoding is total, and bounded.
 
 use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 
-use flate2::Compression;
 use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
+use flate2::{Compress, Compression, FlushCompress, Status};
 use foldhash::fast::RandomState;
 use prost::encoding::{decode_varint, encode_varint};
 
@@ -23,7 +22,7 @@ const COMPRESSED: u8 = 1;
 const MAX_BYTES: u64 = 64 << 20;
 
 /// Compresses nothing that is shorter.
-const MIN_COMPRESSED_BYTES: usize = 64;
+const MIN_COMPRESSED_BYTES: usize = 128;
 
 /// A place in a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,25 +133,46 @@ fn unzigzag(number: u64) -> i64 {
     (number >> 1).cast_signed() ^ -((number & 1).cast_signed())
 }
 
-impl Samples {
-    /// As bytes; of each sample so many values.
-    pub(super) fn encode(&self, n_values: usize) -> Vec<u8> {
-        let plain = self.encode_plain(n_values.min(MAX_VALUES));
-        if plain.len() >= MIN_COMPRESSED_BYTES {
-            let mut zlib = ZlibEncoder::new(vec![COMPRESSED], Compression::fast());
-            let compressed = zlib.write_all(&plain).and_then(|()| zlib.finish());
-            if let Ok(compressed) = compressed
-                && compressed.len() <= plain.len()
-            {
+/// Writes parts, one after the other: what compresses is as large as many parts, and is made once.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    compress: Compress,
+    plain: Vec<u8>,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self {
+            compress: Compress::new(Compression::fast(), true),
+            plain: Vec::new(),
+        }
+    }
+}
+
+impl Encoder {
+    /// A part as bytes; of each sample so many values.
+    pub(super) fn encode(&mut self, samples: &Samples, n_values: usize) -> Vec<u8> {
+        self.plain.clear();
+        samples.encode_plain(n_values.min(MAX_VALUES), &mut self.plain);
+        if self.plain.len() >= MIN_COMPRESSED_BYTES {
+            let mut compressed = Vec::with_capacity(self.plain.len());
+            compressed.push(COMPRESSED);
+            self.compress.reset();
+            // What would be longer has no room, and does not end.
+            let status =
+                self.compress
+                    .compress_vec(&self.plain, &mut compressed, FlushCompress::Finish);
+            if matches!(status, Ok(Status::StreamEnd)) {
                 return compressed;
             }
         }
-        [&[PLAIN], plain.as_slice()].concat()
+        [&[PLAIN], self.plain.as_slice()].concat()
     }
+}
 
-    fn encode_plain(&self, n_values: usize) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut put = |number: u64| encode_varint(number, &mut out);
+impl Samples {
+    fn encode_plain(&self, n_values: usize, out: &mut Vec<u8>) {
+        let mut put = |number: u64| encode_varint(number, out);
         put(self.labels.len() as u64);
         for labels in &self.labels {
             put(labels.len() as u64);
@@ -193,10 +213,9 @@ impl Samples {
                 put(zigzag(sample.values[idx]));
             }
         }
-        out
     }
 
-    /// Reads what [`Samples::encode`] wrote: every index in it is valid.
+    /// Reads what [`Encoder::encode`] wrote: every index in it is valid.
     pub(super) fn decode(bytes: &[u8], n_values: usize) -> Result<Self, Damaged> {
         let (kind, rest) = bytes.split_first().ok_or(Damaged)?;
         match *kind {
@@ -351,7 +370,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_written_is_read(samples in samples()) {
-            let bytes = samples.encode(MAX_VALUES);
+            let bytes = Encoder::default().encode(&samples, MAX_VALUES);
             prop_assert_eq!(Samples::decode(&bytes, MAX_VALUES), Ok(samples));
         }
 
@@ -372,7 +391,7 @@ mod tests {
 
         #[test]
         fn a_damaged_byte_does_no_harm(samples in samples(), at in any::<prop::sample::Index>(), bit in 0..8) {
-            let mut bytes = samples.encode(2);
+            let mut bytes = Encoder::default().encode(&samples, 2);
             let at = at.index(bytes.len());
             bytes[at] ^= 1_u8 << bit;
             let _ = Samples::decode(&bytes, 2);
@@ -398,6 +417,6 @@ mod tests {
         }
         let samples = builder.finish();
         assert_eq!(samples.nodes.len(), 150);
-        assert!(samples.encode(2).len() < 1000);
+        assert!(Encoder::default().encode(&samples, 2).len() < 1000);
     }
 }

@@ -59,9 +59,11 @@ CREATE TABLE process (
     started_ns INTEGER NOT NULL,
     cmdline TEXT NOT NULL,
     labels TEXT NOT NULL,
-    used INTEGER NOT NULL,
-    UNIQUE (pid, started_ns, boot, cmdline, labels)
+    -- The user who may see it beside root.
+    owner INTEGER,
+    used INTEGER NOT NULL
 );
+CREATE INDEX process_pid ON process (pid, started_ns);
 CREATE INDEX process_used ON process (used);
 CREATE TABLE window (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -1,6 +1,6 @@
 //! Writing: windows in, the oldest out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::clock::Clock;
 use super::folder;
 use super::labels;
-use super::samples::{Builder, LabelValue, Place};
+use super::samples::{Builder, Encoder, LabelValue, Place};
 use super::schema::{self, OpenError, PAGE_BYTES};
 use crate::profile::model::{
     self, FrameKind, Function, LabelSetId, Mapping, ProcessId, Profile, ProfileType,
@@ -27,7 +27,7 @@ const STAGGER: i64 = 16;
 const MAX_KNOWN: usize = 1 << 16;
 
 /// Windows that are removed in one transaction, so that it is short.
-const MAX_REMOVED: usize = 8;
+const MAX_REMOVED: usize = 4;
 
 /// Rows that nobody needs, removed in one transaction.
 const MAX_UNUSED_REMOVED: i64 = 500;
@@ -115,8 +115,10 @@ fn is_due(id: i64, used: i64, seq: i64) -> bool {
     seq - used > REFRESH + id % STAGGER
 }
 
+/// What is remembered from window to window.
 #[derive(Debug, Default)]
 struct Rows {
+    encoder: Encoder,
     hashers: [RandomState; 2],
     strings: Known,
     functions: Known,
@@ -178,12 +180,12 @@ impl Writer {
             written = self.write(window);
         }
         self.window_bytes = written?.max(self.window_bytes - self.window_bytes / 8);
-        self.checkpoint()?;
         Ok(n_removed)
     }
 
-    /// Empties the log into the database, as far as readers let it.
-    fn checkpoint(&self) -> Result<(), WriteError> {
+    /// Empties the log into the database, as far as readers let it. That waits for the disk, and is to be done once a window
+    /// was committed.
+    pub(super) fn checkpoint(&self) -> Result<(), WriteError> {
         self.db
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         Ok(())
@@ -298,22 +300,34 @@ impl Writer {
         let oldest: Option<i64> =
             transaction.query_row("SELECT min(seq) FROM window", [], |row| row.get(0))?;
         let oldest = oldest.unwrap_or(i64::MAX);
-        let mut n_removed = 0;
+        let mut has_removed = false;
+        let Rows {
+            strings,
+            functions,
+            processes,
+            ..
+        } = &mut self.rows;
         // What a row refers to said it when the row did, or as many windows earlier.
-        for (table, late) in [("process", late), ("function", late), ("string", 2 * late)] {
+        for (table, known, late) in [
+            ("process", processes, late),
+            ("function", functions, late),
+            ("string", strings, 2 * late),
+        ] {
             let sql = format!(
-                "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE used < ?1 LIMIT ?2)"
+                "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE used < ?1 LIMIT ?2) RETURNING id"
             );
             let before = oldest.saturating_sub(late);
-            n_removed += transaction
+            let removed = transaction
                 .prepare_cached(&sql)?
-                .execute(params![before, MAX_UNUSED_REMOVED])?;
+                .query_map(params![before, MAX_UNUSED_REMOVED], |row| row.get(0))?
+                .collect::<Result<HashSet<i64>, _>>()?;
+            if !removed.is_empty() {
+                has_removed = true;
+                known.rows.retain(|_, (id, _)| !removed.contains(id));
+            }
         }
         transaction.commit()?;
-        if n_removed > 0 {
-            self.rows = Rows::default();
-        }
-        Ok(n_removed > 0)
+        Ok(has_removed)
     }
 
     fn write(&mut self, window: &ClosedWindow) -> Result<u64, WriteError> {
@@ -477,7 +491,10 @@ impl PartWriter<'_> {
             builder.sample(node, labels, sample.values);
             sums.add(sample.values);
         }
-        let bytes = builder.finish().encode(profile_type.sample_types().len());
+        let bytes = self
+            .rows
+            .encoder
+            .encode(&builder.finish(), profile_type.sample_types().len());
         let process = self.process(process)?;
         self.transaction
             .prepare_cached(
@@ -627,17 +644,18 @@ impl PartWriter<'_> {
             profile.str(process.cmdline),
         );
         let started_ns = process.started_ns.cast_signed();
-        let key = self.key((process.pid, started_ns, cmdline, &labels));
+        let key = self.key((process.pid, started_ns, process.owner, cmdline, &labels));
         let found = match self.rows.processes.get(key) {
             Some(known) => Some(known),
             None => self
                 .transaction
                 .prepare_cached(
                     "SELECT id, used FROM process
-                     WHERE pid = ?1 AND started_ns = ?2 AND boot = ?3 AND cmdline = ?4 AND labels = ?5",
+                     WHERE pid = ?1 AND started_ns = ?2 AND boot = ?3 AND cmdline = ?4 AND labels = ?5
+                     AND owner IS ?6",
                 )?
                 .query_row(
-                    params![process.pid, started_ns, self.boot, cmdline, labels],
+                    params![process.pid, started_ns, self.boot, cmdline, labels, process.owner],
                     |row| Ok((row.get(0)?, row.get(1)?)),
                 )
                 .optional()?,
@@ -648,8 +666,8 @@ impl PartWriter<'_> {
                 let id = self
                     .transaction
                     .prepare_cached(
-                        "INSERT INTO process (pid, started_ns, boot, cmdline, labels, used)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                        "INSERT INTO process (pid, started_ns, boot, cmdline, labels, owner, used)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                     )?
                     .insert(params![
                         process.pid,
@@ -657,6 +675,7 @@ impl PartWriter<'_> {
                         self.boot,
                         cmdline,
                         labels,
+                        process.owner,
                         self.seq
                     ])?;
                 (id, self.seq)

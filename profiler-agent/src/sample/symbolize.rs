@@ -400,6 +400,7 @@ fn process_labels(
     ProcessLabels {
         pid: process.pid.0,
         started_ns: facts.started_ns,
+        owner: facts.owner(),
         cmdline: facts.cmdline(shows_arguments).into(),
         comm: facts.comm.as_str().into(),
         python_version: process.interpreter.version.to_string().into_boxed_str(),

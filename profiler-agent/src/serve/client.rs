@@ -2,24 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::error::Error as _;
-use std::io;
-use std::str::FromStr;
 use std::time::Duration;
 
 use tonic::Code;
-use tonic::transport::Endpoint;
 
 use crate::format::{Format, escape};
 use crate::generated::pyagent::v1 as proto;
-use crate::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
 use crate::generated::pyagent::v1::pull_profile_response::Part;
 use crate::profile::model::ProfileType;
 use crate::profile::query::{LabelFilter, ProcessFilter, TimeRange};
 
-use super::DEFAULT_ADDRESS;
-
-/// Longest time for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use super::connect::Client;
+pub use super::connect::{AgentAddress, ClientConfigFiles, ConnectError};
 
 /// What the agent may take for a profile beyond its duration.
 const PULL_GRACE: Duration = Duration::from_secs(70);
@@ -27,28 +21,12 @@ const PULL_GRACE: Duration = Duration::from_secs(70);
 /// Most bytes of a profile: an agent that sends more is none of ours.
 const MAX_PROFILE_BYTES: u64 = 1 << 30;
 
-/// Where an agent listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentAddress {
-    /// `host:port`.
-    authority: String,
-}
-
 /// Why there is no profile. Each message is one line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum PullFailure {
-    /// Not an address.
-    #[error("`{address}` is not an address of an agent: give host:port, such as {DEFAULT_ADDRESS}")]
-    BadAddress {
-        /// What was given, escaped.
-        address: String,
-    },
-    /// Nobody listens.
-    #[error("no agent answers at {address}; start one with: sudo pyagent --all-python")]
-    NoAgent {
-        /// Where it was looked for.
-        address: String,
-    },
+    /// It cannot be reached.
+    #[error(transparent)]
+    Unreachable(#[from] ConnectError),
     /// The agent profiles no such process, or recorded none.
     #[error("the agent at {address} has none of it: {reason}")]
     NoMatch {
@@ -80,43 +58,6 @@ pub struct PulledProfile {
     pub bytes: Vec<u8>,
 }
 
-impl Default for AgentAddress {
-    fn default() -> Self {
-        Self {
-            authority: DEFAULT_ADDRESS.to_owned(),
-        }
-    }
-}
-
-impl FromStr for AgentAddress {
-    type Err = PullFailure;
-
-    fn from_str(address: &str) -> Result<Self, PullFailure> {
-        let bad = || PullFailure::BadAddress {
-            address: escape(address).into_owned(),
-        };
-        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
-        let is_host = |char: char| char.is_ascii_alphanumeric() || "-._[]:%".contains(char);
-        let is_bracketed = host.starts_with('[') && host.ends_with(']');
-        if host.is_empty()
-            || !host.chars().all(is_host)
-            || (host.contains(':') && !is_bracketed)
-            || port.parse::<u16>().is_err()
-        {
-            return Err(bad());
-        }
-        Ok(Self {
-            authority: address.to_owned(),
-        })
-    }
-}
-
-impl std::fmt::Display for AgentAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.authority)
-    }
-}
-
 /// Which time is asked for.
 #[derive(Debug, Clone, Copy)]
 pub enum PullTime {
@@ -146,7 +87,7 @@ pub async fn pull(
     address: &AgentAddress,
     question: PullQuestion<'_>,
 ) -> Result<PulledProfile, PullFailure> {
-    let client = connect(address).await?;
+    let client = address.connect().await?;
     let mut request = proto::PullProfileRequest {
         selector: Some(selector(question.filter)),
         format: question.format.name.to_owned(),
@@ -178,7 +119,7 @@ pub async fn pull(
 
 /// The containers of the processes that an agent profiles, as people know them; each once.
 pub async fn containers(address: &AgentAddress) -> Result<Vec<String>, PullFailure> {
-    let mut client = connect(address).await?;
+    let mut client = address.connect().await?;
     let listed = client.list_processes(proto::ListProcessesRequest::default());
     let listed = listed.await.map_err(|status| refused(address, &status))?;
     let processes = listed.into_inner().processes.into_iter();
@@ -193,23 +134,8 @@ pub async fn containers(address: &AgentAddress) -> Result<Vec<String>, PullFailu
     Ok(containers.into_iter().collect())
 }
 
-async fn connect(
-    address: &AgentAddress,
-) -> Result<ProfileServiceClient<tonic::transport::Channel>, PullFailure> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let endpoint = endpoint.map_err(|_| PullFailure::BadAddress {
-        address: address.to_string(),
-    })?;
-    let channel = endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .connect()
-        .await
-        .map_err(|error| no_connection(address, &error))?;
-    Ok(ProfileServiceClient::new(channel))
-}
-
 async fn receive(
-    mut client: ProfileServiceClient<tonic::transport::Channel>,
+    mut client: Client,
     request: proto::PullProfileRequest,
 ) -> Result<PulledProfile, tonic::Status> {
     let broken = || tonic::Status::data_loss("the answer is not complete");
@@ -243,7 +169,12 @@ async fn receive(
 }
 
 fn selector(filter: &ProcessFilter) -> proto::ProcessSelector {
-    let ProcessFilter { include, exclude } = filter;
+    let ProcessFilter {
+        include,
+        exclude,
+        // The agent knows by itself who asks.
+        viewer: _,
+    } = filter;
     proto::ProcessSelector {
         pids: include.pids.clone(),
         comm: texts(&include.comm),
@@ -269,35 +200,18 @@ fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
-/// Nobody there is the usual case and has an answer; else the system's words.
-fn no_connection(address: &AgentAddress, error: &tonic::transport::Error) -> PullFailure {
-    let mut reason = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        reason = error.to_string();
-        let error = error.downcast_ref::<io::Error>();
-        if error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            return PullFailure::NoAgent {
-                address: address.to_string(),
-            };
-        }
-        source = source.and_then(std::error::Error::source);
-    }
-    PullFailure::Refused {
-        address: address.to_string(),
-        reason: escape(&reason).into_owned(),
-    }
-}
-
 fn refused(address: &AgentAddress, status: &tonic::Status) -> PullFailure {
-    let address = address.to_string();
+    let shown = address.to_string();
+    if let Some(error) = status.source() {
+        return address.broken(error).into();
+    }
     match status.code() {
         Code::NotFound => PullFailure::NoMatch {
-            address,
+            address: shown,
             reason: escape(status.message()).into_owned(),
         },
         code => PullFailure::Refused {
-            address,
+            address: shown,
             reason: match status.message() {
                 "" => code.description().to_owned(),
                 message => escape(message).into_owned(),

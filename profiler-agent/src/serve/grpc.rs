@@ -10,7 +10,8 @@ use super::pull::{
     BadRequest, Pulled, Puller, Selector, SelectorSide, Times, Wanted, label_filters,
 };
 use super::query::{Asker, ContainerInfo, ProcessInfo, ProcessState, PullError, RecorderInfo};
-use super::watch::{Watch, WatchStream};
+use super::scope::Scope;
+use super::watching::{Watch, WatchStream};
 use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_server::ProfileService;
@@ -40,7 +41,8 @@ impl ProfileService for Service {
         &self,
         request: Request<proto::ListProcessesRequest>,
     ) -> Result<Response<proto::ListProcessesResponse>, Status> {
-        let filter = selector(request.into_inner().selector).parse()?;
+        let scope = Scope::of(request.extensions());
+        let filter = selector(request.into_inner().selector).parse(&scope)?;
         let processes = self.asker.processes(filter).await;
         let processes = processes.ok_or(PullError::Stopping)?;
         Ok(Response::new(proto::ListProcessesResponse {
@@ -52,6 +54,7 @@ impl ProfileService for Service {
         &self,
         request: Request<proto::PullProfileRequest>,
     ) -> Result<Response<Self::PullProfileStream>, Status> {
+        let scope = Scope::of(request.extensions());
         let request = request.into_inner();
         let format = match &*request.format {
             "" => Format::default_format(),
@@ -67,7 +70,7 @@ impl ProfileService for Service {
             from: request.from.map(moment).transpose()?,
             to: request.to.map(moment).transpose()?,
         };
-        let filter = selector(request.selector).parse()?;
+        let filter = selector(request.selector).parse(&scope)?;
         let wanted = Wanted {
             source: times.source(profile_type, filter, DEFAULT_DURATION)?,
             labels: label_filters(request.labels.into_iter().map(|it| (it.name, it.pattern)))?,
@@ -81,12 +84,13 @@ impl ProfileService for Service {
         &self,
         request: Request<proto::WatchProfilesRequest>,
     ) -> Result<Response<Self::WatchProfilesStream>, Status> {
+        let scope = Scope::of(request.extensions());
         let request = request.into_inner();
         let types: Result<Vec<ProfileType>, _> =
             request.types.iter().map(|name| name.parse()).collect();
         let watch = Watch {
             types: types.map_err(BadRequest::from)?,
-            filter: selector(request.selector).parse()?,
+            filter: selector(request.selector).parse(&scope)?,
             labels: label_filters(request.labels.into_iter().map(|it| (it.name, it.pattern)))?,
             format: match &*request.format {
                 "" => Format::default_format(),

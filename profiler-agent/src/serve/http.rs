@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -12,6 +13,7 @@ use axum::routing::get;
 use super::metrics;
 use super::pull::{BadRequest, Pulled, Puller, Selector, Times, Wanted, label_filters};
 use super::query::{Asker, PullError};
+use super::scope::Scope;
 use crate::format::{Format, escape};
 use crate::profile::model::ProfileType;
 use crate::profile::time::{parse_span, parse_time};
@@ -31,8 +33,15 @@ pub(super) fn routes(shared: Shared) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/healthz", get(health))
-        .route("/metrics", get(metrics))
         .route("/debug/pprof/profile", get(profile))
+        .with_state(shared.clone())
+        .merge(metrics_route(shared))
+}
+
+/// The one for Prometheus.
+pub(super) fn metrics_route(shared: Shared) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
         .with_state(shared)
 }
 
@@ -63,7 +72,7 @@ async fn index() -> Response {
             "                                       repeat one for one or the other\n",
             "/debug/pprof/profile?last=10m          of what was recorded; also from=TIME&to=TIME (RFC 3339)\n",
             "/metrics                               the agent's own counters, for Prometheus\n",
-            "/healthz                               200 while the agent answers\n\n",
+            "/healthz, /livez, /readyz              200 while the agent answers, is alive, takes samples\n\n",
             "The same port speaks gRPC: pyagent.v1.ProfileService, with reflection and health.",
         ),
     )
@@ -88,11 +97,12 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 
 async fn profile(
     State(shared): State<Shared>,
+    scope: Extension<Scope>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let asked = query
         .map_err(|error| BadQuery::Unreadable(error.body_text()))
-        .and_then(|Query(pairs)| parse(pairs));
+        .and_then(|Query(pairs)| parse(pairs, &scope));
     let wanted = match asked {
         Ok(wanted) => wanted,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -126,7 +136,7 @@ enum BadQuery {
 
 /// The profile that a query asks for. What is not known is refused: a mistyped `pid` must not become a
 /// profile of everything.
-fn parse(pairs: Vec<(String, String)>) -> Result<Wanted, BadQuery> {
+fn parse(pairs: Vec<(String, String)>, scope: &Scope) -> Result<Wanted, BadQuery> {
     let mut selector = Selector::default();
     let mut times = Times::default();
     let mut labels = Vec::new();
@@ -165,7 +175,7 @@ fn parse(pairs: Vec<(String, String)>) -> Result<Wanted, BadQuery> {
         }
     }
     Ok(Wanted {
-        source: times.source(profile_type, selector.parse()?, DEFAULT_SECONDS)?,
+        source: times.source(profile_type, selector.parse(scope)?, DEFAULT_SECONDS)?,
         labels: label_filters(labels)?,
         format,
     })
@@ -201,7 +211,7 @@ fn refusal(error: PullError) -> Response {
     plain(status, &error.to_string())
 }
 
-fn plain(status: StatusCode, text: &str) -> Response {
+pub(super) fn plain(status: StatusCode, text: &str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

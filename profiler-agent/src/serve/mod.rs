@@ -1,63 +1,58 @@
-//! The server: gRPC and HTTP on one port, and the client of its gRPC half.
+//! The server: gRPC and HTTP on each address, and the client of its gRPC half.
 //!
-//! It knows nothing of how profiles are made: it asks the agent ([`query`]). Loopback only, unless the user
-//! says otherwise. Everything that a client can make grow has a bound here: connections, streams, the time to
-//! send a request, sizes, pulls at a time.
+//! It knows nothing of how profiles are made: it asks the agent ([`query`]). This host only, unless the user
+//! says otherwise; then by TLS, and to whom shows a certificate or a token. Everything that a client can make grow has a
+//! bound here: connections, streams, the time to send a request, sizes, pulls at a time.
 
+mod auth;
+mod certificate;
 pub mod client;
+pub mod connect;
+mod connection;
 mod grpc;
 mod guard;
+mod health;
 mod http;
+pub mod listen;
 mod metrics;
+mod places;
 mod pull;
 pub mod query;
+pub mod scope;
+pub mod secrets;
 #[cfg(test)]
 mod tests;
-mod watch;
+pub mod tls;
+mod watching;
 
-use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
 use axum::middleware;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use rustls::ServerConfig;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tower::ServiceExt as _;
 
+use self::auth::Gate;
+use self::connection::{Patience, Served};
+use self::guard::Names;
+use self::listen::{BindError, ListenAddress, Socket, is_loopback};
+use self::places::Places;
 pub use self::pull::{DURATIONS, MAX_CONCURRENT_PULLS};
 use self::query::{Asker, Query};
+use self::tls::TlsFiles;
 use crate::generated::FILE_DESCRIPTOR_SET;
 use crate::generated::pyagent::v1::profile_service_server::{ProfileServiceServer, SERVICE_NAME};
 
 /// Where an agent serves, and where a client looks for it, unless told otherwise.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7099";
-
-/// Most connections at a time; others wait.
-const MAX_CONNECTIONS: usize = 256;
-
-/// Most requests at a time on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 64;
-
-/// Longest time from the connection to its first request, and for the head of each request of HTTP/1.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How often a silent HTTP/2 client is asked whether it is there, and how long it may take to say so.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// Most bytes of a request's head.
-const MAX_HEADER_BYTES: usize = 16 << 10;
 
 /// Most bytes of a gRPC request.
 const MAX_REQUEST_BYTES: usize = 256 << 10;
@@ -65,73 +60,177 @@ const MAX_REQUEST_BYTES: usize = 256 << 10;
 /// What requests in flight get at the end to send their answers.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-/// Who may connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exposure {
-    /// Only this host: other addresses are refused.
-    Loopback,
-    /// Whoever reaches the address, without a check of who it is: `--insecure`.
-    Insecure,
+/// Where to serve, and to whom.
+#[derive(Debug, Clone, Default)]
+pub struct ServeConfig {
+    /// Where.
+    pub listen: Vec<ListenAddress>,
+    /// Group of local sockets, by name or number.
+    pub socket_group: Option<String>,
+    /// For TLS.
+    pub tls: Option<TlsFiles>,
+    /// What clients with a certificate may; everything when absent.
+    pub client_scopes: Option<PathBuf>,
+    /// Bearer tokens.
+    pub token_file: Option<PathBuf>,
+    /// Other hosts may ask without TLS, or without showing who they are.
+    pub insecure: bool,
 }
 
-/// Why the server cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Something listens there.
-    #[error(
-        "{address} is in use, perhaps by another pyagent: choose another one with --listen ADDR"
-    )]
-    InUse {
-        /// The address.
-        address: SocketAddr,
-    },
-    /// Other hosts could connect.
-    #[error(
-        "{address} can be reached from other hosts, and whoever reaches it can read profiles: use a loopback \
-         address with --listen, or accept it with --insecure"
-    )]
-    NotLoopback {
-        /// The address.
-        address: SocketAddr,
-    },
-    /// Anything else.
-    #[error("cannot listen on {address}: {error}; choose another address with --listen ADDR")]
-    Other {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        error: io::Error,
-    },
-}
-
-/// A server that has its port.
-#[derive(Debug)]
+/// A server that has its addresses.
 pub struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
-    exposure: Exposure,
-    header_timeout: Duration,
+    listeners: Vec<Listener>,
+    patience: Patience,
+}
+
+/// An address, and who is let in there.
+struct Listener {
+    socket: Socket,
+    address: ListenAddress,
+    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    gate: Gate,
+    /// By which names it may be asked for; `None`: web pages cannot reach it.
+    names: Option<Names>,
 }
 
 impl Server {
-    /// Takes the port.
-    pub async fn bind(address: SocketAddr, exposure: Exposure) -> Result<Self, BindError> {
-        let is_loopback = address.ip().to_canonical().is_loopback();
-        if exposure == Exposure::Loopback && !is_loopback {
-            return Err(BindError::NotLoopback { address });
+    /// Reads the files, takes the addresses.
+    pub fn bind(config: &ServeConfig) -> Result<Self, BindError> {
+        check(config)?;
+        let has_tokens = config.token_file.is_some();
+        let tls = config.tls.as_ref();
+        let has_authorities = tls.is_some_and(|tls| tls.client_ca.is_some());
+        let tls = tls
+            .map(|files| tls::follow(files, has_tokens))
+            .transpose()?;
+        let token_file = config.token_file.clone();
+        let tokens = token_file.map(auth::tokens).transpose()?;
+        let scopes = config.client_scopes.clone();
+        let scopes = scopes.map(auth::certificate_scopes).transpose()?;
+        let mut listeners = Vec::new();
+        for address in &config.listen {
+            let listener = match address {
+                ListenAddress::None => continue,
+                ListenAddress::Unix(path) => Listener {
+                    socket: Socket::unix(path, config.socket_group.as_deref())?,
+                    address: address.clone(),
+                    tls: None,
+                    gate: Gate {
+                        by_user: true,
+                        ..Gate::default()
+                    },
+                    names: None,
+                },
+                ListenAddress::Tcp {
+                    address: wanted, ..
+                } => {
+                    let tls = tls
+                        .clone()
+                        .filter(|_| address.speaks_tls(config.tls.is_some()));
+                    let (socket, bound) = Socket::tcp(*wanted)?;
+                    let is_plain = tls.is_none();
+                    Listener {
+                        socket,
+                        address: ListenAddress::Tcp {
+                            address: bound,
+                            tls: Some(!is_plain),
+                        },
+                        gate: Gate {
+                            by_user: false,
+                            tokens: tokens.clone(),
+                            certificates: !is_plain && has_authorities,
+                            scopes: scopes.clone().filter(|_| !is_plain),
+                        },
+                        tls,
+                        names: Some(if is_loopback(wanted) && is_plain {
+                            Names::Loopback
+                        } else {
+                            Names::Any
+                        }),
+                    }
+                }
+            };
+            listeners.push(listener);
         }
-        let other = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse { address },
-            _ => BindError::Other { address, error },
-        };
-        let listener = TcpListener::bind(address).await.map_err(other)?;
-        let address = listener.local_addr().map_err(other)?;
         Ok(Self {
-            listener,
-            address,
-            exposure,
-            header_timeout: HEADER_TIMEOUT,
+            listeners,
+            patience: Patience::default(),
         })
+    }
+
+    /// The addresses, with the ports that were chosen where port 0 was asked for.
+    pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
+        self.listeners.iter().map(|listener| &listener.address)
+    }
+
+    /// The addresses that other hosts can reach, and where nobody has to show who asks.
+    pub fn open_to_all(&self) -> impl Iterator<Item = &ListenAddress> {
+        let is_open = |listener: &&Listener| match &listener.address {
+            ListenAddress::Tcp { address, .. } => {
+                let gate = &listener.gate;
+                !is_loopback(address) && gate.tokens.is_none() && !gate.certificates
+            }
+            ListenAddress::Unix(_) | ListenAddress::None => false,
+        };
+        let open = self.listeners.iter().filter(is_open);
+        open.map(|listener| &listener.address)
+    }
+
+    /// Serves until `shutdown`, then a moment longer for requests in flight. Questions go to `queries`.
+    pub async fn run(self, queries: mpsc::Sender<Query>, shutdown: impl Future<Output = ()>) {
+        let asker = Asker::new(queries);
+        let (health, router) = router(&asker).await;
+        let reporting = tokio::spawn(health::report(health.clone(), asker));
+        let (stop, stopped) = watch::channel(false);
+        let (busy, mut idle) = mpsc::channel::<()>(1);
+        let mut listeners = JoinSet::new();
+        for listener in self.listeners {
+            let router = router.clone().layer(middleware::from_fn_with_state(
+                listener.gate,
+                auth::authorize,
+            ));
+            // What is added last sees a request first.
+            let router = match listener.names {
+                Some(names) => router.layer(middleware::from_fn_with_state(
+                    names,
+                    guard::refuse_web_pages,
+                )),
+                None => router,
+            };
+            let served = Served {
+                router,
+                tls: listener.tls,
+                patience: self.patience,
+                stop: stopped.clone(),
+            };
+            listeners.spawn(accept(listener.socket, served, busy.clone()));
+        }
+        drop(busy);
+        shutdown.await;
+        reporting.abort();
+        for name in ["", SERVICE_NAME] {
+            health
+                .set_service_status(name, ServingStatus::NotServing)
+                .await;
+        }
+        stop.send_replace(true);
+        while listeners.join_next().await.is_some() {}
+        // Who is not done then is cut off when the runtime ends.
+        let _ = tokio::time::timeout(SHUTDOWN_GRACE, idle.recv()).await;
+    }
+}
+
+/// Health and metrics on an address of their own, which anybody may reach: it says nothing of any process.
+pub struct HealthServer {
+    socket: Socket,
+    address: SocketAddr,
+}
+
+impl HealthServer {
+    /// Takes the address.
+    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        let (socket, address) = Socket::tcp(address)?;
+        Ok(Self { socket, address })
     }
 
     /// The address, with the port that was chosen when port 0 was asked for.
@@ -140,99 +239,127 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown`, then a moment longer for requests in flight. Questions go to `queries`.
+    /// Serves until `shutdown`. It is alive from the begin on, and ready once `queries` are answered.
     pub async fn run(self, queries: mpsc::Sender<Query>, shutdown: impl Future<Output = ()>) {
-        let (health, router) = router(queries, self.exposure).await;
-        let graceful = GracefulShutdown::new();
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut shutdown = pin!(shutdown);
-        loop {
-            let (stream, place) = tokio::select! {
-                accepted = accept(&self.listener, &places) => accepted,
-                () = &mut shutdown => break,
-            };
-            let router = router.clone();
-            let watcher = graceful.watcher();
-            tokio::spawn(async move {
-                let _place = place;
-                serve_connection(stream, router, watcher, self.header_timeout).await;
-            });
-        }
-        health
+        let asker = Asker::new(queries);
+        let (reporter, service) = tonic_health::server::health_reporter();
+        reporter
             .set_service_status("", ServingStatus::NotServing)
             .await;
-        health
-            .set_service_status(SERVICE_NAME, ServingStatus::NotServing)
-            .await;
-        // Who is not done then is cut off when the runtime ends.
-        let _ = tokio::time::timeout(SHUTDOWN_GRACE, graceful.shutdown()).await;
+        let reporting = tokio::spawn(health::report(reporter, asker.clone()));
+        let shared = http::Shared {
+            puller: pull::Puller::new(asker.clone()),
+            asker: asker.clone(),
+        };
+        let router = Routes::new(service)
+            .into_axum_router()
+            .merge(health::routes(asker))
+            .merge(http::metrics_route(shared))
+            .fallback(http::not_found)
+            // Nobody is refused; a connection is one that asks.
+            .layer(middleware::from_fn_with_state(
+                Gate::default(),
+                auth::authorize,
+            ));
+        let (stop, stopped) = watch::channel(false);
+        let served = Served {
+            router,
+            tls: None,
+            patience: Patience::default(),
+            stop: stopped,
+        };
+        let (busy, mut idle) = mpsc::channel::<()>(1);
+        let accepting = tokio::spawn(accept(self.socket, served, busy));
+        shutdown.await;
+        reporting.abort();
+        stop.send_replace(true);
+        let _ = accepting.await;
+        let _ = tokio::time::timeout(SHUTDOWN_GRACE, idle.recv()).await;
     }
 }
 
-/// The next connection, when there is a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    let place = Arc::clone(places).acquire_owned().await;
-    let place = place.expect("nobody closes the semaphore");
+/// What would serve whom the user did not mean, and what would not serve whom they did.
+fn check(config: &ServeConfig) -> Result<(), BindError> {
+    let has_certificate = config.tls.is_some();
+    let tls = config.tls.as_ref();
+    let has_authorities = tls.is_some_and(|tls| tls.client_ca.is_some());
+    let shows_who = config.token_file.is_some() || has_authorities;
+    for listen in &config.listen {
+        let ListenAddress::Tcp { address, .. } = listen else {
+            continue;
+        };
+        let speaks_tls = listen.speaks_tls(has_certificate);
+        if speaks_tls && !has_certificate {
+            return Err(BindError::NoCertificate {
+                address: listen.clone(),
+            });
+        }
+        let is_guarded = is_loopback(address) || (speaks_tls && shows_who);
+        if !is_guarded && !config.insecure {
+            return Err(BindError::NotLoopback {
+                address: listen.clone(),
+            });
+        }
+    }
+    let unused = |flag, reason| Err(BindError::Unused { flag, reason });
+    let speaks_tls = |listen: &ListenAddress| listen.speaks_tls(has_certificate);
+    if has_certificate && !config.listen.iter().any(speaks_tls) {
+        return unused(
+            "--tls-cert",
+            "no --listen address speaks TLS: those of loopback do when they are written as https://127.0.0.1:PORT",
+        );
+    }
+    if config.client_scopes.is_some() && !has_authorities {
+        return unused(
+            "--tls-client-scopes",
+            "certificates of clients are not looked at without --tls-client-ca",
+        );
+    }
+    let is_tcp = |listen: &ListenAddress| matches!(listen, ListenAddress::Tcp { .. });
+    if config.token_file.is_some() && !config.listen.iter().any(is_tcp) {
+        return unused(
+            "--token-file",
+            "no --listen address is TCP; over a local socket the user counts who asks",
+        );
+    }
+    Ok(())
+}
+
+/// Takes connections until the server stops. Each holds `busy` while it lasts.
+async fn accept(socket: Socket, served: Served, busy: mpsc::Sender<()>) {
+    let places = Arc::new(Places::default());
+    let mut stop = served.stop.clone();
+    let mut stop = pin!(stop.wait_for(|stop| *stop));
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = &mut stop => return,
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 // No file descriptor is free, most likely: trying again at once would take a whole CPU.
                 tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
             }
-        }
+        };
+        let Some(place) = places.enter(stream.peer()) else {
+            continue;
+        };
+        let (served, busy) = (served.clone(), busy.clone());
+        tokio::spawn(async move {
+            connection::serve(stream, served, place).await;
+            drop(busy);
+        });
     }
-}
-
-/// Serves one connection. What is wrong with it (garbage, a client that leaves) concerns nobody else.
-async fn serve_connection(
-    stream: TcpStream,
-    router: Router,
-    watcher: Watcher,
-    header_timeout: Duration,
-) {
-    // A request is one small write; waiting for more costs 40 ms.
-    let _ = stream.set_nodelay(true);
-    let first_request = Arc::new(Notify::new());
-    let seen = Arc::clone(&first_request);
-    let service = router.map_request(move |request: Request<_>| {
-        seen.notify_one();
-        request.map(Body::new)
-    });
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(MAX_HEADER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEADER_BYTES as u32)
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE);
-    let connection =
-        builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    let mut connection = pin!(watcher.watch(connection));
-    tokio::select! {
-        _ = &mut connection => return,
-        () = first_request.notified() => {}
-        () = tokio::time::sleep(header_timeout) => return,
-    }
-    let _ = connection.await;
 }
 
 /// Why the descriptors for reflection can be read.
 const GENERATED: &str = "the descriptors are generated with the code";
 
-/// Everything that is served.
-async fn router(queries: mpsc::Sender<Query>, exposure: Exposure) -> (HealthReporter, Router) {
-    let asker = Asker::new(queries);
+/// Everything that is served, to whom may.
+async fn router(asker: &Asker) -> (HealthReporter, Router) {
     let puller = pull::Puller::new(asker.clone());
     let service = ProfileServiceServer::new(grpc::Service {
         asker: asker.clone(),
@@ -253,12 +380,10 @@ async fn router(queries: mpsc::Sender<Query>, exposure: Exposure) -> (HealthRepo
         .add_service(reflection().build_v1().expect(GENERATED))
         .add_service(reflection().build_v1alpha().expect(GENERATED))
         .into_axum_router();
-    let http = http::routes(http::Shared { asker, puller });
-    let router = grpc.merge(http).fallback(http::not_found);
-    let router = match exposure {
-        Exposure::Loopback => router.layer(middleware::from_fn(guard::refuse_web_pages)),
-        // Other hosts ask for this one by its name.
-        Exposure::Insecure => router,
+    let shared = http::Shared {
+        asker: asker.clone(),
+        puller,
     };
-    (health, router)
+    let http = http::routes(shared).merge(health::routes(asker.clone()));
+    (health, grpc.merge(http).fallback(http::not_found))
 }

@@ -9,6 +9,7 @@ use regex::Regex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::query::{Asker, PullError, PullRequest};
+use super::scope::Scope;
 use crate::format::{Format, FormatError};
 use crate::profile::model::{Profile, ProfileType, UnknownType};
 use crate::profile::query::{
@@ -165,8 +166,8 @@ pub(super) struct SelectorSide {
 }
 
 impl Selector {
-    /// The filter that it describes.
-    pub(super) fn parse(self) -> Result<ProcessFilter, BadRequest> {
+    /// The filter that it describes, for somebody of this scope.
+    pub(super) fn parse(self, scope: &Scope) -> Result<ProcessFilter, BadRequest> {
         let sides = [&self.include, &self.exclude];
         let ids = |side: &&SelectorSide| side.pids.len() + side.container.len();
         let n_ids: usize = sides.iter().map(ids).sum();
@@ -179,6 +180,7 @@ impl Selector {
         Ok(ProcessFilter {
             include: self.include.parse()?,
             exclude: self.exclude.parse()?,
+            viewer: scope.viewer(),
         })
     }
 }

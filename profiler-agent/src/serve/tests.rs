@@ -1,5 +1,10 @@
 //! The server over real sockets, with an agent that only answers questions.
 
+mod access;
+mod bounds;
+mod encrypted;
+mod local;
+
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -39,6 +44,12 @@ const PID: u32 = 42;
 /// The container that it is in.
 const CONTAINER_ID: &str = "8a1b2c3d4e5f60718293a4b5c6d7e8f9008a1b2c3d4e5f60718293a4b5c6d7e8";
 
+/// The Kubernetes namespace of that.
+const NAMESPACE: &str = "shop";
+
+/// The user whose that process is.
+const OWNER: u32 = 1234;
+
 /// Another one that it sees.
 const OTHER_PID: u32 = 43;
 
@@ -72,13 +83,36 @@ struct Running {
     unanswered: mpsc::Receiver<oneshot::Sender<Result<Profile, PullError>>>,
 }
 
+#[expect(clippy::unused_async, reason = "it needs the runtime")]
 async fn start() -> Running {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), Exposure::Loopback).await;
-    serve(server.unwrap())
+    serve(bind("127.0.0.1:0").unwrap())
+}
+
+fn config(listen: &str) -> ServeConfig {
+    ServeConfig {
+        listen: vec![listen.parse().unwrap()],
+        ..ServeConfig::default()
+    }
+}
+
+fn bind(listen: &str) -> Result<Server, BindError> {
+    Server::bind(&config(listen))
+}
+
+/// Where it is reached from this host; of local sockets nowhere.
+fn address_of(server: &Server) -> SocketAddr {
+    let of = |address: &ListenAddress| match address {
+        ListenAddress::Tcp { address, .. } => {
+            Some(SocketAddr::new([127, 0, 0, 1].into(), address.port()))
+        }
+        ListenAddress::Unix(_) | ListenAddress::None => None,
+    };
+    let first = server.addresses().find_map(of);
+    first.unwrap_or_else(|| SocketAddr::new([127, 0, 0, 1].into(), 0))
 }
 
 fn serve(server: Server) -> Running {
-    let address = server.address();
+    let address = address_of(&server);
     let (queries, questions) = mpsc::channel(4);
     let (hand_over, unanswered) = mpsc::channel(64);
     tokio::spawn(answer(questions, hand_over));
@@ -139,6 +173,12 @@ fn is_meant(filter: &ProcessFilter, process: &ProcessInfo) -> bool {
             .container
             .as_ref()
             .map_or("", |container| &container.name),
+        k8s_namespace: if process.container.is_some() {
+            NAMESPACE
+        } else {
+            ""
+        },
+        owner: (process.pid == PID).then_some(OWNER),
     })
 }
 
@@ -190,7 +230,7 @@ fn processes() -> Vec<ProcessInfo> {
     ]
 }
 
-fn status() -> Status {
+pub(super) fn status() -> Status {
     Status {
         uptime: Duration::from_millis(1500),
         kernel_release: "6.12.0".to_owned(),
@@ -963,9 +1003,8 @@ async fn garbage_does_not_end_the_server() {
 
 #[tokio::test]
 async fn connections_that_do_not_ask_are_closed() {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), Exposure::Loopback).await;
-    let mut server = server.unwrap();
-    server.header_timeout = Duration::from_millis(50);
+    let mut server = bind("127.0.0.1:0").unwrap();
+    server.patience.header = Duration::from_millis(50);
     let running = serve(server);
     for beginning in [
         "",
@@ -1062,6 +1101,11 @@ async fn clients_are_told_in_one_line_what_is_wrong() {
         "::1:7099",
         "h/x:1",
         "u@h:1",
+        "ftp://h:1",
+        "https://h",
+        "https://h:1/x",
+        "unix:",
+        "unix:relative",
     ] {
         let failure = address.parse::<AgentAddress>().unwrap_err();
         assert!(failure.to_string().contains("give host:port"), "{failure}");
@@ -1071,6 +1115,9 @@ async fn clients_are_told_in_one_line_what_is_wrong() {
         "[::1]:7099",
         DEFAULT_ADDRESS,
         "node-1.example:1",
+        "http://h:1",
+        "https://[::1]:7099",
+        "unix:/run/pyagent/pyagent.sock",
     ] {
         assert_eq!(
             address.parse::<AgentAddress>().unwrap().to_string(),
@@ -1081,31 +1128,35 @@ async fn clients_are_told_in_one_line_what_is_wrong() {
 
 #[tokio::test]
 async fn the_port_is_taken_only_on_loopback_and_only_once() {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), Exposure::Loopback)
-        .await
-        .unwrap();
-    let again = Server::bind(server.address(), Exposure::Loopback)
-        .await
-        .unwrap_err();
-    let expected = format!("{} is in use", server.address());
+    let server = bind("127.0.0.1:0").unwrap();
+    let address = address_of(&server).to_string();
+    let again = bind(&address).err().unwrap();
+    let expected = format!("{address} is in use");
     assert!(again.to_string().starts_with(&expected), "{again}");
     assert!(again.to_string().contains("--listen"));
-    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
-        let error = Server::bind(address.parse().unwrap(), Exposure::Loopback)
-            .await
-            .unwrap_err();
-        assert!(error.to_string().contains("--insecure"), "{error}");
+    for address in [
+        "0.0.0.0:0",
+        "[::]:0",
+        "192.0.2.1:0",
+        "http://0.0.0.0:0",
+        "[::ffff:192.0.2.1]:0",
+    ] {
+        let error = bind(address).err().unwrap().to_string();
+        for way in ["--insecure", "--tls-cert", "--token-file", "unix:/PATH"] {
+            assert!(error.contains(way), "{error}");
+        }
     }
-    let everywhere = Server::bind("0.0.0.0:0".parse().unwrap(), Exposure::Insecure).await;
-    assert!(everywhere.is_ok());
+    let mut everywhere = config("0.0.0.0:0");
+    everywhere.insecure = true;
+    let everywhere = Server::bind(&everywhere).unwrap();
+    assert_eq!(everywhere.open_to_all().count(), 1);
+    assert_eq!(server.open_to_all().count(), 0);
 }
 
 #[tokio::test]
 async fn an_agent_that_is_gone_is_told_as_stopping() {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), Exposure::Loopback)
-        .await
-        .unwrap();
-    let address = server.address();
+    let server = bind("127.0.0.1:0").unwrap();
+    let address = address_of(&server);
     let (queries, questions) = mpsc::channel(1);
     drop(questions);
     let (stop, stopped) = oneshot::channel::<()>();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::process::facts::Facts;
-use crate::profile::query::ProcessFacts;
+use crate::profile::query::{ProcessFacts, ProcessFilter};
 use crate::python::process::PythonProcess;
 use crate::python::refusal::Reason;
 
@@ -51,7 +51,11 @@ pub struct ProcessListing {
 
 /// What a filter looks at; `cmdline` is as much of the arguments as whoever asks may see.
 #[must_use]
-pub fn filtered<'a>(facts: &'a Facts, cmdline: &'a str) -> ProcessFacts<'a> {
+pub fn filtered<'a>(
+    facts: &'a Facts,
+    cmdline: &'a str,
+    filter: &ProcessFilter,
+) -> ProcessFacts<'a> {
     let container = facts.container.as_ref();
     let name = container.and_then(|container| container.name.as_deref());
     ProcessFacts {
@@ -61,5 +65,11 @@ pub fn filtered<'a>(facts: &'a Facts, cmdline: &'a str) -> ProcessFacts<'a> {
         cgroup: &facts.cgroup,
         container_id: container.map_or("", |container| &container.id),
         container_name: name.unwrap_or_default(),
+        k8s_namespace: "",
+        owner: if filter.needs_owner() {
+            facts.owner()
+        } else {
+            None
+        },
     }
 }

@@ -488,7 +488,7 @@ impl<K: KernelTable> Tracker<K> {
         let is_descendant = self.descendants.contains(&facts.pid);
         let cmdline = facts.arguments.join(" ");
         let filter = &self.selection.filter;
-        let facts = process::filtered(facts, &cmdline);
+        let facts = process::filtered(facts, &cmdline, filter);
         if self.selection.only_pids.is_some() && (is_followed || is_descendant) {
             return !filter.excludes(&facts);
         }

@@ -11,6 +11,7 @@ pub mod host;
 pub mod kernel_cost;
 pub mod peer;
 pub mod proc_files;
+pub mod recorder;
 pub mod report;
 pub mod slowdown;
 pub mod target;

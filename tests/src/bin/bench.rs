@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: measures what pyagent costs and writes the table. Measuring itself is in
 //! `pyagent_tests::bench`.
 //!
-//! Arguments: names of the parts to measure (`kernel`, `slowdown`, `allocation`, `cpu`, `memory`, `start`), all without
+//! Arguments: names of the parts to measure (`kernel`, `slowdown`, `allocation`, `recorder`, `cpu`, `memory`,
+//! `start`), all without
 //! any; and a version (`3.12`) to measure no other in the kernel. The whole run goes into bench/RESULTS.md,
 //! a part of it only to stderr.
 
@@ -13,7 +14,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use pyagent_tests::{
     bench::{
-        agent_cost, allocation, host, kernel_cost, peer::PySpy, report, report::Section, slowdown,
+        agent_cost, allocation, host, kernel_cost, peer::PySpy, recorder, report, report::Section,
+        slowdown,
     },
     interpreters::{self, Interpreter},
 };
@@ -21,7 +23,15 @@ use pyagent_tests::{
 /// The version that the aims are for.
 const AIM_VERSION: (u8, u8) = (3, 12);
 
-const PARTS: [&str; 6] = ["kernel", "slowdown", "allocation", "cpu", "memory", "start"];
+const PARTS: [&str; 7] = [
+    "kernel",
+    "slowdown",
+    "allocation",
+    "recorder",
+    "cpu",
+    "memory",
+    "start",
+];
 
 fn main() -> Result<()> {
     let asked: Vec<String> = env::args().skip(1).collect();
@@ -93,6 +103,7 @@ fn measure(
             let folder = root().join("target/bench-memory-venv");
             vec![allocation::measure(interpreter, pyagent, &folder)?]
         }
+        "recorder" => vec![recorder::measure()?],
         "cpu" => vec![agent_cost::cpu(interpreter, pyagent)?],
         "memory" => vec![agent_cost::memory(interpreter, pyagent)?],
         _ => vec![agent_cost::first_sample(interpreter, pyagent)?],

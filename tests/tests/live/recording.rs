@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use profiler_agent::agent::{Agent, Purpose, Recording};
-use profiler_agent::config::{AllocationConfig, DEFAULT_FAULT_PERIOD, SamplingConfig};
+use profiler_agent::config::{
+    AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_WINDOW, SamplingConfig,
+};
 use profiler_agent::ids::Pid;
 use profiler_agent::process::service::LabelOptions;
 use profiler_agent::profile::model::{FrameKind, Profile, ProfileType};
@@ -129,6 +131,7 @@ pub(crate) fn record(
         max_samples_per_second: None,
         ring_bytes: RING_BYTES,
         max_processes: DEFAULT_MAX_PROCESSES,
+        window: DEFAULT_WINDOW,
         allocation: AllocationConfig::default(),
         labels: LabelOptions::default(),
         bpf_debug: false,

@@ -123,7 +123,7 @@ impl Engine {
                     } else {
                         facts.cmdline(show_cmdline)
                     };
-                    filter.matches(&filtered(&process.facts, &cmdline))
+                    filter.matches(&filtered(&process.facts, &cmdline, &filter))
                 })
                 .map(|process| process_info(process, show_cmdline, collecting.as_ref()))
                 .collect();

@@ -15,7 +15,7 @@ use crate::ids::Generation;
 use crate::process::resident;
 use crate::profile::aggregate::{Aggregator, ResolvedSample};
 use crate::profile::model::{Profile, ProfileType};
-use crate::profile::query::ProcessFilter;
+use crate::profile::query::{ProcessFilter, Viewer};
 use crate::python::process::PythonProcess;
 use crate::sample::decode::RawSample;
 use crate::serve::query::{CounterValue, PullError};
@@ -144,7 +144,7 @@ pub(super) fn parts_of(process: &PythonProcess) -> Option<String> {
 /// Whether a client's filter means this process; without `show_cmdline` it sees program and script alone.
 pub(super) fn matches(filter: &ProcessFilter, process: &PythonProcess, show_cmdline: bool) -> bool {
     let facts = &process.facts;
-    filter.matches(&filtered(facts, &facts.cmdline(show_cmdline)))
+    filter.matches(&filtered(facts, &facts.cmdline(show_cmdline), filter))
 }
 
 impl Engine {
@@ -187,7 +187,10 @@ impl Engine {
         let mut comments = self.comments(&pull.counters);
         if pull.profile_type.is_of_allocations() {
             comments.push(ALLOCATION_NOTE.to_owned());
-            comments.extend(self.probe_states.notes());
+            // They name processes.
+            if pull.filter.viewer == Viewer::All {
+                comments.extend(self.probe_states.notes());
+            }
         }
         let elapsed = pull.begun.elapsed();
         let length = pull.duration.map_or(elapsed, |length| length.min(elapsed));

@@ -15,9 +15,6 @@ use crate::profile::window::ClosedWindow;
 use crate::recorder::Message;
 use crate::serve::query::{CounterValue, WindowSummary};
 
-/// Length of a window.
-const WINDOW: Duration = Duration::from_secs(10);
-
 /// Windows that wait for a slow watcher; it is told how many it missed.
 const WATCH_CHANNEL: usize = 4;
 
@@ -33,6 +30,7 @@ pub(super) struct Windows {
     counters: Vec<CounterValue>,
     /// What the last one held of its first type.
     pub(super) last: Option<WindowSummary>,
+    length: Duration,
     recorder: Option<RecorderChannel>,
     watchers: broadcast::Sender<Arc<ClosedWindow>>,
     /// Windows that the recorder had no room for.
@@ -40,13 +38,14 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    pub(super) fn new(recorder: Option<RecorderChannel>) -> Self {
+    pub(super) fn new(length: Duration, recorder: Option<RecorderChannel>) -> Self {
         Self {
             filled: Vec::new(),
             begun: Instant::now(),
             begun_ns: boot_ns(),
             counters: Vec::new(),
             last: None,
+            length,
             recorder,
             watchers: broadcast::Sender::new(WATCH_CHANNEL),
             n_unrecorded: 0,
@@ -82,7 +81,7 @@ impl Windows {
 
     /// Whether the window's time was over at this moment.
     fn is_over(&self, at: Instant) -> bool {
-        at.saturating_duration_since(self.begun) >= WINDOW
+        at.saturating_duration_since(self.begun) >= self.length
     }
 
     fn hand_out(&mut self, window: ClosedWindow) {
