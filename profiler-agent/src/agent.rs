@@ -9,6 +9,7 @@ mod huge_faults;
 mod in_use;
 mod kernel_table;
 mod live_blocks;
+pub mod outbox;
 mod prober;
 mod rate;
 mod threads;
@@ -27,6 +28,7 @@ use tokio::sync::{broadcast, oneshot};
 pub use self::engine::Recording;
 use self::engine::{Engine, EngineParts, RecorderChannel, Sampler, period_ns};
 use self::kernel_table::{BpfTables, NoTables};
+use self::outbox::RecordedOutbox;
 use self::prober::{ProbeNews, Prober};
 use self::threads::{TrackMessage, read_ring, sample_remotely, track};
 use crate::bpf::load::{Programs, Settings};
@@ -43,7 +45,7 @@ use crate::profile::in_use::InUse;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::window::ClosedWindow;
 use crate::push::TargetCounts;
-use crate::recorder::{FolderError, Recorder, RecorderConfig};
+use crate::recorder::{FolderError, Message, Recorder, RecorderConfig};
 use crate::sample::decode::RawSample;
 use crate::serve::query::Query;
 use crate::track::process::ProcessListing;
@@ -108,6 +110,7 @@ pub struct Agent {
     scanned: Option<oneshot::Receiver<Vec<ProcessListing>>>,
     probe_cost: Option<ProbeCost>,
     recorder: Option<Recorder>,
+    windows: Option<RecorderChannel>,
 }
 
 /// What an agent is for.
@@ -140,6 +143,24 @@ impl WindowRecorder {
         let (windows, receiver) = sync_channel(RECORDER_CHANNEL);
         let recorder = Recorder::start(config, receiver)?;
         Ok(Self { recorder, windows })
+    }
+
+    /// The windows that it keeps, as an outbox. It must be dropped before the recorder can end.
+    #[must_use]
+    pub fn outbox(&self) -> RecordedOutbox {
+        RecordedOutbox::new(self.recorder.reader(), self.windows.clone())
+    }
+}
+
+/// A recorder whose agent has ended: everything that it was given is written.
+pub struct IdleRecorder {
+    recorder: Recorder,
+}
+
+impl IdleRecorder {
+    /// Ends it. Every outbox of it must have been dropped.
+    pub fn join(self) {
+        self.recorder.join();
     }
 }
 
@@ -262,7 +283,7 @@ impl Agent {
         let (recorder, windows) = recorder.map(|it| (it.recorder, it.windows)).unzip();
         let reader = recorder.as_ref().map(Recorder::reader);
         let parts = EngineParts {
-            recorder: windows.zip(reader),
+            recorder: windows.clone().zip(reader),
             pushes,
             prober: probe_sender,
             sampler,
@@ -284,6 +305,7 @@ impl Agent {
             scanned: Some(scanned),
             probe_cost: None,
             recorder,
+            windows,
         })
     }
 
@@ -303,18 +325,23 @@ impl Agent {
         }
     }
 
-    /// Ends sampling; detaches everything; recordings and pulls get what there is. Blocks until done.
-    pub fn stop(mut self) {
+    /// Ends sampling; detaches everything; recordings and pulls get what there is, and the recorder the last window. Blocks
+    /// until done. What remains is the recorder.
+    pub fn stop(mut self) -> Option<IdleRecorder> {
         // A full channel means that the engine works; it will take this too.
         let _ = self.events.send(Event::Stop);
         if let Some(engine) = self.engine.take() {
             // A panic of the engine was reported by its thread already.
             let _ = engine.join();
         }
-        // The engine had the only sender of windows.
-        if let Some(recorder) = self.recorder.take() {
-            recorder.join();
+        let recorder = self.recorder.take()?;
+        if let Some(windows) = self.windows.take() {
+            let (barrier, reached) = sync_channel(0);
+            let _ = windows.send(Message::Barrier(barrier));
+            // It is an error when it is reached: nothing is ever sent.
+            let _ = reached.recv();
         }
+        Some(IdleRecorder { recorder })
     }
 
     /// Whether the engine has ended by itself.

@@ -55,7 +55,8 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         Some(address) => Some(serve_health(address, queries.clone())?),
         None => None,
     };
-    let pushing = args.push.start()?;
+    let recorder = args.recorder.start()?;
+    let pushing = args.push.start(recorder.as_ref())?;
     let selection = args.selection.selection();
     let max_samples = Some(args.max_samples_per_second);
     let config = args
@@ -68,7 +69,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     };
     let purpose = Purpose::Serve {
         show_cmdline: args.show_cmdline,
-        recorder: args.recorder.start()?,
+        recorder,
         pushes: pushing.as_ref().map(Pushing::counts),
     };
     let mut agent = Agent::start(&config, purpose)?;
@@ -105,12 +106,17 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     }
     reporter.clear();
     // First the engine: pulls under way get what there is, then the server closes.
-    tokio::task::spawn_blocking(|| agent.stop())
+    let recorder = tokio::task::spawn_blocking(|| agent.stop())
         .await
         .context("the agent did not stop")?;
     drop(stop_server);
     if let Some(pushing) = pushing {
         pushing.finish().await;
+    }
+    if let Some(recorder) = recorder {
+        tokio::task::spawn_blocking(|| recorder.join())
+            .await
+            .context("the recorder did not stop")?;
     }
     serving.await.context("the server failed")?;
     if let Some((_, stop, serving)) = health {

@@ -9,7 +9,8 @@ use clap::Args;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::agent::{AgentAsker, PushCounts};
+use crate::agent::outbox::WindowOutbox;
+use crate::agent::{AgentAsker, PushCounts, WindowRecorder};
 use crate::format::escape;
 use crate::process::service::LabelOptions;
 use crate::profile::model::label;
@@ -26,7 +27,7 @@ pub struct PushArgs {
     /// Send profiles on: otlp=URL, pyroscope=URL, parca=URL (repeatable)
     ///
     /// All speak gRPC: http://HOST:PORT, or https:// with TLS. Without a port: 4317, 4040, 7070; 443 with TLS. A target that
-    /// is down is tried again; windows wait for it in memory.
+    /// is down is tried again; windows wait for it as long as they are kept (--keep), or in memory with --data-dir none.
     #[arg(
         long,
         value_name = "TARGET",
@@ -129,8 +130,8 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The tasks that push, and what waits for them.
 pub(super) struct Pushing {
-    pusher: Pusher<MemoryOutbox>,
-    outbox: Arc<MemoryOutbox>,
+    pusher: Pusher<WindowOutbox>,
+    outbox: Arc<WindowOutbox>,
 }
 
 impl Pushing {
@@ -139,10 +140,13 @@ impl Pushing {
         Box::new(self.pusher.watch())
     }
 
-    /// Passes on what closes from now on.
+    /// Passes on what closes from now on, where the recorder does not.
     pub(super) fn feed(&self, asker: AgentAsker) {
         let outbox = Arc::clone(&self.outbox);
         tokio::spawn(async move {
+            let WindowOutbox::Memory(outbox) = &*outbox else {
+                return;
+            };
             if let Some(mut windows) = windows(&asker).await {
                 loop {
                     match windows.recv().await {
@@ -158,11 +162,24 @@ impl Pushing {
         });
     }
 
-    /// Delivers the rest, as far as that goes quickly.
+    /// Delivers the rest, as far as that goes quickly. The agent must have ended.
     pub(super) async fn finish(self) {
-        if !self.pusher.finish(GRACE).await {
-            let n_windows = self.outbox.n_windows();
-            tell!("{n_windows} windows were not pushed: not every target takes them");
+        if let WindowOutbox::Recorded(outbox) = &*self.outbox {
+            outbox.close();
+        }
+        if self.pusher.finish(GRACE).await {
+            return;
+        }
+        match &*self.outbox {
+            WindowOutbox::Memory(outbox) => {
+                let n_windows = outbox.n_windows();
+                tell!("{n_windows} windows were not pushed: not every target takes them");
+            }
+            WindowOutbox::Recorded(_) => {
+                tell!(
+                    "not every target takes windows: what it lacks is pushed after the next start"
+                );
+            }
         }
     }
 }
@@ -250,14 +267,24 @@ fn parse_text(text: &str) -> Result<String, String> {
 }
 
 impl PushArgs {
-    /// Begins to push; `None`: there is nobody to push to. Needs a runtime of tokio.
-    pub(super) fn start(&self) -> Result<Option<Pushing>, CredentialError> {
+    /// Begins to push what is recorded, or what comes where nothing is; `None`: there is nobody to push to. Needs a runtime of
+    /// tokio.
+    pub(super) fn start(
+        &self,
+        recorder: Option<&WindowRecorder>,
+    ) -> Result<Option<Pushing>, CredentialError> {
         let config = self.config();
         if config.targets.is_empty() {
             return Ok(None);
         }
-        let names = config.targets.iter().map(ToString::to_string);
-        let outbox = Arc::new(MemoryOutbox::new(names, MAX_WINDOWS, MAX_WINDOW_BYTES));
+        let outbox = match recorder {
+            Some(recorder) => WindowOutbox::Recorded(recorder.outbox()),
+            None => {
+                let names = config.targets.iter().map(ToString::to_string);
+                WindowOutbox::Memory(MemoryOutbox::new(names, MAX_WINDOWS, MAX_WINDOW_BYTES))
+            }
+        };
+        let outbox = Arc::new(outbox);
         let pusher = Pusher::start(&config, Arc::clone(&outbox))?;
         Ok(Some(Pushing { pusher, outbox }))
     }

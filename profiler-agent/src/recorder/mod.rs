@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -94,6 +94,8 @@ pub enum Message {
         /// Number of the window.
         seq: i64,
     },
+    /// Everything that came before is to be done; then the sender is dropped.
+    Barrier(SyncSender<()>),
 }
 
 /// A running recorder.
@@ -281,6 +283,7 @@ impl Work {
                     self.flush();
                 }
                 Ok(Message::Acknowledge { target, seq }) => self.acknowledge(&target, seq),
+                Ok(Message::Barrier(reached)) => drop(reached),
                 Err(RecvTimeoutError::Timeout) if self.waiting.is_empty() => self.tidy(),
                 Err(RecvTimeoutError::Timeout) => self.flush(),
                 Err(RecvTimeoutError::Disconnected) => break,

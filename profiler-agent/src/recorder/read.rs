@@ -102,6 +102,10 @@ pub struct RecordedWindow {
     pub seq: i64,
     /// How many windows there were after the one that was asked for, and are no more.
     pub n_missed: u64,
+    /// When it began, in nanoseconds since boot.
+    pub start_ns: u64,
+    /// When it ended, in nanoseconds since boot.
+    pub end_ns: u64,
     /// What the profile is about.
     pub profile_type: ProfileType,
     /// The samples of all processes.
@@ -120,6 +124,12 @@ pub(super) fn after(database: &Path, seq: i64) -> Result<Option<RecordedWindow>,
         return Ok(None);
     };
     let window = window?;
+    let first: i64 = db.query_row("SELECT first_window FROM meta", [], |row| row.get(0))?;
+    let (start_ns, end_ns) = db.query_row(
+        "SELECT start_ns, end_ns FROM window WHERE seq = ?1",
+        [window.seq],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+    )?;
     let every = ProcessFilter::default();
     let mut reading = Reading::new(db, &every);
     reading.add(&window)?;
@@ -135,7 +145,10 @@ pub(super) fn after(database: &Path, seq: i64) -> Result<Option<RecordedWindow>,
     });
     Ok(Some(RecordedWindow {
         seq: window.seq,
-        n_missed: (window.seq - seq - 1).max(0).unsigned_abs(),
+        // Of a database that was begun anew all are after those of the one before.
+        n_missed: (window.seq - seq.max(first - 1) - 1).max(0).unsigned_abs(),
+        start_ns: start_ns.cast_unsigned(),
+        end_ns: end_ns.cast_unsigned(),
         profile_type: window.profile_type,
         profile,
     }))

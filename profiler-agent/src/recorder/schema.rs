@@ -28,6 +28,10 @@ pub(super) const VERSION: usize = MIGRATIONS.len();
 ///
 /// `used` is the number of a window in which the row was needed, or of one soon before the last (see `write::REFRESH`).
 const TABLES_1: &str = "
+CREATE TABLE meta (
+    -- Number of the first window of this database.
+    first_window INTEGER NOT NULL
+);
 CREATE TABLE boot (
     id INTEGER PRIMARY KEY,
     boot_id TEXT NOT NULL UNIQUE,
@@ -115,10 +119,12 @@ FROM function JOIN string AS n ON n.id = function.name JOIN string AS f ON f.id 
 fn version_1(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute_batch(TABLES_1)?;
     // Numbers go on where those of a database that was lost ended: whoever remembers one of them is not misled.
+    let last = clock::unix_ns(SystemTime::now()) / 1_000_000;
     transaction.execute(
         "INSERT INTO sqlite_sequence (name, seq) VALUES ('window', ?1)",
-        [clock::unix_ns(SystemTime::now()) / 1_000_000],
+        [last],
     )?;
+    transaction.execute("INSERT INTO meta (first_window) VALUES (?1)", [last + 1])?;
     transaction.execute_batch(VIEWS_1)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::UNIX_EPOCH;
 
 use rusqlite::Connection;
@@ -550,7 +550,7 @@ fn a_reader_that_stays_costs_windows_and_not_the_bound() {
 }
 
 /// A recorder over a folder, with the windows that it is to write.
-fn running(folder: &Path) -> (Recorder, std::sync::mpsc::SyncSender<Message>) {
+fn running(folder: &Path) -> (Recorder, SyncSender<Message>) {
     let (windows, receiver) = sync_channel(8);
     let config = RecorderConfig {
         folder: folder.to_owned(),
