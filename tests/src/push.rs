@@ -288,7 +288,7 @@ impl Peer {
     ///
     /// # Panics
     /// When it has ended, or prints something else.
-    pub fn next(&mut self) -> Value {
+    pub fn next_line(&mut self) -> Value {
         let lines = self.lines.as_ref().expect("its output is read");
         let line = lines.recv_timeout(Duration::from_mins(1));
         json(&line.expect("it prints a line within a minute"))

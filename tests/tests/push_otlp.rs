@@ -521,7 +521,7 @@ async fn others_generated_code_reads_the_bytes_that_leave_and_answers_are_heeded
     };
     let push = Push::start(&[format!("otlp=http://{}", server.greeting)], credentials);
     let mut expected = push.push(1..=1, SMALL);
-    let mut requests = vec![server.next()];
+    let mut requests = vec![server.next_line()];
     std::fs::write(&token, "second one").unwrap();
     add(&mut expected, push.push(2..=2, SMALL));
     // The third one is what is refused.

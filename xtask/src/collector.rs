@@ -91,25 +91,25 @@ fn collector() -> Result<PathBuf> {
 
 /// What the builder is told.
 fn manifest() -> String {
-    let mut manifest = format!(
-        "dist:\n  name: {PROGRAM}\n  description: for tests\n  version: {}\n  output_path: ./build\n",
-        VERSION.trim_start_matches('v')
-    );
-    let mut add = |kind: &str, modules: Vec<String>, version: &str| {
-        let modules: String = modules
+    let section = |kind: &str, modules: &[String], version: &str| {
+        let modules: Vec<String> = modules
             .iter()
-            .map(|module| format!("  - gomod: {module} {version}\n"))
+            .map(|module| format!("  - gomod: {module} {version}"))
             .collect();
-        manifest.push_str(&format!("{kind}:\n{modules}"));
+        format!("{kind}:\n{}\n", modules.join("\n"))
     };
-    for (kind, modules) in COMPONENTS {
-        let modules = modules.iter().map(|module| (*module).to_owned());
-        add(kind, modules.collect(), VERSION);
-    }
+    let version = VERSION.trim_start_matches('v');
+    let head = format!(
+        "dist:\n  name: {PROGRAM}\n  description: for tests\n  version: {version}\n  output_path: ./build\n"
+    );
+    let components = COMPONENTS.map(|(kind, modules)| {
+        let modules: Vec<String> = modules.iter().map(|it| (*it).to_owned()).collect();
+        section(kind, &modules, VERSION)
+    });
     let providers =
         PROVIDERS.map(|it| format!("go.opentelemetry.io/collector/confmap/provider/{it}"));
-    add("providers", providers.into(), PROVIDER_VERSION);
-    manifest
+    let providers = section("providers", &providers, PROVIDER_VERSION);
+    head + &components.concat() + &providers
 }
 
 /// Go, in a folder of modules of its own.

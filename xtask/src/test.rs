@@ -324,12 +324,12 @@ fn made(name: &str, make: impl FnOnce() -> Result<OsString>) -> (OsString, Row) 
 fn make_collectors() -> (Result<[OsString; 3]>, Row) {
     let start = Instant::now();
     let path = |made: Option<PathBuf>| made.unwrap_or_default().into_os_string();
-    let make = || {
+    let all = || {
         let collector = path(collector::get()?);
         let packages = path(collector::packages()?);
         Ok([collector, packages, path(collector::stand_in()?)])
     };
-    let made = make();
+    let made = all();
     let row = Row {
         name: "collectors (beside the rest)".into(),
         duration: start.elapsed(),

@@ -263,14 +263,17 @@ fn name_of_tool(tool: &str, arguments: &[String]) -> Option<String> {
             let mut words = words.filter(|it| is_identifier(&it.replace('-', "_")));
             match (words.next(), words.next()) {
                 // `airflow celery worker`, `airflow tasks run`.
-                (Some("celery"), Some(command)) => Some(format!("airflow-{command}")),
                 (Some("tasks"), _) => Some("airflow-task".to_owned()),
-                (Some(command), _) => Some(format!("airflow-{command}")),
+                (Some("celery"), Some(command)) | (Some(command), _) => {
+                    Some(format!("airflow-{command}"))
+                }
                 (None, _) => Some(tool.to_owned()),
             }
         }
         "streamlit" => {
-            let mut scripts = arguments.iter().filter(|it| it.ends_with(".py"));
+            let mut scripts = arguments
+                .iter()
+                .filter(|it| it.strip_suffix(".py").is_some());
             Some(
                 scripts
                     .next()
@@ -329,8 +332,7 @@ fn application(path: &str) -> String {
     let mut parts = module.split('.').filter(|part| !part.is_empty());
     match (parts.next(), parts.next()) {
         // A folder of sources, not their name.
-        (Some("src"), Some(package)) => package.to_owned(),
-        (Some(package), _) => package.to_owned(),
+        (Some("src"), Some(package)) | (Some(package), _) => package.to_owned(),
         (None, _) => module.to_owned(),
     }
 }

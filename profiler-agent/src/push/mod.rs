@@ -102,7 +102,6 @@ impl<O: Outbox> Pusher<O> {
     }
 
     /// The same, for who outlives this.
-    #[must_use]
     pub fn watch(&self) -> impl Fn() -> Vec<TargetCounts> + Send + Sync + use<O> {
         let (outbox, targets) = (Arc::clone(&self.outbox), self.targets.clone());
         move || {

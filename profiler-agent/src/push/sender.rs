@@ -325,7 +325,7 @@ fn chunks(n_samples: usize) -> VecDeque<Range<usize>> {
 
 fn halves(samples: &Range<usize>) -> Option<[Range<usize>; 2]> {
     let middle = samples.start + samples.len() / 2;
-    (samples.len() > 1).then(|| [samples.start..middle, middle..samples.end])
+    (samples.len() > 1).then_some([samples.start..middle, middle..samples.end])
 }
 
 /// How long to wait after so many attempts: twice as long each time, and a part of it by chance, so that those who lost
