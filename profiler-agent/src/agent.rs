@@ -330,6 +330,7 @@ impl Agent {
 
     /// Ends sampling; detaches everything; recordings and pulls get what there is, and the recorder the last window. Blocks
     /// until done. What remains is the recorder.
+    #[allow(clippy::must_use_candidate, reason = "most agents have no recorder")]
     pub fn stop(mut self) -> Option<IdleRecorder> {
         // A full channel means that the engine works; it will take this too.
         let _ = self.events.send(Event::Stop);

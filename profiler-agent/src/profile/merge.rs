@@ -134,9 +134,10 @@ impl<'a> Moved<'a> {
             scratch.extend(location);
         }
         let is_whole = scratch.len() == frames.len();
-        let stack = match is_full {
-            true => self.tables.known_stack(&scratch).filter(|_| is_whole),
-            false => Some(self.tables.stack(&scratch)),
+        let stack = if is_full {
+            self.tables.known_stack(&scratch).filter(|_| is_whole)
+        } else {
+            Some(self.tables.stack(&scratch))
         };
         self.scratch = scratch;
         self.stacks[idx] = stack;
@@ -281,10 +282,10 @@ mod tests {
         #[test]
         fn what_two_profiles_say_the_merged_one_says(first in cases(), second in cases()) {
             let (first, second) = (profile(&first), profile(&second));
-            let mut merger = Merger::default();
-            merger.add(&first, |sample| Some(sample.values));
-            merger.add(&second, |sample| Some(sample.values));
-            let merged = merger.finish(first.head());
+            let mut both = Merger::default();
+            both.add(&first, |sample| Some(sample.values));
+            both.add(&second, |sample| Some(sample.values));
+            let merged = both.finish(first.head());
             prop_assert_eq!(said(&[&merged]), said(&[&first, &second]));
             let keys: std::collections::HashSet<_> =
                 merged.samples.iter().map(|sample| (sample.stack, sample.labels)).collect();
@@ -308,12 +309,12 @@ mod tests {
     #[test]
     fn beyond_the_bound_new_stacks_are_told() {
         let whole = profile(&[(vec![(1, 1), (2, 2)], 1, 3), (vec![(3, 3)], 1, 4)]);
-        let mut merger = Merger::default();
-        merger.tables.bound(2);
+        let mut bounded = Merger::default();
+        bounded.tables.bound(2);
         for _ in 0..2 {
-            merger.add(&whole, |sample| Some(sample.values));
+            bounded.add(&whole, |sample| Some(sample.values));
         }
-        let merged = merger.finish(whole.head());
+        let merged = bounded.finish(whole.head());
         let said: Vec<_> = merged
             .samples
             .iter()

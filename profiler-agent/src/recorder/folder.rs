@@ -64,7 +64,7 @@ pub enum FolderError {
 }
 
 impl FolderError {
-    fn unusable(path: &Path, reason: impl ToString) -> Self {
+    fn unusable(path: &Path, reason: &dyn ToString) -> Self {
         Self::Unusable {
             path: shown(path),
             reason: reason.to_string(),
@@ -96,7 +96,7 @@ pub fn default_folder() -> Option<PathBuf> {
 impl Folder {
     /// Makes the folder where it is missing, and takes its lock.
     pub(super) fn open(path: &Path) -> Result<Self, FolderError> {
-        let unusable = |error: io::Error| FolderError::unusable(path, error);
+        let unusable = |error: io::Error| FolderError::unusable(path, &error);
         let mut builder = fs::DirBuilder::new();
         builder
             .recursive(true)
@@ -106,7 +106,7 @@ impl Folder {
         let found = fs::metadata(path).map_err(unusable)?;
         if found.uid() != rustix::process::geteuid().as_raw() {
             let reason = format!("it belongs to the user {}", found.uid());
-            return Err(FolderError::unusable(path, reason));
+            return Err(FolderError::unusable(path, &reason));
         }
         if found.mode() & 0o077 != 0 {
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
@@ -134,7 +134,7 @@ impl Folder {
 }
 
 fn lock(folder: &Path) -> Result<File, FolderError> {
-    let unusable = |error: io::Error| FolderError::unusable(folder, error);
+    let unusable = |error: io::Error| FolderError::unusable(folder, &error);
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

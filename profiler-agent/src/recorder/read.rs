@@ -346,7 +346,7 @@ impl<'a> Reading<'a> {
     ) -> rusqlite::Result<()> {
         let mut label_sets: Vec<Option<LabelSetId>> = vec![None; samples.labels.len()];
         let mut frames = Vec::new();
-        for sample in &samples.samples {
+        for sample in &samples.rows {
             let values = if is_last {
                 sample.values
             } else {
@@ -374,11 +374,11 @@ impl<'a> Reading<'a> {
                 }
                 next = node.caller;
             }
-            let stack = if !self.tables.is_full() {
-                self.tables.stack(&frames)
-            } else {
+            let stack = if self.tables.is_full() {
                 let known = self.tables.known_stack(&frames).filter(|_| is_whole);
                 known.unwrap_or_else(|| self.tables.no_stack(values[0]))
+            } else {
+                self.tables.stack(&frames)
             };
             self.tables.add(stack, labels, values);
         }

@@ -74,7 +74,7 @@ pub(super) struct Samples {
     pub(super) places: Vec<Place>,
     /// Callers come first.
     pub(super) nodes: Vec<Node>,
-    pub(super) samples: Vec<Sample>,
+    pub(super) rows: Vec<Sample>,
 }
 
 /// Puts [`Samples`] together.
@@ -112,7 +112,7 @@ impl Builder {
 
     /// Adds a sample.
     pub(super) fn sample(&mut self, leaf: Option<u32>, labels: u32, values: Values) {
-        self.samples.samples.push(Sample {
+        self.samples.rows.push(Sample {
             leaf,
             labels,
             values,
@@ -205,8 +205,8 @@ impl Samples {
                 .map_or(0, |caller| u64::from(idx.saturating_sub(caller))));
             put(u64::from(node.place));
         }
-        put(self.samples.len() as u64);
-        for sample in &self.samples {
+        put(self.rows.len() as u64);
+        for sample in &self.rows {
             put(sample.leaf.map_or(0, |leaf| u64::from(leaf) + 1));
             put(u64::from(sample.labels));
             for idx in 0..n_values {
@@ -278,7 +278,7 @@ impl Samples {
             for value in values.iter_mut().take(n_values) {
                 *value = unzigzag(from.next()?);
             }
-            samples.samples.push(Sample {
+            samples.rows.push(Sample {
                 leaf,
                 labels,
                 values: values.into(),
@@ -343,9 +343,13 @@ mod tests {
                 let mut builder = Builder::default();
                 let n_labels = labels.len();
                 for set in labels {
-                    let value = |(name, is_text, number)| match is_text {
-                        true => (name, LabelValue::Str(number)),
-                        false => (name, LabelValue::Num(number)),
+                    let value = |(name, is_text, number)| {
+                        let value = if is_text {
+                            LabelValue::Str(number)
+                        } else {
+                            LabelValue::Num(number)
+                        };
+                        (name, value)
                     };
                     builder.labels(set.into_iter().map(value).collect());
                 }
@@ -382,7 +386,7 @@ mod tests {
                     prop_assert!(node.caller.is_none_or(|caller| caller < idx));
                     prop_assert!((node.place as usize) < samples.places.len());
                 }
-                for sample in &samples.samples {
+                for sample in &samples.rows {
                     prop_assert!(sample.leaf.is_none_or(|leaf| (leaf as usize) < samples.nodes.len()));
                     prop_assert!((sample.labels as usize) < samples.labels.len());
                 }

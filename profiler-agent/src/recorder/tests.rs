@@ -118,7 +118,10 @@ const EVER: TimeRange = TimeRange::Between {
 /// A sample: functions from the leaf, the process, and how many.
 type Row<'a> = (&'a [&'a str], u32, i64);
 
-fn profile_of(sample_types: &'static [ValueType], rows: &[(&[&str], u32, Vec<i64>)]) -> Profile {
+/// The same with all values.
+type AllocationRow<'a> = (&'a [&'a str], u32, Vec<i64>);
+
+fn profile_of(sample_types: &'static [ValueType], rows: &[AllocationRow<'_>]) -> Profile {
     let mut aggregator = Aggregator::new(UNIX_EPOCH, sample_types, 10_101_010);
     for (stack, pid, values) in rows {
         let frame = |name: &&str| ResolvedFrame {
@@ -249,7 +252,7 @@ fn what_is_in_use_is_that_of_the_last_window_of_each_process() {
     let bench = Bench::new(Duration::from_hours(24), 64 << 20);
     let mut writer = bench.writer();
     // alloc_objects, alloc_space, inuse_objects, inuse_space, peak_space, temporary_space.
-    let windows: [&[(&[&str], u32, Vec<i64>)]; 3] = [
+    let windows: [&[AllocationRow<'_>]; 3] = [
         &[
             (&["a"], 1, vec![5, 50, 4, 40, 45, 10]),
             (&["b"], 2, vec![7, 70, 6, 60, 65, 0]),

@@ -570,14 +570,14 @@ impl PartWriter<'_> {
             return Err(rusqlite::Error::IntegralValueOutOfRange(0, id.0.into()));
         };
         Ok(Place {
-            function: self.function(function, mapping)?,
+            function: self.function(function, *mapping)?,
             line: location.line,
             address: location.address,
         })
     }
 
     /// The row of a function, and of the binary that it is in.
-    fn function(&mut self, function: &Function, mapping: &Mapping) -> rusqlite::Result<i64> {
+    fn function(&mut self, function: &Function, mapping: Mapping) -> rusqlite::Result<i64> {
         let profile = self.profile;
         let texts = [
             function.name,

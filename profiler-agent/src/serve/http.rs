@@ -81,7 +81,7 @@ async fn index() -> Response {
 async fn health(State(shared): State<Shared>) -> Response {
     match shared.asker.status().await {
         Some(_) => plain(StatusCode::OK, "ok"),
-        None => refusal(PullError::Stopping),
+        None => refusal(&PullError::Stopping),
     }
 }
 
@@ -91,7 +91,7 @@ async fn metrics(State(shared): State<Shared>) -> Response {
             let headers = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
             (headers, metrics::render(&status)).into_response()
         }
-        None => refusal(PullError::Stopping),
+        None => refusal(&PullError::Stopping),
     }
 }
 
@@ -109,7 +109,7 @@ async fn profile(
     };
     match shared.puller.pull(wanted).await {
         Ok(pulled) => file(pulled),
-        Err(error) => refusal(error),
+        Err(error) => refusal(&error),
     }
 }
 
@@ -198,7 +198,7 @@ fn file(pulled: Pulled) -> Response {
     (headers, pulled.bytes).into_response()
 }
 
-fn refusal(error: PullError) -> Response {
+fn refusal(error: &PullError) -> Response {
     let status = match error {
         PullError::NoMatch
         | PullError::NotSampled(_)
