@@ -37,7 +37,7 @@ use crate::bpf::source::probe_cost::ProbeCost;
 use crate::bpf::source::probes::Probes;
 use crate::config::{MAX_ALLOCATIONS, POOL_PERIOD, SamplingConfig};
 use crate::ids::Pid;
-use crate::kernel::privileges::reduce_thread;
+use crate::kernel::privileges::{reduce_prober_thread, reduce_thread};
 use crate::kernel::probe::has_seccomp_filter;
 use crate::process::block::Release;
 use crate::process::lifecycle::Lifecycle;
@@ -269,7 +269,10 @@ impl Agent {
                 config.allocation,
                 events.clone(),
             );
-            spawn("prober", move || work.run(&receiver))?;
+            spawn_with_rights("prober", move || {
+                reduce_prober_thread();
+                work.run(&receiver);
+            })?;
             probe_sender = Some(sender);
         }
         let (recording, show_cmdline, recorder, pushes) = match purpose {

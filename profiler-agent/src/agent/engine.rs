@@ -478,14 +478,16 @@ impl Engine {
         self.probe_states.change(pid, &news.change, note.as_deref());
     }
 
-    /// An empty profile that begins now.
-    fn aggregator(&self, profile_type: ProfileType) -> Aggregator {
+    /// An empty profile that begins at this moment, in nanoseconds since boot.
+    fn aggregator(&self, profile_type: ProfileType, begun_ns: u64) -> Aggregator {
         let period = self.parts.sampler.period(
             profile_type,
             self.rate.current_hz(),
             self.parts.config.allocation.period,
         );
-        Aggregator::new(SystemTime::now(), profile_type.sample_types(), period)
+        let age = Duration::from_nanos(boot_ns().saturating_sub(begun_ns));
+        let start = SystemTime::now() - age;
+        Aggregator::new(start, profile_type.sample_types(), period)
     }
 
     fn begin(
@@ -495,15 +497,15 @@ impl Engine {
         duration: Option<Duration>,
         consumer: Consumer,
     ) {
-        let begun = Instant::now();
+        let (begun, begun_ns) = (Instant::now(), boot_ns());
         let counters = self.counter_values();
         self.pulls.push(Pull {
             profile_type,
             filter,
             decided: HashMap::new(),
-            aggregator: self.aggregator(profile_type),
+            aggregator: self.aggregator(profile_type, begun_ns),
             begun,
-            begun_ns: boot_ns(),
+            begun_ns,
             duration,
             consumer,
             counters,

@@ -140,7 +140,7 @@ fn host_checks() -> Vec<Check> {
 /// What a running agent would keep of the rights that there are, and why; all others are given up.
 fn agent_keeps() -> Vec<Check> {
     let (kept, admin) = privileges::would_keep();
-    let admin = admin.then_some(("CAP_SYS_ADMIN", privileges::ADMIN_PURPOSE));
+    let admin = admin.map(|purpose| ("CAP_SYS_ADMIN", purpose));
     let kept = kept.iter().map(|kept| (kept.name, kept.purpose));
     let lines = kept.chain(admin).map(|(name, purpose)| Check {
         what: "the agent keeps",

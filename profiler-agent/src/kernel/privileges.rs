@@ -37,7 +37,7 @@ pub const KEPT: [Kept; 5] = [
     },
     Kept {
         name: "CAP_PERFMON",
-        purpose: "sample CPUs that come online, place probes",
+        purpose: "sample CPUs that come online",
         set: CapabilitySet::PERFMON,
     },
     Kept {
@@ -72,13 +72,22 @@ fn kept(permitted: CapabilitySet) -> CapabilitySet {
     kept & permitted
 }
 
-/// Which of [`KEPT`] an agent with the rights of this thread would keep, and whether CAP_SYS_ADMIN too.
+/// Why the thread that places probes keeps CAP_SYS_ADMIN.
+pub const PROBER_PURPOSE: &str =
+    "place probes in new processes; by one thread alone, with --type pools, alloc or mmap";
+
+/// Which of [`KEPT`] an agent with the rights of this thread would keep, and why CAP_SYS_ADMIN too if it would.
 #[must_use]
-pub fn would_keep() -> (Vec<Kept>, bool) {
+pub fn would_keep() -> (Vec<Kept>, Option<&'static str>) {
     let permitted = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.permitted);
     let kept = kept(permitted);
     let names = KEPT.into_iter().filter(|it| kept.contains(it.set));
-    (names.collect(), kept.contains(CapabilitySet::SYS_ADMIN))
+    let admin = if kept.contains(CapabilitySet::SYS_ADMIN) {
+        Some(ADMIN_PURPOSE)
+    } else {
+        Some(PROBER_PURPOSE).filter(|_| permitted.contains(CapabilitySet::SYS_ADMIN))
+    };
+    (names.collect(), admin)
 }
 
 /// From here on no program that this process would start could have more rights than it has itself.
@@ -91,9 +100,18 @@ pub fn forbid_more() {
 /// This thread, and those that it starts, have from here on what a running agent needs. Where that fails it goes on with
 /// what it has, and says so.
 pub fn reduce_thread() {
+    reduce(CapabilitySet::empty());
+}
+
+/// The same for the one thread that places probes in processes: the kernel lets CAP_SYS_ADMIN do that and no other.
+pub fn reduce_prober_thread() {
+    reduce(CapabilitySet::SYS_ADMIN);
+}
+
+fn reduce(more: CapabilitySet) {
     let reduced = || -> rustix::io::Result<()> {
         let sets = capabilities(None)?;
-        let kept = kept(sets.permitted);
+        let kept = kept(sets.permitted) | more & sets.permitted;
         let reduced = CapabilitySets {
             effective: sets.effective & kept,
             permitted: kept,

@@ -2,11 +2,13 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::{Ready, ready};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -18,7 +20,8 @@ use tokio_rustls::TlsConnector;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::Service;
 
 use super::DEFAULT_ADDRESS;
 use super::secrets::{self, FileError, Secrecy};
@@ -328,11 +331,6 @@ impl AgentAddress {
             Target::Tcp { authority, .. } => authority,
             Target::Unix(_) => "localhost",
         };
-        let mut stream = Some(TokioIo::new(stream));
-        let connector = tower::service_fn(move |_| {
-            let stream = stream.take();
-            async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
-        });
         let bad = |_| ConnectError::BadAddress {
             address: self.to_string(),
         };
@@ -342,7 +340,7 @@ impl AgentAddress {
             let origin = format!("https://{authority}").parse().map_err(bad)?;
             endpoint = endpoint.origin(origin);
         }
-        let channel = endpoint.connect_with_connector(connector).await;
+        let channel = endpoint.connect_with_connector(Dialled(Some(stream))).await;
         Ok(ProfileServiceClient::with_interceptor(
             channel.map_err(other)?,
             self.bearer.clone(),
@@ -487,6 +485,25 @@ fn last_source(error: &(dyn Error + 'static)) -> String {
         error = source;
     }
     error.to_string()
+}
+
+/// A connection that was made, for who wants to make one. A type with a name: those of closures are in symbols of several
+/// KiB.
+struct Dialled(Option<Box<dyn Connection>>);
+
+impl Service<Uri> for Dialled {
+    type Response = TokioIo<Box<dyn Connection>>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<TokioIo<Box<dyn Connection>>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let stream = self.0.take().map(TokioIo::new);
+        ready(stream.ok_or_else(|| io::ErrorKind::NotConnected.into()))
+    }
 }
 
 /// Something to speak HTTP/2 over.

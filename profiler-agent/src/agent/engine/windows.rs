@@ -157,10 +157,10 @@ impl Engine {
 
     /// Makes the window ready for samples.
     pub(super) fn begin_window(&mut self) {
-        let types = self.parts.config.types.clone();
-        let filled = types
-            .into_iter()
-            .map(|profile_type| (profile_type, self.aggregator(profile_type)));
+        let begun_ns = self.windows.as_ref().map_or_else(boot_ns, |it| it.begun_ns);
+        let types = self.parts.config.types.iter();
+        let filled =
+            types.map(|profile_type| (*profile_type, self.aggregator(*profile_type, begun_ns)));
         let (filled, counters) = (filled.collect(), self.counter_values());
         if let Some(windows) = &mut self.windows {
             (windows.filled, windows.counters) = (filled, counters);
