@@ -1,5 +1,7 @@
 //! `--push` and what goes with it: where profiles are sent, and what is said of processes.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use clap::Args;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::exit::ExitError;
 use crate::agent::outbox::WindowOutbox;
 use crate::agent::{AgentAsker, PushCounts, WindowRecorder};
 use crate::format::escape;
@@ -16,8 +19,7 @@ use crate::process::service::LabelOptions;
 use crate::profile::model::label;
 use crate::profile::window::ClosedWindow;
 use crate::push::{
-    CredentialError, CredentialOptions, Header, MemoryOutbox, Pace, PushConfig, Pusher, Scoped,
-    Target,
+    CredentialOptions, Header, MemoryOutbox, Pace, PushConfig, Pusher, Scoped, Target,
 };
 use crate::track::tracker::Selection;
 
@@ -34,7 +36,7 @@ pub struct PushArgs {
         env = "PYAGENT_PUSH",
         value_delimiter = ','
     )]
-    pub push: Vec<Target>,
+    pub push: Vec<Typed<Target>>,
     /// Authorities (PEM) that a target's certificate is checked with, in place of the system's
     ///
     /// As with the other --push-* options `otlp=FILE` is for targets of that kind alone.
@@ -88,7 +90,7 @@ pub struct PushArgs {
         hide_env_values = true,
         hide_short_help = true
     )]
-    pub push_header: Vec<Scoped<Header>>,
+    pub push_header: Vec<Typed<Scoped<Header>>>,
     /// Labels that Pyroscope and Parca get beside those of the service: pid, tid, thread_name, ...
     ///
     /// Each combination of their values becomes a series of its own over there.
@@ -100,6 +102,29 @@ pub struct PushArgs {
         hide_short_help = true
     )]
     pub push_label: Vec<LabelName>,
+}
+
+/// What was typed, or what is wrong with it, which is told later and without it: clap repeats what it refuses, and that
+/// can hold a secret.
+#[derive(Debug, Clone)]
+pub struct Typed<T>(Result<T, String>);
+
+impl<T: FromStr<Err: fmt::Display>> FromStr for Typed<T> {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(
+            text.parse().map_err(|error: T::Err| error.to_string()),
+        ))
+    }
+}
+
+impl<T: Clone> Typed<T> {
+    /// What was typed after this flag.
+    fn get(&self, flag: &str) -> Result<T, ExitError> {
+        let error = |error: &String| ExitError::Usage(format!("{flag}: {error}"));
+        self.0.clone().map_err(|it| error(&it))
+    }
 }
 
 /// What is said of processes.
@@ -272,8 +297,8 @@ impl PushArgs {
     pub(super) fn start(
         &self,
         recorder: Option<&WindowRecorder>,
-    ) -> Result<Option<Pushing>, CredentialError> {
-        let config = self.config();
+    ) -> anyhow::Result<Option<Pushing>> {
+        let config = self.config()?;
         if config.targets.is_empty() {
             return Ok(None);
         }
@@ -290,15 +315,17 @@ impl PushArgs {
     }
 
     /// As the tasks take it; the same target twice is one.
-    #[must_use]
-    pub fn config(&self) -> PushConfig {
+    pub fn config(&self) -> Result<PushConfig, ExitError> {
         let mut targets: Vec<Target> = Vec::new();
         for target in &self.push {
-            if !targets.contains(target) {
-                targets.push(target.clone());
+            let target = target.get("--push")?;
+            if !targets.contains(&target) {
+                targets.push(target);
             }
         }
-        PushConfig {
+        let headers = self.push_header.iter();
+        let headers: Result<_, _> = headers.map(|it| it.get("--push-header")).collect();
+        Ok(PushConfig {
             targets,
             credentials: CredentialOptions {
                 ca: self.push_ca.clone(),
@@ -306,11 +333,11 @@ impl PushArgs {
                 key: self.push_key.clone(),
                 token: self.push_token_file.clone(),
                 basic_auth: self.push_basic_auth_file.clone(),
-                headers: self.push_header.clone(),
+                headers: headers?,
             },
             labels: self.push_label.iter().map(|it| it.0.clone()).collect(),
             pace: Pace::default(),
-        }
+        })
     }
 }
 
@@ -353,6 +380,24 @@ mod tests {
             assert!(!error.contains(['\n', '\u{1b}']), "{error}");
         }
         assert!(format!("a={}", "x".repeat(2000)).parse::<Label>().is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_target_or_header_is_told_without_its_secret() {
+        use clap::Parser as _;
+        for wrong in [
+            "--push=otlp=http://me:secret@a:1",
+            "--push=http://me:secret@a:1",
+            "--push-header=secret",
+            "--push-header=otlp=bad name=secret",
+        ] {
+            let cli = super::super::Cli::try_parse_from(["pyagent", "--all-python", wrong]);
+            let error = cli.unwrap().agent.push.config().unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+            assert!(error.starts_with("--push") && error.lines().count() == 1);
+        }
+        let header: Header = "authorization=secret".parse().unwrap();
+        assert!(!format!("{header:?}").contains("secret"));
     }
 
     #[test]

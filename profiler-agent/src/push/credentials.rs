@@ -74,7 +74,8 @@ impl FromStr for Header {
             .split_once('=')
             .ok_or("a header is NAME=VALUE, such as X-Scope-OrgID=team")?;
         let bad = |what| format!("the {what} of header `{}` cannot be sent", escape(name));
-        let value: MetadataValue<Ascii> = value.parse().map_err(|_| bad("value"))?;
+        let mut value: MetadataValue<Ascii> = value.parse().map_err(|_| bad("value"))?;
+        value.set_sensitive(true);
         let name = name.to_ascii_lowercase().parse().map_err(|_| bad("name"))?;
         Ok(Self { name, value })
     }
