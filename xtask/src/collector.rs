@@ -40,7 +40,7 @@ const COMPONENTS: [(&str, &[&str]); 3] = [
     ),
 ];
 
-const PROVIDERS: [&str; 2] = ["fileprovider", "yamlprovider"];
+const PROVIDERS: [&str; 3] = ["envprovider", "fileprovider", "yamlprovider"];
 
 /// Name of the program.
 const PROGRAM: &str = "otelcol";
