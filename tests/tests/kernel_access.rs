@@ -312,7 +312,7 @@ fn a_user_pulls_their_own_processes_and_no_others() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(4), "{said}");
         assert!(stacks.is_empty());
-        assert!(said.contains("no process that the agent"), "{said}");
+        assert!(said.contains("no profiled process matches"), "{said}");
     }
     // All that there is, which is one of them.
     let path = agent.folder.path().join("all.folded");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pyagent_tests::interpreters;
-use pyagent_tests::push::{Collector, CollectorSetup, resource_attributes, wait_for};
+use pyagent_tests::push::{Collector, CollectorSetup, int, resource_attributes, wait_for};
 use pyagent_tests::pyagent::Pyagent;
 use pyagent_tests::target::Target;
 
@@ -21,6 +21,90 @@ def spin():
         sum(range(1000))
 spin()
 ";
+
+/// Values of the first sample type, by process, that the Collector has written.
+fn n_samples(collector: &Collector, pid: u32) -> i64 {
+    let pid = pid.to_string();
+    let mut sum = 0;
+    for data in collector.written() {
+        let strings = &data["dictionary"]["stringTable"];
+        for of_resource in data["resourceProfiles"].as_array().into_iter().flatten() {
+            if resource_attributes(&data, of_resource)["process.pid"] != pid {
+                continue;
+            }
+            let scopes = of_resource["scopeProfiles"].as_array();
+            let profiles = scopes.into_iter().flatten();
+            for profile in profiles.flat_map(|scope| scope["profiles"].as_array().unwrap()) {
+                let kind = &strings[int(&profile["sampleType"]["typeStrindex"]) as usize];
+                if kind == "samples" {
+                    let samples = profile["samples"].as_array().into_iter().flatten();
+                    let values = samples.flat_map(|sample| sample["values"].as_array().unwrap());
+                    sum += values.map(int).sum::<i64>();
+                }
+            }
+        }
+    }
+    sum
+}
+
+#[test]
+fn a_collector_that_is_down_gets_what_was_recorded_meanwhile_also_from_the_next_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut collector) = Collector::start(folder.path(), &CollectorSetup::default()) else {
+        return;
+    };
+    collector.kill();
+    let mut worker = Target::python(&interpreters::newest(), WORK, &[]);
+    assert_eq!(worker.line(), "ready");
+    let pid = worker.pid().0;
+    let data = folder.path().join("data");
+    let start = || {
+        let (pid, data) = (pid.to_string(), data.display().to_string());
+        let target = format!("otlp=http://127.0.0.1:{}", collector.port);
+        let arguments = [
+            "--pid",
+            &pid,
+            "--type",
+            "cpu",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            &data,
+            "--window",
+            "1s",
+            "--push",
+            &target,
+        ];
+        Pyagent::start(&arguments, "go tool pprof")
+    };
+    let mut first = start();
+    let recorded = || -> (i64, i64) {
+        let db = rusqlite::Connection::open(data.join("pyagent.db")).unwrap();
+        let sql = "SELECT count(DISTINCT window), ifnull(sum(value), 0) FROM v1_values";
+        db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap()
+    };
+    wait_for("windows", || (recorded().0 >= 3).then_some(()));
+    first.kill();
+    let (_, before) = recorded();
+    let mut second = start();
+    wait_for("more windows", || (recorded().1 > before).then_some(()));
+    collector.restart();
+    wait_for("what the first agent recorded", || {
+        (n_samples(&collector, pid) >= before).then_some(())
+    });
+    // It ends when everything is delivered.
+    kill(Pid::from_raw(second.pid().0.cast_signed()), Signal::SIGTERM).unwrap();
+    let (said, is_fine) = second.finish();
+    assert!(is_fine && !said.contains("not every target"), "{said}");
+    let (n_windows, all) = recorded();
+    wait_for("everything", || {
+        (n_samples(&collector, pid) >= all).then_some(())
+    });
+    // Nothing was in doubt when the first one was killed, so nothing came twice.
+    assert_eq!(n_samples(&collector, pid), all);
+    println!("{n_windows} windows with {all} samples, all of them delivered once");
+}
 
 /// The attributes of the resource of a process among what the Collector has written, and whether `spin` is there.
 fn resource(collector: &Collector, pid: u32) -> Option<(BTreeMap<String, String>, bool)> {

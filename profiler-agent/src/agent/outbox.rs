@@ -71,13 +71,15 @@ impl RecordedOutbox {
         });
     }
 
-    /// The last window that a target needs no more.
-    async fn done(&self, target: &str) -> Result<i64, ReadError> {
+    /// The last window that a target needs no more; `None`: the recorder has not begun.
+    async fn done(&self, target: &str) -> Result<Option<i64>, ReadError> {
         if let Some(cursor) = self.cursors().get(target) {
-            return Ok(cursor.done);
+            return Ok(Some(cursor.done));
         }
         let (reader, name) = (self.reader.clone(), target.to_owned());
-        let done = blocking(move || reader.acknowledged(&name)).await?;
+        let Some(done) = blocking(move || reader.acknowledged(&name)).await? else {
+            return Ok(None);
+        };
         self.cursors().insert(
             target.to_owned(),
             Cursor {
@@ -88,11 +90,13 @@ impl RecordedOutbox {
         );
         // A new target gets what closes from now on, also after a restart.
         self.tell(target, done);
-        Ok(done)
+        Ok(Some(done))
     }
 
     async fn look(&self, target: &str) -> Result<Option<RecordedWindow>, ReadError> {
-        let done = self.done(target).await?;
+        let Some(done) = self.done(target).await? else {
+            return Ok(None);
+        };
         let reader = self.reader.clone();
         let found = blocking(move || reader.after(done)).await?;
         if let Some(window) = &found

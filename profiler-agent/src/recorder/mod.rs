@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -127,6 +127,8 @@ struct Shared {
     n_removed: AtomicU64,
     /// Changes when a window was written.
     written: watch::Sender<()>,
+    /// Number of the last window that was there when the database was first opened.
+    last_before: OnceLock<i64>,
 }
 
 impl Recorder {
@@ -160,6 +162,7 @@ impl Recorder {
             n_dropped: AtomicU64::new(0),
             n_removed: AtomicU64::new(0),
             written: watch::Sender::new(()),
+            last_before: OnceLock::new(),
         });
         let reader = Reader {
             database: folder.database().into(),
@@ -217,11 +220,14 @@ impl Reader {
         read::after(&self.database, seq)
     }
 
-    /// The last window that a target needs no more; of one that was not asked for before, the newest window that there is.
-    /// Blocks.
-    pub fn acknowledged(&self, target: &str) -> Result<i64, ReadError> {
-        let (acknowledged, newest) = read::acknowledged(&self.database, target)?;
-        Ok(acknowledged.unwrap_or(newest))
+    /// The last window that a target needs no more; of one that was not asked for before, the last window before this
+    /// recorder began. `None`: it has not begun. Blocks.
+    pub fn acknowledged(&self, target: &str) -> Result<Option<i64>, ReadError> {
+        let Some(last_before) = self.shared.last_before.get() else {
+            return Ok(None);
+        };
+        let acknowledged = read::acknowledged(&self.database, target)?;
+        Ok(acknowledged.or(Some(*last_before)))
     }
 
     /// Something that changes when a window was written.
@@ -419,6 +425,10 @@ impl Work {
         };
         let writer = writer.map_err(|error| format!("{}: {error}", shown(&self.database)))?;
         let file = file_of(&self.database).ok_or("the database has gone")?;
+        if self.shared.last_before.get().is_none() {
+            let last = writer.last_seq().map_err(|error| error.to_string())?;
+            let _ = self.shared.last_before.set(last);
+        }
         self.writer = Some(Opened { writer, file });
         self.note_oldest();
         Ok(())

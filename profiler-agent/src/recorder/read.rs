@@ -154,8 +154,8 @@ pub(super) fn after(database: &Path, seq: i64) -> Result<Option<RecordedWindow>,
     }))
 }
 
-/// The last window that a target needs no more, where it was asked for before; and the newest window that there is.
-pub(super) fn acknowledged(database: &Path, target: &str) -> Result<(Option<i64>, i64), ReadError> {
+/// The last window that a target needs no more; `None`: it was not asked for before.
+pub(super) fn acknowledged(database: &Path, target: &str) -> Result<Option<i64>, ReadError> {
     let db = schema::open_to_read(database)?;
     let acknowledged = db
         .query_row(
@@ -164,12 +164,7 @@ pub(super) fn acknowledged(database: &Path, target: &str) -> Result<(Option<i64>
             |row| row.get(0),
         )
         .optional()?;
-    let newest = db.query_row(
-        "SELECT seq FROM sqlite_sequence WHERE name = 'window'",
-        [],
-        |row| row.get(0),
-    )?;
-    Ok((acknowledged, newest))
+    Ok(acknowledged)
 }
 
 const WINDOWS: &str = "SELECT seq, type, began_ns + start_ns, began_ns + end_ns, period, remarks

@@ -372,6 +372,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Number of the last window that was ever written.
+    pub(super) fn last_seq(&self) -> rusqlite::Result<i64> {
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'window'";
+        self.db.query_row(sql, [], |row| row.get(0))
+    }
+
     /// Wall time of the begin of the oldest window, in nanoseconds since 1970.
     pub(super) fn oldest_ns(&self) -> rusqlite::Result<Option<i64>> {
         self.db

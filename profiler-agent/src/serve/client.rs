@@ -28,7 +28,7 @@ pub enum PullFailure {
     #[error(transparent)]
     Unreachable(#[from] ConnectError),
     /// The agent profiles no such process, or recorded none.
-    #[error("the agent at {address} has none of it: {reason}")]
+    #[error("{reason} (the agent at {address})")]
     NoMatch {
         /// The agent.
         address: String,

@@ -284,7 +284,7 @@ async fn certificates_have_the_scope_of_their_names_and_a_token_goes_before() {
     for (name, expected) in [
         ("ops", Ok(())),
         ("shop.example", Ok(())),
-        ("other", Err("no process that the agent")),
+        ("other", Err("no profiled process matches")),
         ("prometheus", Err("the scope read-status is for")),
         ("nobody", Err("no line of --tls-client-scopes")),
     ] {
