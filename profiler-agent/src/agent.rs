@@ -16,6 +16,7 @@ mod threads;
 mod throttle;
 mod waiting;
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -37,9 +38,10 @@ use crate::bpf::source::probe_cost::ProbeCost;
 use crate::bpf::source::probes::Probes;
 use crate::config::{MAX_ALLOCATIONS, POOL_PERIOD, SamplingConfig};
 use crate::ids::Pid;
-use crate::kernel::privileges::{reduce_prober_thread, reduce_thread};
+use crate::kernel::privileges::{reduce_privileged_thread, reduce_thread};
 use crate::kernel::probe::has_seccomp_filter;
 use crate::process::block::Release;
+use crate::process::huge_pages::{PagemapOpener, open_pagemap};
 use crate::process::lifecycle::Lifecycle;
 use crate::profile::in_use::InUse;
 use crate::profile::model::{Profile, ProfileType};
@@ -270,7 +272,7 @@ impl Agent {
                 events.clone(),
             );
             spawn_with_rights("prober", move || {
-                reduce_prober_thread();
+                reduce_privileged_thread();
                 work.run(&receiver);
             })?;
             probe_sender = Some(sender);
@@ -285,7 +287,13 @@ impl Agent {
         };
         let (recorder, windows) = recorder.map(|it| (it.recorder, it.windows)).unzip();
         let reader = recorder.as_ref().map(Recorder::reader);
+        let samples_faults = config.types.contains(&ProfileType::Faults);
         let parts = EngineParts {
+            open_pagemap: if samples_faults {
+                pagemap_opener()?
+            } else {
+                Box::new(|_| None)
+            },
             recorder: windows.clone().zip(reader),
             pushes,
             prober: probe_sender,
@@ -415,6 +423,24 @@ fn spawn_with_rights<T: Send + 'static>(
         .name(format!("pyagent-{name}"))
         .spawn(work)
         .context("cannot start a thread")
+}
+
+/// Opens what shows the pages of processes by a thread that does nothing else: the kernel shows frames to who has
+/// CAP_SYS_ADMIN when it is opened, and the engine, which reads what processes hold, needs it for nothing.
+fn pagemap_opener() -> Result<PagemapOpener> {
+    let (requests, receiver) = channel::<(Pid, SyncSender<Option<File>>)>();
+    spawn_with_rights("pages", move || {
+        reduce_privileged_thread();
+        for (pid, reply) in receiver {
+            // The engine waits for it.
+            let _ = reply.send(open_pagemap(pid));
+        }
+    })?;
+    Ok(Box::new(move |pid| {
+        let (reply, answer) = sync_channel(1);
+        requests.send((pid, reply)).ok()?;
+        answer.recv().ok()?
+    }))
 }
 
 /// The kernel says the same where the rights are missing and where a filter of system calls forbids it.

@@ -161,7 +161,7 @@ const ADMIN: u64 = 1 << 21;
 
 #[test]
 fn no_thread_of_a_running_agent_has_a_right_that_it_does_not_need() {
-    let agent = Agent::start(&["--health-listen", "127.0.0.1:0", "--type", "cpu,alloc"]);
+    let agent = Agent::start(&["--health-listen", "127.0.0.1:0", "--type", "cpu,faults,alloc"]);
     let tasks = format!("/proc/{}/task", agent.pyagent.pid());
     // The one that reads the addresses of kernel functions ends by itself, and the start's last step is after the
     // greeting.
@@ -174,9 +174,11 @@ fn no_thread_of_a_running_agent_has_a_right_that_it_does_not_need() {
                 continue;
             };
             n_threads += 1;
-            // Probes can be placed with no less.
-            let is_prober = status.starts_with("Name:\tpyagent-prober\n");
-            let kept = kept_bits() | if is_prober { ADMIN } else { 0 };
+            // Probes can be placed with no less, and huge pages be seen.
+            let is_privileged = ["prober", "pages"]
+                .iter()
+                .any(|name| status.starts_with(&format!("Name:\tpyagent-{name}\n")));
+            let kept = kept_bits() | if is_privileged { ADMIN } else { 0 };
             let is_reduced = ["CapEff:", "CapPrm:", "CapBnd:"]
                 .iter()
                 .all(|name| mask(&status, name) == kept)

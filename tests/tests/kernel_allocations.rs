@@ -190,7 +190,11 @@ fn alloc_says_the_same_of_other_allocators() {
     let mut wrong = Vec::new();
     for (name, library) in packages::allocators() {
         let mut command = Command::new(&python.path);
-        command.env("LD_PRELOAD", library);
+        command
+            .env("LD_PRELOAD", library)
+            // What is given back is resident no more, so that most is resident when most is in use.
+            .env("MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
+            .env("MIMALLOC_PURGE_DELAY", "0");
         let (profile, phases) = record_command(
             "allocated.py",
             &mut command,

@@ -50,7 +50,11 @@ const STAND_IN: &str = "standin";
 const STAND_IN_SOURCES: [&str; 3] = ["main.go", "go.mod", "go.sum"];
 
 /// The server in Python.
-const PACKAGES: [&str; 2] = ["opentelemetry-proto==1.45.0", "grpcio==1.75.1"];
+const PACKAGES: [&str; 3] = [
+    "opentelemetry-proto==1.45.0",
+    "grpcio==1.75.1",
+    "grpcio-tools==1.75.1",
+];
 
 /// Path of the Collector. `None`, said on standard output, where it cannot be made; in CI that is an error.
 pub(crate) fn get() -> Result<Option<PathBuf>> {

@@ -34,6 +34,7 @@ use super::{Event, PushCounts, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::{POOL_PERIOD, SamplingConfig};
 use crate::ids::{Generation, Pid};
+use crate::process::huge_pages::PagemapOpener;
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::Aggregator;
 use crate::profile::model::{Profile, ProfileType, Rounding};
@@ -134,6 +135,8 @@ pub(super) struct EngineParts {
     pub(super) prober: Option<Sender<ProbeMessage>>,
     pub(super) config: SamplingConfig,
     pub(super) show_cmdline: bool,
+    /// Opens what shows the pages of processes.
+    pub(super) open_pagemap: PagemapOpener,
     /// Gets the windows, and says what it kept of them.
     pub(super) recorder: Option<(RecorderChannel, recorder::Reader)>,
     pub(super) pushes: Option<PushCounts>,
@@ -182,6 +185,8 @@ impl Engine {
         );
         let channel = parts.recorder.as_ref().map(|(channel, _)| channel.clone());
         let window = parts.config.window;
+        let mut parts = parts;
+        let open_pagemap = std::mem::replace(&mut parts.open_pagemap, Box::new(|_| None));
         let mut engine = Self {
             windows: None,
             live: LiveBlocks::new(parts.config.allocation.temporary),
@@ -206,7 +211,7 @@ impl Engine {
             throttle: Throttle::default(),
             n_missed: Cell::new(0),
             health: Health::default(),
-            huge_faults: HugeFaults::default(),
+            huge_faults: HugeFaults::new(open_pagemap),
         };
         match recording {
             Some(recording) => engine.begin(

@@ -3,7 +3,7 @@
 //! says when; a fault just before counts as a small one.
 
 use crate::ids::{Address, Generation, Pid};
-use crate::process::huge_pages::HugePages;
+use crate::process::huge_pages::{HugePages, PagemapOpener};
 use crate::profile::aggregate::ResolvedSample;
 use crate::sample::decode::RawSample;
 
@@ -42,6 +42,14 @@ pub(super) struct HugeFaults {
 }
 
 impl HugeFaults {
+    /// Looks up what `open` opens.
+    pub(super) fn new(open: PagemapOpener) -> Self {
+        Self {
+            pages: HugePages::new(open),
+            ..Self::default()
+        }
+    }
+
     /// Bytes that each fault of a sample made resident for certain; `now_ns` is the time, in nanoseconds since boot. Those
     /// of a huge page are kept back, with the stack that `resolved` says.
     pub(super) fn look(

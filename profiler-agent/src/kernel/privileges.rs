@@ -72,9 +72,9 @@ fn kept(permitted: CapabilitySet) -> CapabilitySet {
     kept & permitted
 }
 
-/// Why the thread that places probes keeps CAP_SYS_ADMIN.
-pub const PROBER_PURPOSE: &str =
-    "place probes in new processes; by one thread alone, with --type pools, alloc or mmap";
+/// Why two threads keep CAP_SYS_ADMIN.
+pub const PRIVILEGED_PURPOSE: &str = "kept by two threads alone: one opens what shows huge pages (--type faults), one places probes in new \
+     processes (pools, alloc, mmap)";
 
 /// Which of [`KEPT`] an agent with the rights of this thread would keep, and why CAP_SYS_ADMIN too if it would.
 #[must_use]
@@ -85,7 +85,7 @@ pub fn would_keep() -> (Vec<Kept>, Option<&'static str>) {
     let admin = if kept.contains(CapabilitySet::SYS_ADMIN) {
         Some(ADMIN_PURPOSE)
     } else {
-        Some(PROBER_PURPOSE).filter(|_| permitted.contains(CapabilitySet::SYS_ADMIN))
+        Some(PRIVILEGED_PURPOSE).filter(|_| permitted.contains(CapabilitySet::SYS_ADMIN))
     };
     (names.collect(), admin)
 }
@@ -103,8 +103,9 @@ pub fn reduce_thread() {
     reduce(CapabilitySet::empty());
 }
 
-/// The same for the one thread that places probes in processes: the kernel lets CAP_SYS_ADMIN do that and no other.
-pub fn reduce_prober_thread() {
+/// The same for the thread that places probes in processes, and for the one that opens what shows their pages: the kernel lets
+/// CAP_SYS_ADMIN do that and no other.
+pub fn reduce_privileged_thread() {
     reduce(CapabilitySet::SYS_ADMIN);
 }
 

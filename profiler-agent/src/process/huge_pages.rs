@@ -31,9 +31,18 @@ const KPF_ANON: u64 = 1 << 12;
 const KPF_COMPOUND_HEAD: u64 = 1 << 15;
 const KPF_COMPOUND_TAIL: u64 = 1 << 16;
 
+/// Opens what shows the pages of a process, `/proc/PID/pagemap`. Frames are shown to who opened it with CAP_SYS_ADMIN.
+pub type PagemapOpener = Box<dyn FnMut(Pid) -> Option<File> + Send>;
+
+/// Opens it with the rights of this thread.
+#[must_use]
+pub fn open_pagemap(pid: Pid) -> Option<File> {
+    File::open(format!("/proc/{pid}/pagemap")).ok()
+}
+
 /// Looks pages up.
-#[derive(Debug)]
 pub struct HugePages {
+    open: PagemapOpener,
     flags: Option<File>,
     small_bytes: u64,
     huge_bytes: u64,
@@ -41,13 +50,30 @@ pub struct HugePages {
     by_program: HashMap<Generation, Option<File>>,
 }
 
+impl std::fmt::Debug for HugePages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HugePages")
+            .field("huge_bytes", &self.huge_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for HugePages {
     fn default() -> Self {
+        Self::new(Box::new(open_pagemap))
+    }
+}
+
+impl HugePages {
+    /// Looks up what `open` opens.
+    #[must_use]
+    pub fn new(open: PagemapOpener) -> Self {
         let small_bytes = rustix::param::page_size() as u64;
         let huge_bytes: Option<u64> = fs::read_to_string(format!("{SETTINGS}/hpage_pmd_size"))
             .ok()
             .and_then(|text| text.trim().parse().ok());
         Self {
+            open,
             // Without huge pages there is nothing to look up.
             flags: huge_bytes.and_then(|_| File::open("/proc/kpageflags").ok()),
             small_bytes,
@@ -56,9 +82,7 @@ impl Default for HugePages {
             by_program: HashMap::new(),
         }
     }
-}
 
-impl HugePages {
     /// Bytes of the smallest page.
     #[must_use]
     pub const fn small_bytes(&self) -> u64 {
@@ -95,10 +119,11 @@ impl HugePages {
             self.by_program.clear();
         }
         // Once opened it shows the memory of this program and of no later one.
+        let open = &mut self.open;
         let pagemap = self
             .by_program
             .entry(generation)
-            .or_insert_with(|| File::open(format!("/proc/{pid}/pagemap")).ok())
+            .or_insert_with(|| open(pid))
             .as_ref()?;
         let (mut entry, mut own) = ([0; ENTRY_BYTES as usize], [0; ENTRY_BYTES as usize]);
         let place = address.0 / self.small_bytes * ENTRY_BYTES;

@@ -203,6 +203,7 @@ fn process(process: ProcessInfo) -> proto::Process {
         script: process.script,
         interpreter: process.interpreter,
         python_version: process.python_version,
+        service_name: process.service_name,
         state: state(process.state).into(),
         reason: process.reason,
         reason_name: process.reason_name.to_owned(),

@@ -6,16 +6,17 @@ use axum::Extension;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::metrics;
+use super::{discovery, metrics};
 use super::pull::{BadRequest, Pulled, Puller, Selector, Times, Wanted, label_filters};
 use super::query::{Asker, PullError};
 use super::scope::Scope;
 use crate::format::{Format, escape};
 use crate::profile::model::ProfileType;
+use crate::profile::query::ProcessFilter;
 use crate::profile::time::{parse_span, parse_time};
 
 /// Duration of a profile that says none: Go's.
@@ -34,6 +35,7 @@ pub(super) fn routes(shared: Shared) -> Router {
         .route("/", get(index))
         .route("/healthz", get(health))
         .route("/debug/pprof/profile", get(profile))
+        .route("/sd", get(targets))
         .with_state(shared.clone())
         .merge(metrics_route(shared))
 }
@@ -71,6 +73,7 @@ async fn index() -> Response {
             "                                       cgroup=PATH, label=NAME=RE, type=cpu|faults, format=NAME;\n",
             "                                       repeat one for one or the other\n",
             "/debug/pprof/profile?last=10m          of what was recorded; also from=TIME&to=TIME (RFC 3339)\n",
+            "/sd                                    the processes as targets, for http_sd_configs of Prometheus\n",
             "/metrics                               the agent's own counters, for Prometheus\n",
             "/healthz, /livez, /readyz              200 while the agent answers, is alive, takes samples\n\n",
             "The same port speaks gRPC: pyagent.v1.ProfileService, with reflection and health.",
@@ -92,6 +95,29 @@ async fn metrics(State(shared): State<Shared>) -> Response {
             (headers, metrics::render(&status)).into_response()
         }
         None => refusal(&PullError::Stopping),
+    }
+}
+
+async fn targets(
+    State(shared): State<Shared>,
+    scope: Extension<Scope>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let Some(authority) = discovery::authority(&uri, &headers) else {
+        return plain(StatusCode::BAD_REQUEST, "the request names no host");
+    };
+    let filter = ProcessFilter {
+        viewer: scope.viewer(),
+        ..ProcessFilter::default()
+    };
+    let Some(processes) = shared.asker.processes(filter).await else {
+        return refusal(&PullError::Stopping);
+    };
+    let groups = discovery::groups(&processes, &authority);
+    match serde_json::to_string(&groups) {
+        Ok(json) => ([(header::CONTENT_TYPE, discovery::CONTENT_TYPE)], json).into_response(),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 

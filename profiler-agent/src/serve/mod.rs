@@ -9,6 +9,7 @@ mod certificate;
 pub mod client;
 pub mod connect;
 mod connection;
+mod discovery;
 mod grpc;
 mod guard;
 mod health;

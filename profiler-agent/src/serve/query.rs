@@ -121,6 +121,8 @@ pub struct ProcessInfo {
     pub cmdline: Vec<String>,
     /// Path of its control group; empty when it is not known.
     pub cgroup: String,
+    /// Name of the service that it is part of.
+    pub service_name: String,
     /// The container that it is in.
     pub container: Option<ContainerInfo>,
     /// Its memory; `None` when it has ended meanwhile.

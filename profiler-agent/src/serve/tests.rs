@@ -200,6 +200,7 @@ fn processes() -> Vec<ProcessInfo> {
         },
         cmdline: Vec::new(),
         cgroup: "/user.slice".to_owned(),
+        service_name: "shop".to_owned(),
         container: None,
         memory: Some(MemoryInfo {
             resident: Resident {
@@ -937,22 +938,66 @@ async fn metrics_have_a_help_a_type_and_no_label_of_a_process() {
     running.stop().await;
 }
 
-#[test]
-fn prometheus_own_check_finds_nothing_to_say_about_the_metrics() {
+/// Prometheus's own tool with these arguments; `None`, said, where there is none.
+fn promtool(arguments: &[&str]) -> Option<std::process::Child> {
     // `cargo xtask test` fetches one.
     let program = std::env::var_os("PYAGENT_PROMTOOL").filter(|path| !path.is_empty());
     let child = Command::new(program.unwrap_or_else(|| "promtool".into()))
-        .args(["check", "metrics"])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let Ok(mut child) = child else {
+    if child.is_err() {
         assert!(
             std::env::var_os("CI").is_none(),
             "CI has promtool: `cargo xtask test` fetches it"
         );
         println!("skipped: no `promtool` on this machine; `cargo xtask test` fetches it");
+    }
+    child.ok()
+}
+
+#[tokio::test]
+async fn prometheus_discovers_a_target_each_process() {
+    let running = start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("prometheus.yml");
+    let text = format!(
+        "scrape_configs:\n- job_name: pyagent\n  metrics_path: /debug/pprof/profile\n  http_sd_configs:\n  \
+         - url: http://{}/sd\n",
+        running.address
+    );
+    std::fs::write(&config, text).unwrap();
+    let config = config.display().to_string();
+    let arguments = ["check", "service-discovery", "--timeout=3s", &config, "pyagent"];
+    let Some(child) = promtool(&arguments) else {
+        return;
+    };
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output());
+    let output = output.await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{errors}");
+    let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+    // The one that is not profiled is none.
+    assert_eq!(found.as_array().unwrap().len(), 1, "{said}");
+    let discovered = &found[0]["discoveredLabels"];
+    assert_eq!(discovered["__address__"], running.address.to_string());
+    assert_eq!(discovered["__param_pid"], PID.to_string());
+    assert_eq!(discovered["__meta_pyagent_container_name"], "web");
+    assert_eq!(discovered["__meta_pyagent_python_version"], "3.12.1");
+    assert_eq!(found[0]["labels"]["service_name"], "shop");
+    let (code, ..) = running
+        .get(&format!("/debug/pprof/profile?seconds=1&pid={PID}"))
+        .await;
+    assert_eq!(code, 200);
+    running.stop().await;
+}
+
+#[test]
+fn prometheus_own_check_finds_nothing_to_say_about_the_metrics() {
+    let Some(mut child) = promtool(&["check", "metrics"]) else {
         return;
     };
     let text = metrics::render(&status());

@@ -11,6 +11,7 @@ use crate::ids::Generation;
 use crate::process::container::{Container, Runtime};
 use crate::process::memory::ProcessMemory;
 use crate::process::resident;
+use crate::process::service::LabelOptions;
 use crate::profile::memory::MemoryInfo;
 use crate::profile::query::ProcessFilter;
 use crate::python::gc;
@@ -50,10 +51,12 @@ pub(super) fn memory_info(
 pub(super) fn process_info(
     process: ProcessListing,
     show_cmdline: bool,
+    options: &LabelOptions,
     collecting: Option<&Collecting>,
 ) -> ProcessInfo {
     let memory = memory_info(&process, collecting);
     let facts = process.facts;
+    let service_name = facts.service_name(options);
     let program = facts.arguments.first().unwrap_or(&facts.comm).clone();
     // Of other programs nobody knows which argument is a secret.
     let script = facts
@@ -80,6 +83,7 @@ pub(super) fn process_info(
             Vec::new()
         },
         cgroup: facts.cgroup,
+        service_name,
         container: facts.container.map(container_info),
         memory,
     }
@@ -108,6 +112,7 @@ impl Engine {
             return;
         }
         let show_cmdline = self.parts.show_cmdline;
+        let options = self.parts.config.labels.clone();
         let collecting = self.samples_cpu().then(|| self.collecting.clone());
         std::thread::spawn(move || {
             let Ok(listing) = listing.blocking_recv() else {
@@ -125,7 +130,7 @@ impl Engine {
                     };
                     filter.matches(&filtered(&process.facts, &cmdline, &filter))
                 })
-                .map(|process| process_info(process, show_cmdline, collecting.as_ref()))
+                .map(|process| process_info(process, show_cmdline, &options, collecting.as_ref()))
                 .collect();
             // Whoever asked may have left.
             let _ = reply.send(infos);
