@@ -161,7 +161,12 @@ const ADMIN: u64 = 1 << 21;
 
 #[test]
 fn no_thread_of_a_running_agent_has_a_right_that_it_does_not_need() {
-    let agent = Agent::start(&["--health-listen", "127.0.0.1:0", "--type", "cpu,faults,alloc"]);
+    let agent = Agent::start(&[
+        "--health-listen",
+        "127.0.0.1:0",
+        "--type",
+        "cpu,faults,alloc",
+    ]);
     let tasks = format!("/proc/{}/task", agent.pyagent.pid());
     // The one that reads the addresses of kernel functions ends by itself, and the start's last step is after the
     // greeting.

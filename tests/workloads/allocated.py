@@ -68,6 +68,11 @@ def grow():
     return [n_allocations + 400, n_bytes + 400 * 50000, 1, before, 0]
 
 
+def touch(address, size):
+    # What is in use is resident, so that most is resident when most is in use: at the end.
+    ctypes.memset(address, 1, size)
+
+
 def native():
     library = ctypes.CDLL(None)
     library.malloc.restype = ctypes.c_void_p
@@ -80,12 +85,13 @@ def native():
     library.posix_memalign.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     place = ctypes.c_void_p()
     for n in range(500):
-        library.malloc(SIZE)
-        library.calloc(10, SIZE // 10)
+        touch(library.malloc(SIZE), SIZE)
+        touch(library.calloc(10, SIZE // 10), SIZE)
         library.free(library.malloc(SIZE))
-        library.realloc(library.malloc(SIZE), 2 * SIZE)
+        touch(library.realloc(library.malloc(SIZE), 2 * SIZE), 2 * SIZE)
         library.posix_memalign(ctypes.byref(place), 64, SIZE)
-        library.realloc(None, SIZE)
+        touch(place, SIZE)
+        touch(library.realloc(None, SIZE), SIZE)
     return [3500, 4000 * SIZE, 2500, 3000 * SIZE, 0]
 
 
@@ -107,7 +113,7 @@ def aligned():
         function.restype = pointer
         function.argtypes = [pointer if it is None else size for it in arguments]
         for n in range(500):
-            function(*arguments)
+            touch(function(*arguments), SIZE)
         n_allocations += 500
     for n in range(500):
         library.posix_memalign(ctypes.byref(place), 4096, SIZE)
@@ -150,7 +156,7 @@ def operators():
     ]
     for n in range(500):
         for (new, more), (delete, with_it) in zip(make, drop):
-            new(SIZE, *more)
+            touch(new(SIZE, *more), SIZE)
             delete(new(SIZE, *more), *with_it)
     return [6000, 6000 * SIZE, 3000, 3000 * SIZE, 0]
 

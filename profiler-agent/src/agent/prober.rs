@@ -253,7 +253,7 @@ impl Prober {
 
     /// How long a program that began meanwhile had run until its probes stood; `None`: it was there before.
     fn delay_of(&self, process: &PythonProcess) -> Option<Duration> {
-        let started = process.facts.started();
+        let started = process.facts.started;
         let is_new = started > self.begun;
         is_new.then(|| {
             SystemTime::now()

@@ -94,6 +94,9 @@ pub struct Process {
     /// Its memory at the moment of the call; absent when it has ended meanwhile.
     #[prost(message, optional, tag = "14")]
     pub memory: ::core::option::Option<ProcessMemory>,
+    /// Name of the service that it is part of, as the label `service_name` of its samples.
+    #[prost(string, tag = "15")]
+    pub service_name: ::prost::alloc::string::String,
 }
 /// The memory of a process, in bytes.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -438,6 +441,10 @@ pub mod profile_service_client {
     use tonic::codegen::http::Uri;
     use tonic::codegen::*;
     /// Profiles of the CPython processes of one host.
+    ///
+    /// Where an agent asks who one is, every call can end with
+    /// UNAUTHENTICATED: no token or certificate that is known, or
+    /// PERMISSION_DENIED: not within its scope. Processes beyond it are as if they were not there.
     #[derive(Debug, Clone)]
     pub struct ProfileServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -686,6 +693,10 @@ pub mod profile_service_server {
         ) -> std::result::Result<tonic::Response<super::GetStatusResponse>, tonic::Status>;
     }
     /// Profiles of the CPython processes of one host.
+    ///
+    /// Where an agent asks who one is, every call can end with
+    /// UNAUTHENTICATED: no token or certificate that is known, or
+    /// PERMISSION_DENIED: not within its scope. Processes beyond it are as if they were not there.
     #[derive(Debug)]
     pub struct ProfileServiceServer<T> {
         inner: Arc<T>,

@@ -28,6 +28,8 @@ pub struct Facts {
     pub arguments: Vec<String>,
     /// When it was started: nanoseconds since boot, in steps of the kernel's clock ticks.
     pub started_ns: u64,
+    /// The same in wall time, by the clock as it was when the process became known: once told it stays.
+    pub started: SystemTime,
     /// The executable as the process sees it; empty when it cannot be read.
     pub executable: String,
     /// Path of its control group; empty when it cannot be read.
@@ -59,6 +61,7 @@ impl Facts {
             comm: comm(pid)?,
             arguments: arguments(visible)?,
             started_ns: tick_ns(stat.start_ticks),
+            started: wall_time(tick_ns(stat.start_ticks)),
             executable,
             cgroup: cgroup::path(&groups).to_owned(),
             container: Container::of_process(pid, &groups),
@@ -71,9 +74,11 @@ impl Facts {
     #[must_use]
     pub fn of_child(&self, pid: Pid, generation: Generation) -> Self {
         let per_tick = tick_ns(1).max(1);
+        let started_ns = generation.time_ns() / per_tick * per_tick;
         Self {
             pid,
-            started_ns: generation.time_ns() / per_tick * per_tick,
+            started_ns,
+            started: wall_time(started_ns),
             ..self.clone()
         }
     }
@@ -92,12 +97,6 @@ impl Facts {
         let stat = Stat::read(&format!("/proc/{}/stat", self.pid)).ok()?;
         let is_same = tick_ns(stat.start_ticks).abs_diff(self.started_ns) <= 2 * tick_ns(1);
         is_same.then_some(owner)
-    }
-
-    /// Wall time of its start, by the clock as it is now.
-    #[must_use]
-    pub fn started(&self) -> SystemTime {
-        wall_time(self.started_ns)
     }
 
     /// Whether it is called like an interpreter.
@@ -402,6 +401,7 @@ mod tests {
                 .map(|argument| (*argument).to_owned())
                 .collect(),
             started_ns: 0,
+            started: SystemTime::UNIX_EPOCH,
             executable: String::new(),
             cgroup: String::new(),
             container: None,
@@ -507,7 +507,7 @@ mod tests {
     #[test]
     fn the_facts_of_this_process_are_read() {
         let facts = Facts::read(Pid(std::process::id())).unwrap();
-        assert!(facts.started() <= SystemTime::now());
+        assert!(facts.started <= SystemTime::now());
         assert!(!facts.arguments.is_empty() && !facts.executable.is_empty());
     }
 }

@@ -10,10 +10,10 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{discovery, metrics};
 use super::pull::{BadRequest, Pulled, Puller, Selector, Times, Wanted, label_filters};
 use super::query::{Asker, PullError};
 use super::scope::Scope;
+use super::{discovery, metrics};
 use crate::format::{Format, escape};
 use crate::profile::model::ProfileType;
 use crate::profile::query::ProcessFilter;

@@ -970,11 +970,17 @@ async fn prometheus_discovers_a_target_each_process() {
     );
     std::fs::write(&config, text).unwrap();
     let config = config.display().to_string();
-    let arguments = ["check", "service-discovery", "--timeout=3s", &config, "pyagent"];
+    let arguments = [
+        "check",
+        "service-discovery",
+        "--timeout=3s",
+        &config,
+        "pyagent",
+    ];
     let Some(child) = promtool(&arguments) else {
         return;
     };
-    let output = tokio::task::spawn_blocking(|| child.wait_with_output());
+    let output = spawn_blocking(|| child.wait_with_output());
     let output = output.await.unwrap().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);

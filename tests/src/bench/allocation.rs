@@ -89,11 +89,17 @@ pub fn measure(interpreter: &Interpreter, pyagent: &Path, folder: &Path) -> Resu
     }
     let mut minute = Vec::new();
     for (program_idx, program) in PROGRAMS.into_iter().enumerate() {
-        let n_times = (MINUTE_S / best[0][program_idx]).ceil().max(1.0).to_string();
+        let n_times = (MINUTE_S / best[0][program_idx])
+            .ceil()
+            .max(1.0)
+            .to_string();
         let times = |command: &mut Command| seconds(command.args(script(program)).arg(&n_times));
         let alone = times(&mut Command::new(&interpreter.path))?;
         let mut under = own(pyagent, &["--type", "alloc"]);
-        minute.push(format!("{:.2}", times(under.arg(&interpreter.path))? / alone));
+        minute.push(format!(
+            "{:.2}",
+            times(under.arg(&interpreter.path))? / alone
+        ));
     }
     let own = OWN.iter().map(|(name, _, aim)| ((*name).to_owned(), *aim));
     let others = peers.iter().map(|peer| (peer.name.clone(), ""));

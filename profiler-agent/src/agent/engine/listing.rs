@@ -68,7 +68,7 @@ pub(super) fn process_info(
         .to_owned();
     ProcessInfo {
         pid: facts.pid.0,
-        start_time: facts.started(),
+        start_time: facts.started,
         comm: facts.comm,
         program,
         script,
