@@ -476,7 +476,7 @@ fn a_process_that_gets_the_id_of_another_has_none_of_its_functions() {
 }
 
 /// Forks children one after the other; each burns CPU time from its first instruction on, says so, and stays
-/// until all have. Prints each child's id and its CPU time in microseconds.
+/// until all have. Prints each child's id, its CPU time in microseconds, and how often it left a CPU.
 ///
 /// The kernel's last steps with a process that has ended, 0.1 ms or so, are counted to it and are nobody's sample: next to what
 /// it burns they are little.
@@ -504,7 +504,7 @@ for i in range(40):
 os.close(stay[1])
 for pid in pids:
     pid, status, usage = os.wait4(pid, 0)
-    print(pid, int((usage.ru_utime + usage.ru_stime) * 1e6))
+    print(pid, int((usage.ru_utime + usage.ru_stime) * 1e6), usage.ru_nvcsw + usage.ru_nivcsw)
 print('end', flush=True)
 sys.stdin.readline()
 ";
@@ -525,10 +525,14 @@ fn forked_children_are_profiled_from_their_first_sample() {
             let ticks = CpuTicks::now();
             parent.tell("go");
             let lines = std::iter::from_fn(|| Some(parent.line()).filter(|line| line != "end"));
+            let mut n_stretches = 0;
             let used: HashMap<i64, i64> = lines
                 .map(|line| {
-                    let (pid, micros) = line.split_once(' ').unwrap();
-                    (pid.parse().unwrap(), micros.parse::<i64>().unwrap() * 1000)
+                    let mut numbers = line.split(' ').map(|number| number.parse().unwrap());
+                    let mut next = || -> i64 { numbers.next().unwrap() };
+                    let (pid, micros) = (next(), next());
+                    n_stretches += 1 + next();
+                    (pid, micros * 1000)
                 })
                 .collect();
             let untimed_share = ticks.untimed_share();
@@ -556,18 +560,31 @@ fn forked_children_are_profiled_from_their_first_sample() {
                 profile.comments
             );
             assert_eq!(used.len(), 40);
-            assert!(share < 1.03 + untimed_share, "{share}, {untimed_share}");
+            // A stretch on a CPU is counted in whole periods, up or down: a sixth is the mean square of the error.
+            let deviation = (n_stretches as f64 / 6.0).sqrt() / n_all as f64;
+            let allowed = 0.01 + 3.9 * deviation;
             assert!(
-                share > 0.97 - missed_nanos as f64 / used_nanos as f64,
-                "{share}"
+                share < 1.0 + allowed + untimed_share,
+                "{share}, {untimed_share}, {deviation}"
             );
-            for (pid, used) in &used {
-                let missing = used - sampled.get(pid).copied().unwrap_or(0);
-                assert!(
-                    missing < 4_000_000 + missed_nanos,
-                    "{missing} ns of child {pid} are not in the profile, of {used}"
-                );
-            }
+            assert!(
+                share > 1.0 - allowed - missed_nanos as f64 / used_nanos as f64,
+                "{share}, {deviation}"
+            );
+            // Beside that a timer may be late by some periods, now and then: that is one child's, and not all of it.
+            let missing = |(pid, used): (&i64, &i64)| used - sampled.get(pid).copied().unwrap_or(0);
+            let lacking: Vec<(&i64, &i64)> = used
+                .iter()
+                .filter(|child| missing(*child) >= 4_000_000 + missed_nanos)
+                .collect();
+            assert!(
+                lacking.len() <= 1 && lacking.iter().all(|child| missing(*child) < child.1 / 2),
+                "not in the profile: {:?} of (child, ns) {lacking:?}",
+                lacking
+                    .iter()
+                    .map(|child| missing(*child))
+                    .collect::<Vec<_>>()
+            );
         }
     }
 }

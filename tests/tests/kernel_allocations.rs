@@ -217,18 +217,25 @@ fn pools_say_by_function_what_small_objects_take() {
                 continue;
             }
             let (profile, phases) = record(&python, ProfileType::Pools, probes);
+            let mut largest_error: f64 = 0.0;
             for (function, [.., n_bytes]) in phases {
                 for value_idx in [ALLOC_SPACE, INUSE_SPACE] {
                     let found = sum(&profile, &function, value_idx);
                     let kind = profile.sample_types[value_idx].kind;
                     let name = format!("{} {probes:?} {function} {kind}", version(&python));
-                    eprintln!("{name}: {found:.0} of {n_bytes:.0}");
                     let allowed = MAX_ERROR * n_bytes + f64::from(1 << 20);
-                    if (found - n_bytes).abs() > allowed {
+                    let error = (found - n_bytes).abs();
+                    largest_error = largest_error.max(error / allowed);
+                    if error > allowed {
                         wrong.push(format!("{name}: {found:.0}, not {n_bytes:.0}"));
                     }
                 }
             }
+            eprintln!(
+                "{} {probes:?}: the largest error is {:.0} % of what is allowed",
+                version(&python),
+                largest_error * 100.0
+            );
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
