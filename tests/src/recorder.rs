@@ -165,6 +165,7 @@ impl Recorder {
         let (reply, answer) = oneshot::channel();
         let query = Query::ListProcesses {
             filter: ProcessFilter::default(),
+            with_memory: true,
             reply,
         };
         assert!(self.agent.asker().ask(query), "the agent runs");

@@ -1,6 +1,7 @@
 //! The engine: samples in, profiles out. One loop over a closed set of events.
 
 mod counters;
+mod inspect;
 mod listing;
 mod pull;
 mod windows;
@@ -519,7 +520,13 @@ impl Engine {
 
     fn on_query(&mut self, query: Query) {
         match query {
-            Query::ListProcesses { filter, reply } => self.list(filter, reply),
+            Query::ListProcesses {
+                filter,
+                with_memory,
+                reply,
+            } => self.list(filter, with_memory, reply),
+            Query::DumpStacks { filter, reply } => self.dump(&filter, reply),
+            Query::HeapCensus { filter, reply } => self.census(&filter, reply),
             Query::Pull { request, reply } => {
                 let refused = if self.pulls.len() >= MAX_PULLS {
                     Some(PullError::TooManyPulls)

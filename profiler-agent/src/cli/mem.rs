@@ -265,6 +265,7 @@ async fn observe(asker: &AgentAsker, parts: &mut PartsReader) -> Vec<Observed> {
     let (reply, answer) = oneshot::channel();
     let query = Query::ListProcesses {
         filter: ProcessFilter::default(),
+        with_memory: true,
         reply,
     };
     if !asker.ask(query) {

@@ -297,6 +297,225 @@ pub struct WatchedProfile {
     #[prost(uint64, tag = "3")]
     pub n_missed_windows: u64,
 }
+/// Which processes to watch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchProcessesRequest {
+    /// Only these.
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<ProcessSelector>,
+}
+/// What changed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchProcessesResponse {
+    /// Those that are new or different, as they are now, ordered by process id.
+    #[prost(message, repeated, tag = "1")]
+    pub processes: ::prost::alloc::vec::Vec<Process>,
+    /// Those that are there no more.
+    #[prost(message, repeated, tag = "2")]
+    pub ended: ::prost::alloc::vec::Vec<ProcessEnd>,
+}
+/// A process that has ended, or does not run Python any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProcessEnd {
+    /// Its id, which another process may have by now.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// When it was started.
+    #[prost(message, optional, tag = "2")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Whose stacks.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DumpStacksRequest {
+    /// Only these; every profiled process when it is absent.
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<ProcessSelector>,
+}
+/// The stacks of one process.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DumpStacksResponse {
+    /// Whose.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// When it was started; together with the pid it names a process for good.
+    #[prost(message, optional, tag = "2")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The program, and the script or module that it runs.
+    #[prost(string, tag = "3")]
+    pub program: ::prost::alloc::string::String,
+    /// Version of the interpreter, such as `3.12.1`.
+    #[prost(string, tag = "4")]
+    pub python_version: ::prost::alloc::string::String,
+    /// When the stacks were read.
+    #[prost(message, optional, tag = "5")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The Python threads: the main thread first, then by id.
+    #[prost(message, repeated, tag = "6")]
+    pub threads: ::prost::alloc::vec::Vec<ThreadStack>,
+    /// Threads of the process that are none of Python's.
+    #[prost(uint32, tag = "7")]
+    pub n_other_threads: u32,
+    /// Why there are no stacks, in words; empty when there are: it has ended meanwhile, or runs another program.
+    #[prost(string, tag = "8")]
+    pub problem: ::prost::alloc::string::String,
+}
+/// The stack of a Python thread.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ThreadStack {
+    /// Its id in the host's pid namespace.
+    #[prost(uint32, tag = "1")]
+    pub tid: u32,
+    /// Its name in Python (`threading.Thread.name`), else the kernel's.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// What it does.
+    #[prost(enumeration = "ThreadState", tag = "3")]
+    pub state: i32,
+    /// Function of the kernel that it waits in, such as `futex_do_wait`; empty when it runs.
+    #[prost(string, tag = "4")]
+    pub wait_function: ::prost::alloc::string::String,
+    /// Whether it holds the global interpreter lock; absent where there is none, or where it cannot be known.
+    #[prost(bool, optional, tag = "5")]
+    pub holds_gil: ::core::option::Option<bool>,
+    /// Innermost first. Empty between calls into Python.
+    #[prost(message, repeated, tag = "6")]
+    pub frames: ::prost::alloc::vec::Vec<StackFrame>,
+    /// The thread ran on while it was read, and no two readings said the same: frames may be of different moments.
+    #[prost(bool, tag = "7")]
+    pub is_uncertain: bool,
+}
+/// A frame.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StackFrame {
+    /// Name of the function, with its class from 3.11 on; a remark in brackets where a frame could not be read.
+    #[prost(string, tag = "1")]
+    pub function: ::prost::alloc::string::String,
+    /// Source file, as the interpreter has it.
+    #[prost(string, tag = "2")]
+    pub file: ::prost::alloc::string::String,
+    /// The line that it is at; 0 when it is not known.
+    #[prost(uint32, tag = "3")]
+    pub line: u32,
+    /// First line of the function.
+    #[prost(uint32, tag = "4")]
+    pub start_line: u32,
+}
+/// Whose objects.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeapCensusRequest {
+    /// Process id in the host's pid namespace.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// Most types that are sent, those with most bytes; all of them when it is 0.
+    #[prost(uint32, tag = "2")]
+    pub max_types: u32,
+}
+/// A part of the answer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeapCensusResponse {
+    /// One of them.
+    #[prost(oneof = "heap_census_response::Part", tags = "1, 2, 3")]
+    pub part: ::core::option::Option<heap_census_response::Part>,
+}
+/// Nested message and enum types in `HeapCensusResponse`.
+pub mod heap_census_response {
+    /// One of them.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Part {
+        /// How far it is.
+        #[prost(message, tag = "1")]
+        Progress(super::HeapProgress),
+        /// All of it together.
+        #[prost(message, tag = "2")]
+        Summary(super::HeapSummary),
+        /// Some of the types.
+        #[prost(message, tag = "3")]
+        Types(super::HeapTypes),
+    }
+}
+/// How far the reading is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeapProgress {
+    /// Bytes that are done,
+    #[prost(uint64, tag = "1")]
+    pub done_bytes: u64,
+    /// of so many: all that is resident, twice.
+    #[prost(uint64, tag = "2")]
+    pub all_bytes: u64,
+}
+/// A heap.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeapSummary {
+    /// Version of the interpreter.
+    #[prost(string, tag = "1")]
+    pub python_version: ::prost::alloc::string::String,
+    /// Objects.
+    #[prost(uint64, tag = "2")]
+    pub n_objects: u64,
+    /// Their sizes together, as `sys.getsizeof` says them.
+    #[prost(uint64, tag = "3")]
+    pub size_bytes: u64,
+    /// Different types.
+    #[prost(uint32, tag = "4")]
+    pub n_types: u32,
+    /// Memory that was read,
+    #[prost(uint64, tag = "5")]
+    pub read_bytes: u64,
+    /// and that was not, since it is swapped out,
+    #[prost(uint64, tag = "6")]
+    pub swapped_bytes: u64,
+    /// or shared with other processes, or could be,
+    #[prost(uint64, tag = "7")]
+    pub shared_bytes: u64,
+    /// or a private view of a file that is no program or library,
+    #[prost(uint64, tag = "8")]
+    pub file_bytes: u64,
+    /// or since it changed while it was read.
+    #[prost(uint64, tag = "9")]
+    pub failed_bytes: u64,
+    /// The largest objects, largest first, ten at most.
+    #[prost(message, repeated, tag = "10")]
+    pub largest: ::prost::alloc::vec::Vec<LargeObject>,
+}
+/// A large object.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LargeObject {
+    /// Name of its type.
+    #[prost(string, tag = "1")]
+    pub r#type: ::prost::alloc::string::String,
+    /// Its address.
+    #[prost(uint64, tag = "2")]
+    pub address: u64,
+    /// Its size.
+    #[prost(uint64, tag = "3")]
+    pub size_bytes: u64,
+    /// Its length, where it has one.
+    #[prost(uint64, optional, tag = "4")]
+    pub length: ::core::option::Option<u64>,
+}
+/// Some of the types.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeapTypes {
+    /// Most bytes first.
+    #[prost(message, repeated, tag = "1")]
+    pub types: ::prost::alloc::vec::Vec<HeapType>,
+}
+/// What is counted of one type. Classes that are called the same are one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeapType {
+    /// Its module, as far as it is known, and its qualified name: `app.Session`, `dict`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Objects.
+    #[prost(uint64, tag = "2")]
+    pub n_objects: u64,
+    /// Their sizes together.
+    #[prost(uint64, tag = "3")]
+    pub size_bytes: u64,
+    /// How many of them the cyclic garbage collector follows.
+    #[prost(uint64, tag = "4")]
+    pub n_tracked: u64,
+}
 /// Nothing to say.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatusRequest {}
@@ -425,6 +644,47 @@ impl ProcessState {
             "PROCESS_STATE_DISCOVERING" => Some(Self::Discovering),
             "PROCESS_STATE_PROFILED" => Some(Self::Profiled),
             "PROCESS_STATE_NOT_PROFILED" => Some(Self::NotProfiled),
+            _ => None,
+        }
+    }
+}
+/// What a thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ThreadState {
+    /// Not used.
+    Unspecified = 0,
+    /// On a CPU, or ready to be.
+    Running = 1,
+    /// Waits, and a signal can wake it.
+    Sleeping = 2,
+    /// Waits for a device, most often: nothing else can wake it.
+    Uninterruptible = 3,
+    /// Stopped, by a signal or a debugger.
+    Stopped = 4,
+}
+impl ThreadState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "THREAD_STATE_UNSPECIFIED",
+            Self::Running => "THREAD_STATE_RUNNING",
+            Self::Sleeping => "THREAD_STATE_SLEEPING",
+            Self::Uninterruptible => "THREAD_STATE_UNINTERRUPTIBLE",
+            Self::Stopped => "THREAD_STATE_STOPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "THREAD_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "THREAD_STATE_RUNNING" => Some(Self::Running),
+            "THREAD_STATE_SLEEPING" => Some(Self::Sleeping),
+            "THREAD_STATE_UNINTERRUPTIBLE" => Some(Self::Uninterruptible),
+            "THREAD_STATE_STOPPED" => Some(Self::Stopped),
             _ => None,
         }
     }
@@ -605,6 +865,88 @@ pub mod profile_service_client {
             ));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Sends the processes that the agent sees, and then whatever changes: processes that begin, become profiled, run another
+        /// program, or end. Until the client leaves.
+        ///
+        /// The first message has all that there are, each later one what changed since, at most once a second. `Process.memory` is
+        /// absent.
+        ///
+        /// INVALID_ARGUMENT: a regular expression of the selector cannot be used.
+        /// RESOURCE_EXHAUSTED: too many clients watch.
+        /// UNAVAILABLE: the agent is stopping.
+        pub async fn watch_processes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchProcessesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchProcessesResponse>>,
+            tonic::Status,
+        > {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path =
+                http::uri::PathAndQuery::from_static("/pyagent.v1.ProfileService/WatchProcesses");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new(
+                "pyagent.v1.ProfileService",
+                "WatchProcesses",
+            ));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Sends the stacks of all Python threads of the selected processes as they are now, a process in a message. They are read
+        /// from outside: no process stands still for it.
+        ///
+        /// INVALID_ARGUMENT: a regular expression of the selector cannot be used.
+        /// NOT_FOUND: no profiled process matches.
+        /// RESOURCE_EXHAUSTED: too many clients look into processes at this time.
+        /// UNAVAILABLE: the agent is stopping.
+        pub async fn dump_stacks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DumpStacksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DumpStacksResponse>>,
+            tonic::Status,
+        > {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path =
+                http::uri::PathAndQuery::from_static("/pyagent.v1.ProfileService/DumpStacks");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pyagent.v1.ProfileService", "DumpStacks"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Counts the objects of one process by type. They are read from outside, while it runs: objects that come, go or move
+        /// meanwhile can be missing or counted twice.
+        ///
+        /// Messages with the progress come first, one a second at most; then the summary; then the types, most bytes first, in
+        /// several messages when there are many. A client that leaves ends the reading.
+        ///
+        /// NOT_FOUND: the process is not profiled, or has ended.
+        /// FAILED_PRECONDITION: objects of this interpreter cannot be counted (builds without the GIL).
+        /// RESOURCE_EXHAUSTED: this process is being read for another client, or too many are.
+        /// UNAVAILABLE: the agent is stopping.
+        pub async fn heap_census(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HeapCensusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::HeapCensusResponse>>,
+            tonic::Status,
+        > {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path =
+                http::uri::PathAndQuery::from_static("/pyagent.v1.ProfileService/HeapCensus");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pyagent.v1.ProfileService", "HeapCensus"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Versions, rates and counters of the agent.
         ///
         /// UNAVAILABLE: the agent is stopping.
@@ -684,6 +1026,59 @@ pub mod profile_service_server {
             &self,
             request: tonic::Request<super::WatchProfilesRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchProfilesStream>, tonic::Status>;
+        /// Server streaming response type for the WatchProcesses method.
+        type WatchProcessesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchProcessesResponse, tonic::Status>,
+            > + std::marker::Send
+            + 'static;
+        /// Sends the processes that the agent sees, and then whatever changes: processes that begin, become profiled, run another
+        /// program, or end. Until the client leaves.
+        ///
+        /// The first message has all that there are, each later one what changed since, at most once a second. `Process.memory` is
+        /// absent.
+        ///
+        /// INVALID_ARGUMENT: a regular expression of the selector cannot be used.
+        /// RESOURCE_EXHAUSTED: too many clients watch.
+        /// UNAVAILABLE: the agent is stopping.
+        async fn watch_processes(
+            &self,
+            request: tonic::Request<super::WatchProcessesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchProcessesStream>, tonic::Status>;
+        /// Server streaming response type for the DumpStacks method.
+        type DumpStacksStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DumpStacksResponse, tonic::Status>,
+            > + std::marker::Send
+            + 'static;
+        /// Sends the stacks of all Python threads of the selected processes as they are now, a process in a message. They are read
+        /// from outside: no process stands still for it.
+        ///
+        /// INVALID_ARGUMENT: a regular expression of the selector cannot be used.
+        /// NOT_FOUND: no profiled process matches.
+        /// RESOURCE_EXHAUSTED: too many clients look into processes at this time.
+        /// UNAVAILABLE: the agent is stopping.
+        async fn dump_stacks(
+            &self,
+            request: tonic::Request<super::DumpStacksRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DumpStacksStream>, tonic::Status>;
+        /// Server streaming response type for the HeapCensus method.
+        type HeapCensusStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::HeapCensusResponse, tonic::Status>,
+            > + std::marker::Send
+            + 'static;
+        /// Counts the objects of one process by type. They are read from outside, while it runs: objects that come, go or move
+        /// meanwhile can be missing or counted twice.
+        ///
+        /// Messages with the progress come first, one a second at most; then the summary; then the types, most bytes first, in
+        /// several messages when there are many. A client that leaves ends the reading.
+        ///
+        /// NOT_FOUND: the process is not profiled, or has ended.
+        /// FAILED_PRECONDITION: objects of this interpreter cannot be counted (builds without the GIL).
+        /// RESOURCE_EXHAUSTED: this process is being read for another client, or too many are.
+        /// UNAVAILABLE: the agent is stopping.
+        async fn heap_census(
+            &self,
+            request: tonic::Request<super::HeapCensusRequest>,
+        ) -> std::result::Result<tonic::Response<Self::HeapCensusStream>, tonic::Status>;
         /// Versions, rates and counters of the agent.
         ///
         /// UNAVAILABLE: the agent is stopping.
@@ -884,6 +1279,138 @@ pub mod profile_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchProfilesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pyagent.v1.ProfileService/WatchProcesses" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchProcessesSvc<T: ProfileService>(pub Arc<T>);
+                    impl<T: ProfileService>
+                        tonic::server::ServerStreamingService<super::WatchProcessesRequest>
+                        for WatchProcessesSvc<T>
+                    {
+                        type Response = super::WatchProcessesResponse;
+                        type ResponseStream = T::WatchProcessesStream;
+                        type Future =
+                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchProcessesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ProfileService>::watch_processes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchProcessesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pyagent.v1.ProfileService/DumpStacks" => {
+                    #[allow(non_camel_case_types)]
+                    struct DumpStacksSvc<T: ProfileService>(pub Arc<T>);
+                    impl<T: ProfileService>
+                        tonic::server::ServerStreamingService<super::DumpStacksRequest>
+                        for DumpStacksSvc<T>
+                    {
+                        type Response = super::DumpStacksResponse;
+                        type ResponseStream = T::DumpStacksStream;
+                        type Future =
+                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DumpStacksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ProfileService>::dump_stacks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DumpStacksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pyagent.v1.ProfileService/HeapCensus" => {
+                    #[allow(non_camel_case_types)]
+                    struct HeapCensusSvc<T: ProfileService>(pub Arc<T>);
+                    impl<T: ProfileService>
+                        tonic::server::ServerStreamingService<super::HeapCensusRequest>
+                        for HeapCensusSvc<T>
+                    {
+                        type Response = super::HeapCensusResponse;
+                        type ResponseStream = T::HeapCensusStream;
+                        type Future =
+                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HeapCensusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ProfileService>::heap_census(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HeapCensusSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

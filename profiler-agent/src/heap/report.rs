@@ -429,7 +429,7 @@ pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 /// `module.Qualname`, made harmless; types of `builtins` without their module.
-pub(super) fn full_name(module: &str, qualname: &str) -> String {
+pub(crate) fn full_name(module: &str, qualname: &str) -> String {
     let name = if module == "builtins" {
         qualname.to_owned()
     } else {

@@ -6,6 +6,8 @@
 //!
 //! The process runs on meanwhile. What is freed or made during the scan is seen or not.
 
+use std::ops::ControlFlow;
+
 use super::bytes::{HOOK_BYTES, is_debug_hook, start_of_block, word};
 use super::layout::{GC_HEAD_BYTES, HeapLayout, type_object};
 use super::memory::QuietMemory;
@@ -91,15 +93,26 @@ pub struct ScanCounts {
     pub n_failed: u64,
 }
 
-/// Tells how much of all bytes is done.
-pub type Progress<'a> = &'a mut dyn FnMut(u64);
+/// Told of bytes that are done; says whether to go on.
+pub type Progress<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
+
+/// Why a scan has not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ScanError {
+    /// The memory cannot be read.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Nobody waits for it any more.
+    #[error("given up")]
+    Abandoned,
+}
 
 /// First pass: the types.
 pub fn find_types(
     memory: &QuietMemory,
     layout: &HeapLayout,
     progress: Progress<'_>,
-) -> Result<Option<TypeTable>, MemoryError> {
+) -> Result<Option<TypeTable>, ScanError> {
     let mut finder = TypeFinder::new(*layout);
     for_windows(memory, progress, &mut |window| {
         find_types_in(window, layout, &mut finder);
@@ -133,7 +146,7 @@ pub fn scan(
     types: &TypeTable,
     visitor: &mut dyn Visitor,
     progress: Progress<'_>,
-) -> Result<ScanCounts, MemoryError> {
+) -> Result<ScanCounts, ScanError> {
     let mut scanner = Scanner {
         memory,
         layout,
@@ -381,7 +394,7 @@ fn for_windows(
     memory: &QuietMemory,
     progress: Progress<'_>,
     take: &mut dyn FnMut(&Window<'_>) -> Result<(), MemoryError>,
-) -> Result<ScanCounts, MemoryError> {
+) -> Result<ScanCounts, ScanError> {
     let mut counts = ScanCounts::default();
     let mut buffer = vec![0; (LEAD_BYTES + WINDOW_BYTES + TAIL_BYTES) as usize];
     for run in &memory.resident.runs {
@@ -389,7 +402,9 @@ fn for_windows(
         while at < run.end {
             let end = run.end.min((at + 1).next_multiple_of(WINDOW_BYTES));
             read_window(memory, run, (at, end), &mut buffer, &mut counts, take)?;
-            progress(end - at);
+            if progress(end - at).is_break() {
+                return Err(ScanError::Abandoned);
+            }
             at = end;
         }
     }

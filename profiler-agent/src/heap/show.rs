@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::ops::ControlFlow;
 
 use foldhash::fast::FixedState;
 use serde::Serialize;
@@ -96,6 +97,7 @@ pub fn show(
     let mut advance = |n_bytes: u64| {
         n_done += n_bytes;
         progress(n_done, n_all);
+        ControlFlow::Continue(())
     };
     let advance: Progress<'_> = &mut advance;
     let types = scan::find_types(&memory, &layout, advance)?

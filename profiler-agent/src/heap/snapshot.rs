@@ -1,11 +1,12 @@
 //! A snapshot: one look at a process's heap, with names in place of addresses of types.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use super::layout::{HeapLayout, SUPPORTED};
 use super::memory::QuietMemory;
 use super::names::{TypeName, type_name};
-use super::scan::{self, Progress};
+use super::scan::{self, Progress, ScanError};
 use super::tally::{Tally, TypeCount};
 use crate::ids::{Address, Pid};
 use crate::process::memory::MemoryError;
@@ -28,6 +29,9 @@ pub enum HeapError {
     /// The memory cannot be read.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Nobody waits for it any more.
+    #[error("given up")]
+    Abandoned,
     /// What the kernel shows of it cannot be read.
     #[error("/proc/{pid} cannot be read")]
     Proc {
@@ -82,13 +86,27 @@ impl Snapshot {
         n_largest: usize,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, HeapError> {
+        let go_on = &mut |n_done, n_all| {
+            progress(n_done, n_all);
+            ControlFlow::Continue(())
+        };
+        Self::take_unless(pid, interpreter, n_largest, go_on)
+    }
+
+    /// The same, as long as `progress` says to go on; else [`HeapError::Abandoned`].
+    pub fn take_unless(
+        pid: Pid,
+        interpreter: &Interpreter,
+        n_largest: usize,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Self, HeapError> {
         let layout = layout_of(interpreter)?;
         let memory = QuietMemory::of_process(pid).map_err(|source| proc_error(pid, source))?;
         let n_all = memory.resident.n_bytes() * 2;
         let mut n_done = 0;
         let mut advance = |n_bytes: u64| {
             n_done += n_bytes;
-            progress(n_done, n_all);
+            progress(n_done, n_all)
         };
         let advance: Progress<'_> = &mut advance;
         let types = scan::find_types(&memory, &layout, advance)?
@@ -149,6 +167,15 @@ impl TypeCount {
         self.n_objects += other.n_objects;
         self.n_bytes += other.n_bytes;
         self.n_tracked += other.n_tracked;
+    }
+}
+
+impl From<ScanError> for HeapError {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Memory(error) => Self::Memory(error),
+            ScanError::Abandoned => Self::Abandoned,
+        }
     }
 }
 

@@ -21,5 +21,6 @@ pub mod regions;
 pub mod resident;
 pub mod service;
 pub mod smaps;
+pub mod task_state;
 pub mod thread_ids;
 mod vdso;

@@ -3,7 +3,7 @@
 //! `NSpid` of `/proc/PID/task/TID/status` (proc_pid_status(5), since 4.1) has a thread's ids from our namespace, the
 //! first, to its own, the last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::facts;
@@ -44,6 +44,14 @@ impl ThreadIds {
         let outer = known.outer(inner);
         self.by_process.insert(pid, known);
         outer
+    }
+}
+
+impl ThreadIds {
+    /// What the own namespace of a process calls these threads of it.
+    pub fn inner_ids(pid: Pid, tids: &[Tid]) -> HashSet<Tid> {
+        let ids = tids.iter().filter_map(|tid| namespace_ids(pid, *tid));
+        ids.filter_map(|ids| ids.last().copied()).collect()
     }
 }
 

@@ -6,6 +6,7 @@ pub mod discover;
 pub mod gc;
 pub mod layout;
 pub mod line_table;
+pub mod native_ids;
 pub mod process;
 pub mod refusal;
 pub mod runtime;

@@ -2,6 +2,7 @@
 
 mod code_cache;
 pub mod decode;
+pub mod dump;
 pub mod native;
 pub mod remote;
 pub mod symbolize;

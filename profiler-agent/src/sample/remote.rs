@@ -32,11 +32,24 @@ pub struct RemoteSampler {
 }
 
 /// A thread state in the interpreter's list.
-struct Listed {
-    state: u64,
-    thread_id: u64,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listed {
+    pub(super) state: u64,
+    pub(super) thread_id: u64,
     /// Thread id in the process's own pid namespace; 0 before 3.11.
-    native_thread_id: u32,
+    pub(super) native_thread_id: u32,
+}
+
+/// A stack as it was read.
+#[derive(Debug, Clone)]
+pub(super) struct RemoteStack {
+    pub(super) thread: Thread,
+    /// Leaf first.
+    pub(super) frames: Vec<PyFrame>,
+    /// How the walk ended; `None`: at the bound.
+    pub(super) end: Option<WalkEnd>,
+    /// The thread had the same frame after the walk.
+    pub(super) is_same: bool,
 }
 
 impl RemoteSampler {
@@ -58,7 +71,9 @@ impl RemoteSampler {
             } else {
                 Tid(process.pid.0)
             };
-            let Some((thread, frames)) = self.read_stack(memory, process, &listed) else {
+            let Some(RemoteStack { thread, frames, .. }) =
+                self.complete_stack(memory, process, &listed)
+            else {
                 continue;
             };
             let holds_gil = thread.flags & sample_flags::GIL_HELD != 0;
@@ -67,36 +82,38 @@ impl RemoteSampler {
             }
             samples.push(RawSample {
                 time_ns,
-                generation: process.generation,
-                pid: process.pid,
-                tid,
-                cpu: 0,
-                source: 0,
                 period,
-                address: Address(0),
-                n_bytes: 0,
-                user_ip: Address(0),
-                thread_state: Address(thread.state),
-                frame: Address(thread.frame),
-                flags: thread.flags,
-                python_status: PythonStatus::Complete,
-                kernel_status: KernelStatus::UserMode,
-                comm: comm_bytes(&process.facts.comm),
-                registers: None,
-                python: frames,
-                kernel: Vec::new(),
+                ..raw_sample(process, tid, &thread, frames)
             });
         }
         samples
     }
 
     /// The complete stack of a thread; `None` when it has none or the walk tore.
-    fn read_stack(
+    fn complete_stack(
         &mut self,
         memory: ProcessMemory,
         process: &PythonProcess,
         listed: &Listed,
-    ) -> Option<(Thread, Vec<PyFrame>)> {
+    ) -> Option<RemoteStack> {
+        let stack = self.read_stack(memory, process, listed)?;
+        if stack.thread.frame == 0 {
+            return None;
+        }
+        if stack.end != Some(WalkEnd::Complete) || !stack.is_same {
+            self.n_torn += 1;
+            return None;
+        }
+        Some(stack)
+    }
+
+    /// The stack of a thread as far as it can be read; `None`: its state has gone.
+    pub(super) fn read_stack(
+        &mut self,
+        memory: ProcessMemory,
+        process: &PythonProcess,
+        listed: &Listed,
+    ) -> Option<RemoteStack> {
         let layout = &process.interpreter.layout.walk;
         let mut reader = RemoteReader(&memory);
         let entry = ProcessEntry {
@@ -113,20 +130,48 @@ impl RemoteSampler {
             return None;
         }
         gil(&mut reader, window, layout, &entry, &mut thread);
-        if thread.frame == 0 {
-            return None;
-        }
         let (end, frames) = walk(&mut reader, window, layout, &thread);
         let mut after = Thread::default();
         let is_same = matches!(
             accept(&mut reader, window, layout, state, id, &mut after),
             Ok(true)
         ) && after.frame == thread.frame;
-        if end != Some(WalkEnd::Complete) || !is_same {
-            self.n_torn += 1;
-            return None;
-        }
-        Some((thread, frames))
+        Some(RemoteStack {
+            thread,
+            frames,
+            end,
+            is_same,
+        })
+    }
+}
+
+/// What the kernel programs would say of such a stack, but for the time.
+pub(super) fn raw_sample(
+    process: &PythonProcess,
+    tid: Tid,
+    thread: &Thread,
+    frames: Vec<PyFrame>,
+) -> RawSample {
+    RawSample {
+        time_ns: 0,
+        generation: process.generation,
+        pid: process.pid,
+        tid,
+        cpu: 0,
+        source: 0,
+        period: 0,
+        address: Address(0),
+        n_bytes: 0,
+        user_ip: Address(0),
+        thread_state: Address(thread.state),
+        frame: Address(thread.frame),
+        flags: thread.flags,
+        python_status: PythonStatus::Complete,
+        kernel_status: KernelStatus::UserMode,
+        comm: comm_bytes(&process.facts.comm),
+        registers: None,
+        python: frames,
+        kernel: Vec::new(),
     }
 }
 
@@ -151,7 +196,11 @@ fn walk(
 }
 
 /// The thread states of all interpreters, at most [`MAX_LISTED`].
-fn listed_threads(memory: ProcessMemory, layout: &PyLayout, runtime: Address) -> Vec<Listed> {
+pub(super) fn listed_threads(
+    memory: ProcessMemory,
+    layout: &PyLayout,
+    runtime: Address,
+) -> Vec<Listed> {
     let mut reader = RemoteReader(&memory);
     let mut listed = Vec::new();
     let head = runtime.add(layout.runtime_interpreters_head.into());

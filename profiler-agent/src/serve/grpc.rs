@@ -1,11 +1,15 @@
 //! `pyagent.v1.ProfileService` over gRPC: translates between the messages and [`super::query`].
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Semaphore;
 use tokio_stream::{Stream, iter};
 use tonic::{Request, Response, Status};
 
+use super::inspect::{Inspector, Messages};
+use super::process_watch;
 use super::pull::{
     BadRequest, Pulled, Puller, Selector, SelectorSide, Times, Wanted, label_filters,
 };
@@ -29,6 +33,8 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 pub(super) struct Service {
     pub(super) asker: Asker,
     pub(super) puller: Puller,
+    pub(super) inspector: Inspector,
+    pub(super) process_watchers: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
@@ -36,6 +42,9 @@ impl ProfileService for Service {
     type PullProfileStream =
         Pin<Box<dyn Stream<Item = Result<proto::PullProfileResponse, Status>> + Send>>;
     type WatchProfilesStream = WatchStream;
+    type WatchProcessesStream = Messages<proto::WatchProcessesResponse>;
+    type DumpStacksStream = Messages<proto::DumpStacksResponse>;
+    type HeapCensusStream = Messages<proto::HeapCensusResponse>;
 
     async fn list_processes(
         &self,
@@ -43,7 +52,7 @@ impl ProfileService for Service {
     ) -> Result<Response<proto::ListProcessesResponse>, Status> {
         let scope = Scope::of(request.extensions());
         let filter = selector(request.into_inner().selector).parse(&scope)?;
-        let processes = self.asker.processes(filter).await;
+        let processes = self.asker.processes(filter, true).await;
         let processes = processes.ok_or(PullError::Stopping)?;
         Ok(Response::new(proto::ListProcessesResponse {
             processes: processes.into_iter().map(process).collect(),
@@ -100,6 +109,40 @@ impl ProfileService for Service {
         let place = self.puller.watch().ok_or(PullError::TooManyPulls)?;
         let windows = self.asker.watch().await.ok_or(PullError::Stopping)?;
         Ok(Response::new(watch.stream(windows, place)))
+    }
+
+    async fn watch_processes(
+        &self,
+        request: Request<proto::WatchProcessesRequest>,
+    ) -> Result<Response<Self::WatchProcessesStream>, Status> {
+        let scope = Scope::of(request.extensions());
+        let filter = selector(request.into_inner().selector).parse(&scope)?;
+        let place = self.process_watchers.clone().try_acquire_owned();
+        let place =
+            place.map_err(|_| Status::resource_exhausted("too many clients watch processes"))?;
+        let asker = self.asker.clone();
+        Ok(Response::new(process_watch::watch(asker, filter, place)))
+    }
+
+    async fn dump_stacks(
+        &self,
+        request: Request<proto::DumpStacksRequest>,
+    ) -> Result<Response<Self::DumpStacksStream>, Status> {
+        let scope = Scope::of(request.extensions());
+        let filter = selector(request.into_inner().selector).parse(&scope)?;
+        Ok(Response::new(self.inspector.dump(filter).await?))
+    }
+
+    async fn heap_census(
+        &self,
+        request: Request<proto::HeapCensusRequest>,
+    ) -> Result<Response<Self::HeapCensusStream>, Status> {
+        let viewer = Scope::of(request.extensions()).viewer();
+        let request = request.into_inner();
+        let census = self
+            .inspector
+            .census(request.pid, request.max_types, viewer);
+        Ok(Response::new(census.await?))
     }
 
     async fn get_status(
@@ -194,7 +237,7 @@ fn messages(
     parts.map(|part| Ok(proto::PullProfileResponse { part: Some(part) }))
 }
 
-fn process(process: ProcessInfo) -> proto::Process {
+pub(super) fn process(process: ProcessInfo) -> proto::Process {
     proto::Process {
         pid: process.pid,
         start_time: Some(process.start_time.into()),

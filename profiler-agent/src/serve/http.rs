@@ -111,7 +111,7 @@ async fn targets(
         viewer: scope.viewer(),
         ..ProcessFilter::default()
     };
-    let Some(processes) = shared.asker.processes(filter).await else {
+    let Some(processes) = shared.asker.processes(filter, false).await else {
         return refusal(&PullError::Stopping);
     };
     let groups = discovery::groups(&processes, &authority);

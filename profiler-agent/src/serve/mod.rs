@@ -14,9 +14,11 @@ mod grpc;
 mod guard;
 mod health;
 mod http;
+mod inspect;
 pub mod listen;
 mod metrics;
 mod places;
+mod process_watch;
 mod pull;
 pub mod query;
 pub mod scope;
@@ -35,7 +37,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware;
 use rustls::ServerConfig;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -57,6 +59,9 @@ pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7099";
 
 /// Most bytes of a gRPC request.
 const MAX_REQUEST_BYTES: usize = 256 << 10;
+
+/// Most clients that watch processes: they are looked at for each.
+const MAX_PROCESS_WATCHERS: usize = 16;
 
 /// What requests in flight get at the end to send their answers.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
@@ -365,6 +370,8 @@ async fn router(asker: &Asker) -> (HealthReporter, Router) {
     let service = ProfileServiceServer::new(grpc::Service {
         asker: asker.clone(),
         puller: puller.clone(),
+        inspector: inspect::Inspector::new(asker.clone()),
+        process_watchers: Arc::new(Semaphore::new(MAX_PROCESS_WATCHERS)),
     })
     .max_decoding_message_size(MAX_REQUEST_BYTES);
     let (health, health_service) = tonic_health::server::health_reporter();

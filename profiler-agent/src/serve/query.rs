@@ -8,11 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::heap::snapshot::Snapshot;
 use crate::profile::in_use::InUse;
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, RecordedRequest, function_totals};
 use crate::profile::window::ClosedWindow;
+use crate::python::layout::Version;
+use crate::python::process::PythonProcess;
+use crate::sample::dump::{Dump, DumpError};
 
 /// A question to the agent.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub enum Query {
     ListProcesses {
         /// Only these.
         filter: ProcessFilter,
+        /// With their memory, which takes some reads of each.
+        with_memory: bool,
         /// Ordered by process id.
         reply: oneshot::Sender<Vec<ProcessInfo>>,
     },
@@ -50,11 +56,79 @@ pub enum Query {
         /// By line.
         reply: oneshot::Sender<InUse>,
     },
+    /// The stacks of all Python threads, as they are now.
+    DumpStacks {
+        /// Of these processes.
+        filter: ProcessFilter,
+        /// One process after the other.
+        reply: mpsc::Sender<Result<ProcessStacks, InspectError>>,
+    },
+    /// The objects of a process by type.
+    HeapCensus {
+        /// It means one process at most.
+        filter: ProcessFilter,
+        /// Progress, then the heap.
+        reply: mpsc::Sender<Result<CensusPart, InspectError>>,
+    },
     /// How the agent is doing.
     Status {
         /// The answer.
         reply: oneshot::Sender<Status>,
     },
+}
+
+/// The stacks of one process.
+#[derive(Debug)]
+pub struct ProcessStacks {
+    /// Whose.
+    pub process: Arc<PythonProcess>,
+    /// The stacks, or why there are none.
+    pub stacks: Result<Dump, DumpError>,
+}
+
+/// A part of what is said of a heap.
+#[derive(Debug)]
+pub enum CensusPart {
+    /// How far the reading is, in bytes.
+    Progress {
+        /// Done.
+        n_done: u64,
+        /// Of so many.
+        n_all: u64,
+    },
+    /// All of it.
+    Heap {
+        /// Version of the interpreter.
+        version: Version,
+        /// The objects.
+        snapshot: Box<Snapshot>,
+    },
+}
+
+/// Why a process is not looked into.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InspectError {
+    /// No process is meant that is profiled.
+    #[error("no profiled process matches")]
+    NoMatch,
+    /// It has ended.
+    #[error("process {0} has ended")]
+    Gone(u32),
+    /// This interpreter's objects are not known; in words.
+    #[error("{0}")]
+    Unsupported(String),
+    /// It cannot be read; in words.
+    #[error("{0}")]
+    Unreadable(String),
+    /// Somebody else looks at it.
+    #[error("the heap of process {0} is being read for another client: try again later")]
+    Busy(u32),
+    /// As many as can be are looked into.
+    #[error("too many clients look into processes: try again later")]
+    TooMany,
+    /// The agent ends, or does not answer any more.
+    #[error("the agent is stopping")]
+    Stopping,
 }
 
 /// Which profile is asked for.
@@ -275,9 +349,35 @@ impl Asker {
     }
 
     /// The processes; `None` when the agent does not answer.
-    pub(super) async fn processes(&self, filter: ProcessFilter) -> Option<Vec<ProcessInfo>> {
-        let query = |reply| Query::ListProcesses { filter, reply };
+    pub(super) async fn processes(
+        &self,
+        filter: ProcessFilter,
+        with_memory: bool,
+    ) -> Option<Vec<ProcessInfo>> {
+        let query = |reply| Query::ListProcesses {
+            filter,
+            with_memory,
+            reply,
+        };
         self.ask(ANSWER_TIMEOUT, query).await
+    }
+
+    /// The stacks of processes, as they come; the channel ends with them.
+    pub(super) async fn stacks(
+        &self,
+        filter: ProcessFilter,
+    ) -> mpsc::Receiver<Result<ProcessStacks, InspectError>> {
+        self.ask_for_many(|reply| Query::DumpStacks { filter, reply })
+            .await
+    }
+
+    /// The objects of a process; the channel ends with them.
+    pub(super) async fn census(
+        &self,
+        filter: ProcessFilter,
+    ) -> mpsc::Receiver<Result<CensusPart, InspectError>> {
+        self.ask_for_many(|reply| Query::HeapCensus { filter, reply })
+            .await
     }
 
     /// The agent's status; `None` when it does not answer.
@@ -308,6 +408,18 @@ impl Asker {
     pub(super) async fn watch(&self) -> Option<broadcast::Receiver<Arc<ClosedWindow>>> {
         self.ask(ANSWER_TIMEOUT, |reply| Query::Watch { reply })
             .await
+    }
+
+    /// Answers wait until they are fetched. Without any the agent has not answered.
+    async fn ask_for_many<T>(
+        &self,
+        query: impl FnOnce(mpsc::Sender<T>) -> Query,
+    ) -> mpsc::Receiver<T> {
+        let (reply, answers) = mpsc::channel(1);
+        let asking = self.queries.send(query(reply));
+        // When it fails the reply is dropped with the question.
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, asking).await;
+        answers
     }
 
     async fn ask<T>(

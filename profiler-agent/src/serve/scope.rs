@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use axum::http::Extensions;
 
-use crate::profile::query::{ProcessFacts, Viewer};
+use crate::profile::query::Viewer;
 
 /// What somebody who asks may see and do. A request carries it as an extension; one without may do nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,20 +29,13 @@ impl Scope {
         extensions.get().cloned().unwrap_or(Self::ReadStatus)
     }
 
-    /// Whose processes are seen.
+    /// Whose processes are seen, profiled and looked into. Others are as if they were not there.
     #[must_use]
     pub fn viewer(&self) -> Viewer {
         match self {
             Self::Processes(viewer) => viewer.clone(),
             Self::ReadStatus => Viewer::Nobody,
         }
-    }
-
-    /// Whether a process may be looked into: its stacks, its objects. What is not seen is not there: answer as for a
-    /// process that does not exist.
-    #[must_use]
-    pub fn may_inspect(&self, process: &ProcessFacts<'_>) -> bool {
-        self.viewer().sees(process)
     }
 }
 

@@ -52,9 +52,8 @@ pub(super) fn process_info(
     process: ProcessListing,
     show_cmdline: bool,
     options: &LabelOptions,
-    collecting: Option<&Collecting>,
+    memory: Option<MemoryInfo>,
 ) -> ProcessInfo {
-    let memory = memory_info(&process, collecting);
     let facts = process.facts;
     let service_name = facts.service_name(options);
     let program = facts.arguments.first().unwrap_or(&facts.comm).clone();
@@ -101,7 +100,12 @@ pub(super) fn container_info(container: Container) -> ContainerInfo {
 impl Engine {
     /// The tracker knows the processes; it answers through a thread of its own making, so that the engine
     /// never waits.
-    pub(super) fn list(&self, filter: ProcessFilter, reply: oneshot::Sender<Vec<ProcessInfo>>) {
+    pub(super) fn list(
+        &self,
+        filter: ProcessFilter,
+        with_memory: bool,
+        reply: oneshot::Sender<Vec<ProcessInfo>>,
+    ) {
         let (sender, listing) = oneshot::channel();
         if self
             .parts
@@ -130,7 +134,12 @@ impl Engine {
                     };
                     filter.matches(&filtered(&process.facts, &cmdline, &filter))
                 })
-                .map(|process| process_info(process, show_cmdline, &options, collecting.as_ref()))
+                .map(|process| {
+                    let memory = with_memory
+                        .then(|| memory_info(&process, collecting.as_ref()))
+                        .flatten();
+                    process_info(process, show_cmdline, &options, memory)
+                })
                 .collect();
             // Whoever asked may have left.
             let _ = reply.send(infos);

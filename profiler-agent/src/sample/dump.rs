@@ -1,0 +1,242 @@
+//! The stacks of all Python threads of a process at one moment, read from outside without a pause.
+//!
+//! A thread that sleeps before and after, and did not run in between, stood still: its stack is exact. That of a thread which
+//! runs is read until two readings in a row say the same; when they never do, the last one counts, and it is said.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use profiler_common::event::{PythonStatus, sample_flags};
+use profiler_common::layout::ABSENT;
+use profiler_common::unwind::python::WalkEnd;
+
+use super::remote::{Listed, RemoteSampler, RemoteStack, listed_threads, raw_sample};
+use super::symbolize::Symbolizer;
+use crate::ids::{Pid, Tid};
+use crate::process::facts;
+use crate::process::memory::ProcessMemory;
+use crate::process::program::ProgramId;
+use crate::process::service::LabelOptions;
+use crate::process::task_state::{Activity, TaskState};
+use crate::process::thread_ids::ThreadIds;
+use crate::profile::aggregate::ResolvedFrame;
+use crate::profile::model::FrameKind;
+use crate::python::native_ids;
+use crate::python::process::PythonProcess;
+
+/// How often the stack of a thread that runs is read until it is taken as it is. Each takes some 20 us.
+const MAX_READINGS: usize = 50;
+
+/// The stack of a thread.
+#[derive(Debug, Clone)]
+pub struct ThreadStack {
+    /// Its id.
+    pub tid: Tid,
+    /// Its name in Python, else the kernel's.
+    pub name: Box<str>,
+    /// What it does.
+    pub activity: Activity,
+    /// Function of the kernel that it waits in; empty when it runs, or when that is not known.
+    pub wait_function: String,
+    /// Whether it holds the GIL; `None`: there is none, or it is not known.
+    pub holds_gil: Option<bool>,
+    /// Leaf first; empty between calls into Python.
+    pub frames: Vec<ResolvedFrame>,
+    /// It ran on, and no two readings said the same.
+    pub is_uncertain: bool,
+}
+
+/// The stacks of a process.
+#[derive(Debug, Clone)]
+pub struct Dump {
+    /// When they were read.
+    pub time: SystemTime,
+    /// The main thread first, then by id.
+    pub threads: Vec<ThreadStack>,
+    /// Threads that are none of Python's.
+    pub n_other_threads: u32,
+}
+
+/// Why there are no stacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DumpError {
+    /// It is not there any more.
+    #[error("the process has ended")]
+    Gone,
+    /// What is known of it is of another program.
+    #[error("the process runs another program now")]
+    OtherProgram,
+    /// There is no thread state that can be read.
+    #[error("no thread state can be read: the interpreter is not initialised, or has ended")]
+    NoThreads,
+}
+
+/// Reads the stacks of a process. `is_over` is asked between threads: whether somebody still waits.
+pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<Dump, DumpError> {
+    let pid = process.pid;
+    let program = ProgramId::of_process(pid).map_err(|_| DumpError::Gone)?;
+    let memory = ProcessMemory::new(pid);
+    let interpreter = &process.interpreter;
+    let tids = facts::tids(pid).map_err(|_| DumpError::Gone)?;
+    let listed = listed_threads(memory, &interpreter.layout.walk, interpreter.runtime);
+    let listed = with_native_ids(process, memory, listed, &tids);
+    let mut reading = Reading {
+        process,
+        memory,
+        sampler: RemoteSampler::default(),
+        thread_ids: ThreadIds::default(),
+        symbolizer: symbolizer(process),
+    };
+    let time = SystemTime::now();
+    let mut threads: HashMap<Tid, ThreadStack> = HashMap::new();
+    for thread in &listed {
+        if is_over() {
+            break;
+        }
+        let Some(stack) = reading.thread(thread) else {
+            continue;
+        };
+        // A state that is about to be another thread's, or another interpreter's, has no frame.
+        let known = threads.get(&stack.tid);
+        if known.is_none_or(|known| known.frames.is_empty()) {
+            threads.insert(stack.tid, stack);
+        }
+    }
+    match ProgramId::of_process(pid) {
+        Ok(now) if now == program => {}
+        Ok(_) => return Err(DumpError::OtherProgram),
+        Err(_) => return Err(DumpError::Gone),
+    }
+    if threads.is_empty() {
+        return Err(DumpError::NoThreads);
+    }
+    let n_other = tids.iter().filter(|tid| !threads.contains_key(tid)).count();
+    let mut threads: Vec<ThreadStack> = threads.into_values().collect();
+    threads.sort_by_key(|thread| (thread.tid.0 != pid.0, thread.tid.0));
+    Ok(Dump {
+        time,
+        threads,
+        n_other_threads: u32::try_from(n_other).unwrap_or(u32::MAX),
+    })
+}
+
+/// One that knows this process alone: what it reads costs the profiles nothing.
+fn symbolizer(process: &Arc<PythonProcess>) -> Symbolizer {
+    let mut symbolizer = Symbolizer::new(false, LabelOptions::default());
+    symbolizer.add(process.clone());
+    symbolizer
+}
+
+/// The same thread states, with the ids of their threads also where the interpreter does not have them (before 3.11).
+fn with_native_ids(
+    process: &PythonProcess,
+    memory: ProcessMemory,
+    mut listed: Vec<Listed>,
+    tids: &[Tid],
+) -> Vec<Listed> {
+    if process.interpreter.layout.walk.tstate_native_thread_id != ABSENT {
+        return listed;
+    }
+    let idents: HashSet<u64> = listed.iter().map(|thread| thread.thread_id).collect();
+    let inner: HashSet<Tid> = ThreadIds::inner_ids(process.pid, tids);
+    let found = native_ids::of_idents(&memory, &idents, &inner);
+    for thread in &mut listed {
+        let tid = found.get(&thread.thread_id);
+        thread.native_thread_id = tid.map_or(0, |tid| tid.0);
+    }
+    listed
+}
+
+struct Reading<'a> {
+    process: &'a Arc<PythonProcess>,
+    memory: ProcessMemory,
+    sampler: RemoteSampler,
+    thread_ids: ThreadIds,
+    symbolizer: Symbolizer,
+}
+
+impl Reading<'_> {
+    /// `None`: the thread has ended, or has no state any more.
+    fn thread(&mut self, listed: &Listed) -> Option<ThreadStack> {
+        let pid = self.process.pid;
+        let tid = self
+            .thread_ids
+            .outer(pid, Tid(listed.native_thread_id))
+            .filter(|tid| tid.0 != 0)?;
+        let (stack, task, is_uncertain) = self.settled(pid, tid, listed)?;
+        let flags = stack.thread.flags;
+        let knows_gil = flags & sample_flags::GIL_KNOWN != 0;
+        let status = match stack.end {
+            _ if stack.frames.is_empty() => PythonStatus::NoFrame,
+            Some(WalkEnd::Complete) => PythonStatus::Complete,
+            Some(WalkEnd::FrameSwitch) => PythonStatus::FrameSwitch,
+            Some(WalkEnd::Fault) => PythonStatus::FrameFault,
+            Some(WalkEnd::Loop) => PythonStatus::FrameLoop,
+            None => PythonStatus::Truncated,
+        };
+        let mut sample = raw_sample(self.process, tid, &stack.thread, stack.frames);
+        sample.python_status = status;
+        let resolved = self.symbolizer.resolve(&sample)?;
+        let mut frames = resolved.frames;
+        let is_empty = frames
+            .iter()
+            .all(|frame| frame.function.kind != FrameKind::Python);
+        if is_empty && status == PythonStatus::NoFrame {
+            frames.clear();
+        }
+        Some(ThreadStack {
+            tid,
+            name: resolved.labels.thread_name.clone(),
+            wait_function: if task.activity == Activity::Running {
+                String::new()
+            } else {
+                TaskState::wait_function(pid, tid)
+            },
+            activity: task.activity,
+            holds_gil: knows_gil.then_some(flags & sample_flags::GIL_HELD != 0),
+            frames,
+            is_uncertain,
+        })
+    }
+
+    /// A stack that was the same for a moment at least, if there is such a moment, and what the thread did then.
+    fn settled(
+        &mut self,
+        pid: Pid,
+        tid: Tid,
+        listed: &Listed,
+    ) -> Option<(RemoteStack, TaskState, bool)> {
+        let mut last: Option<RemoteStack> = None;
+        for _ in 0..MAX_READINGS {
+            let before = TaskState::read(pid, tid).ok()?;
+            let stack = self.sampler.read_stack(self.memory, self.process, listed)?;
+            let after = TaskState::read(pid, tid).ok()?;
+            if after.stood_still_since(&before) {
+                return Some((stack, after, false));
+            }
+            let is_whole =
+                stack.is_same && (stack.end == Some(WalkEnd::Complete) || stack.frames.is_empty());
+            if is_whole && last.as_ref().is_some_and(|last| is_alike(last, &stack)) {
+                return Some((stack, after, false));
+            }
+            // What is whole is better than what is not.
+            if is_whole || last.is_none() {
+                last = Some(stack);
+            }
+        }
+        let task = TaskState::read(pid, tid).ok()?;
+        Some((last?, task, true))
+    }
+}
+
+/// Whether two readings of a stack show the same calls; the leaf may have gone on.
+fn is_alike(one: &RemoteStack, other: &RemoteStack) -> bool {
+    let calls = |stack: &RemoteStack| -> Vec<(u64, u64)> {
+        let frames = stack.frames.iter().enumerate();
+        frames
+            .map(|(idx, frame)| (frame.code, if idx == 0 { 0 } else { frame.instr }))
+            .collect()
+    };
+    one.thread.frame == other.thread.frame && calls(one) == calls(other)
+}
