@@ -119,8 +119,25 @@ impl Builder {
         });
     }
 
-    pub(super) fn finish(self) -> Samples {
-        self.samples
+    /// What was added.
+    pub(super) fn samples(&self) -> &Samples {
+        &self.samples
+    }
+
+    /// Empty again, with the room that it has.
+    pub(super) fn clear(&mut self) {
+        let Samples {
+            labels,
+            places,
+            nodes,
+            rows,
+        } = &mut self.samples;
+        labels.clear();
+        places.clear();
+        nodes.clear();
+        rows.clear();
+        self.places.clear();
+        self.nodes.clear();
     }
 }
 
@@ -367,7 +384,7 @@ mod tests {
                     let values: [i64; MAX_VALUES] = values.try_into().unwrap();
                     builder.sample(leaf, (labels % n_labels) as u32, values.into());
                 }
-                builder.finish()
+                builder.samples().clone()
             })
     }
 
@@ -419,7 +436,7 @@ mod tests {
             let node = builder.call(node, place(1000 + leaf));
             builder.sample(Some(node), labels, [1, 10_101_010].into());
         }
-        let samples = builder.finish();
+        let samples = builder.samples().clone();
         assert_eq!(samples.nodes.len(), 150);
         assert!(Encoder::default().encode(&samples, 2).len() < 1000);
     }

@@ -118,6 +118,7 @@ fn is_due(id: i64, used: i64, seq: i64) -> bool {
 /// What is remembered from window to window.
 #[derive(Debug, Default)]
 struct Rows {
+    builder: Builder,
     encoder: Encoder,
     hashers: [RandomState; 2],
     strings: Known,
@@ -203,9 +204,8 @@ impl Writer {
                 return Err(WriteError::LogHeld);
             }
         }
-        let expected_pages = (expected / PAGE_BYTES).min(self.limits.n_pages() / 2);
         let mut n_removed = 0;
-        while self.n_used_pages()? + expected_pages > self.limits.n_pages() {
+        while !self.has_room()? {
             let n = self.remove_oldest(MAX_REMOVED)?;
             n_removed += n;
             if n == 0 && !self.remove_unused(0)? {
@@ -213,6 +213,12 @@ impl Writer {
             }
         }
         Ok(n_removed)
+    }
+
+    /// Whether the database has room for a window as large as the last ones, and as much again.
+    fn has_room(&self) -> rusqlite::Result<bool> {
+        let expected = (self.window_bytes * 2 / PAGE_BYTES).min(self.limits.n_pages() / 2);
+        Ok(self.n_used_pages()? + expected <= self.limits.n_pages())
     }
 
     fn log_bytes(&self) -> u64 {
@@ -248,8 +254,8 @@ impl Writer {
         Ok(n_removed.len() as u64)
     }
 
-    /// A step of what can wait: removes windows that are too old, rows that nobody needs, and pages that are not used. How
-    /// many windows went; `None`: there is nothing left to do.
+    /// A step of what can wait: removes windows that are too old, or in the way of the next one, rows that nobody needs, and
+    /// pages that are not used. How many windows went; `None`: there is nothing left to do.
     pub(super) fn tidy(&mut self) -> Result<Option<u64>, WriteError> {
         let keep_ns = i64::try_from(self.limits.keep.as_nanos()).unwrap_or(i64::MAX);
         let oldest_ns = self.clock.boot_ns().saturating_sub(keep_ns);
@@ -273,6 +279,13 @@ impl Writer {
         if !expired.is_empty() {
             self.checkpoint()?;
             return Ok(Some(expired.len() as u64));
+        }
+        if !self.has_room()? {
+            let n_removed = self.remove_oldest(MAX_REMOVED)?;
+            if n_removed > 0 {
+                self.checkpoint()?;
+                return Ok(Some(n_removed));
+            }
         }
         if self.remove_unused(REFRESH + STAGGER)? {
             self.checkpoint()?;
@@ -451,7 +464,7 @@ impl PartWriter<'_> {
                 samples.push(sample);
             }
         }
-        let mut places = HashMap::new();
+        let mut places = vec![None; profile.locations.len()];
         let mut n_bytes = 0;
         for (idx, samples) in (0..).zip(by_process) {
             if !samples.is_empty() {
@@ -466,10 +479,11 @@ impl PartWriter<'_> {
         profile_type: ProfileType,
         process: ProcessId,
         samples: &[&model::Sample],
-        places: &mut HashMap<model::LocationId, Place>,
+        places: &mut [Option<Place>],
     ) -> rusqlite::Result<u64> {
         let profile = self.profile;
-        let mut builder = Builder::default();
+        let mut builder = std::mem::take(&mut self.rows.builder);
+        builder.clear();
         let mut label_sets = HashMap::new();
         let mut sums = model::Values::default();
         for sample in samples {
@@ -484,11 +498,13 @@ impl PartWriter<'_> {
             let mut node = None;
             let stack = profile.stacks.get(sample.stack.0 as usize);
             for location in stack.into_iter().flatten().rev() {
-                let place = match places.get(location) {
-                    Some(place) => *place,
-                    None => {
+                let place = match places.get(location.0 as usize) {
+                    Some(Some(place)) => *place,
+                    _ => {
                         let place = self.place(*location)?;
-                        places.insert(*location, place);
+                        if let Some(known) = places.get_mut(location.0 as usize) {
+                            *known = Some(place);
+                        }
                         place
                     }
                 };
@@ -500,7 +516,8 @@ impl PartWriter<'_> {
         let bytes = self
             .rows
             .encoder
-            .encode(&builder.finish(), profile_type.sample_types().len());
+            .encode(builder.samples(), profile_type.sample_types().len());
+        self.rows.builder = builder;
         let process = self.process(process)?;
         self.transaction
             .prepare_cached(
