@@ -141,7 +141,16 @@ async fn a_scope_for_the_status_reads_nothing_of_processes() {
         let error = client.pull_profile(with_token(request, STATUS)).await;
         let error = error.unwrap_err();
         assert_eq!(error.code(), Code::PermissionDenied, "{error}");
+        let request = proto::HeapCensusRequest { pid, max_types: 0 };
+        let error = client.heap_census(with_token(request, STATUS)).await;
+        assert_eq!(error.unwrap_err().code(), Code::PermissionDenied);
     }
+    let request = proto::DumpStacksRequest::default();
+    let error = client.dump_stacks(with_token(request, STATUS)).await;
+    assert_eq!(error.unwrap_err().code(), Code::PermissionDenied);
+    let request = proto::WatchProcessesRequest::default();
+    let error = client.watch_processes(with_token(request, STATUS)).await;
+    assert_eq!(error.unwrap_err().code(), Code::PermissionDenied);
     running.stop().await;
 }
 
@@ -171,6 +180,29 @@ async fn a_scope_of_namespaces_sees_those_and_others_as_if_they_were_not_there()
         if expected.is_empty() {
             assert_eq!(there.2, not_there.2, "the same words for both");
         }
+        let request = proto::HeapCensusRequest {
+            pid: PID,
+            max_types: 0,
+        };
+        let census = client.heap_census(with_token(request, token)).await;
+        assert_eq!(census.is_ok(), !expected.is_empty(), "{token}");
+        // Another client may look only when this one has left.
+        drop(census);
+        let request = proto::DumpStacksRequest::default();
+        let error = client.dump_stacks(with_token(request, token)).await;
+        let code = if expected.is_empty() {
+            Code::NotFound
+        } else {
+            // The agent here has no stacks.
+            Code::Unavailable
+        };
+        assert_eq!(error.unwrap_err().code(), code, "{token}");
+        let request = proto::WatchProcessesRequest::default();
+        let watched = client.watch_processes(with_token(request, token)).await;
+        let first = watched.unwrap().into_inner().message().await;
+        let processes = first.unwrap().unwrap().processes;
+        let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+        assert_eq!(pids, expected, "{token}");
     }
     running.stop().await;
 }
