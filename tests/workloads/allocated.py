@@ -1,11 +1,14 @@
 """Allocates amounts that are known, one a function, when it is told to; then says how much, and waits.
 
-Says by function: allocations from malloc and their bytes, those of them that are kept, and the bytes of small objects that
-are kept. Sizes are those of the objects as `sys.getsizeof` has them: what CPython asks its allocator for.
+Says by function: allocations from malloc and their bytes, those of them that are kept, the bytes of small objects that
+are kept, and the bytes of arenas that the interpreter took for them, by its own count. Sizes are those of the objects as `sys.getsizeof` has them: what CPython asks its allocator for.
 """
 import ctypes
 import json
+import os
+import re
 import sys
+import tempfile
 
 COUNT = 3000
 SIZE = 20000
@@ -31,6 +34,9 @@ def big():
 
 
 def churn():
+    # Its objects have a place that is never all that is used of its pool: else each would take a pool, and give it back.
+    places = [bytearray() for n in range(1000)]
+    del places[::2]
     for n in range(10 * COUNT):
         block = bytearray(SIZE)
         block = None
@@ -161,8 +167,32 @@ def operators():
     return [6000, 6000 * SIZE, 3000, 3000 * SIZE, 0]
 
 
+def arena_bytes():
+    """Bytes of all arenas that were ever taken (Objects/obmalloc.c, `_PyObject_DebugMallocStats`); None without arenas."""
+    with tempfile.TemporaryFile() as file:
+        errors = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        sys._debugmallocstats()
+        os.dup2(errors, 2)
+        os.close(errors)
+        file.seek(0)
+        text = file.read().decode().replace(",", "")
+    total = re.search(r"# arenas allocated total += +(\d+)", text)
+    size = re.search(r"(\d+) bytes/arena", text)
+    return int(total.group(1)) * int(size.group(1)) if total and size else None
+
+
+def measured(work):
+    before = arena_bytes()
+    amounts = work()
+    after = arena_bytes()
+    return [work.__name__, amounts + [-1 if None in (before, after) else after - before]]
+
+
+# What it needs itself is taken before.
+arena_bytes()
 WORKS = (small, big, churn, keep, halve, grow, native, aligned, operators)
 print("ready", flush=True)
 sys.stdin.readline()
-print(json.dumps([[work.__name__, work()] for work in WORKS]), flush=True)
+print(json.dumps([measured(work) for work in WORKS]), flush=True)
 sys.stdin.readline()

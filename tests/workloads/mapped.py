@@ -100,5 +100,5 @@ sys.stdout.write("ready\n")
 sys.stdout.flush()
 sys.stdin.readline()
 functions = [anonymous, arrays, in_parts, resized, replaced, reserved, churn, failing, heap]
-print(json.dumps([(function.__name__, [float(n) for n in function()] + [0.0]) for function in functions]), flush=True)
+print(json.dumps([(function.__name__, [float(n) for n in function()] + [0.0, 0.0]) for function in functions]), flush=True)
 sys.stdin.readline()
