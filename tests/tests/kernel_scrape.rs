@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use flate2::read::GzDecoder;
 use profiler_agent::generated::perftools::profiles::{Label, Profile, Sample};
 use prost::Message as _;
-use pyagent_tests::allocated::{ALLOC_SPACE, INUSE_SPACE, PERIOD, Phase, allowed, expected_values};
+use pyagent_tests::allocated::{
+    ALLOC_OBJECTS, ALLOC_SPACE, INUSE_SPACE, PERIOD, Phase, allowed, expected_values,
+};
 use pyagent_tests::compiler::workload;
 use pyagent_tests::interpreters;
 use pyagent_tests::pyagent::Pyagent;
@@ -44,7 +46,7 @@ fn start() -> (Target, Pyagent) {
         &period,
         // The program does nothing but allocate.
         "--alloc-budget",
-        "100000%",
+        "1000%",
         "--listen",
         "127.0.0.1:0",
     ];
@@ -66,12 +68,7 @@ fn start() -> (Target, Pyagent) {
 
 fn curl(agent: &Pyagent, path: &str) -> Child {
     Command::new("curl")
-        .args([
-            "-sS",
-            "--fail-with-body",
-            "--write-out",
-            "%{stderr}%{http_code}",
-        ])
+        .args(["--silent", "--write-out", "%{stderr}%{http_code}"])
         .arg(format!("http://{}{path}", agent.address()))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -82,8 +79,7 @@ fn curl(agent: &Pyagent, path: &str) -> Child {
 /// The body of an answer, and its status.
 fn answer(child: Child) -> (Vec<u8>, String) {
     let output = child.wait_with_output().unwrap();
-    let status = String::from_utf8_lossy(&output.stderr);
-    let status = status[..status.len().min(3)].to_owned();
+    let status = String::from_utf8(output.stderr).unwrap();
     (output.stdout, status)
 }
 
@@ -178,6 +174,10 @@ fn errors(seen: &[Seen], phases: &[Phase]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (function, amounts) in phases {
         for (value_idx, expected, deviation) in expected_values(*amounts) {
+            if function == "grow" && value_idx == ALLOC_OBJECTS {
+                // The deviation is that of objects of one size, and these are of many.
+                continue;
+            }
             let found = sum(seen, function, value_idx);
             let allowed = allowed(*amounts, value_idx, expected, deviation);
             println!("{function} {value_idx}: {found:.0} of {expected:.0} +- {allowed:.0}");
@@ -313,9 +313,9 @@ fn go_tool_pprof_fetches_both() {
         let ends = |line: &&str| line.split_whitespace().last() == Some(function);
         text.lines().find(ends).map(str::to_owned)
     };
-    // One array of 256 MiB is always sampled, and stands for itself.
+    // One array of 256 MiB is always sampled, and stands for itself: flat, flat %, sum %, with what it calls.
     let big = line(&in_use, "big").expect("it is among the first");
-    assert!(big.trim_start().starts_with("256MB "), "{in_use}");
+    assert_eq!(big.split_whitespace().nth(3), Some("256MB"), "{in_use}");
     // What is allocated and dropped is in the one and not in the other.
     assert!(line(&allocs, "churn").is_some(), "{allocs}");
     assert!(line(&in_use, "churn").is_none(), "{in_use}");
