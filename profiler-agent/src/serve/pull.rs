@@ -100,7 +100,7 @@ const HEAP_TYPES: [ProfileType; 2] = [ProfileType::Alloc, ProfileType::Pools];
 #[derive(Debug)]
 enum Heap {
     Since(Totals),
-    During(Profile),
+    During(Box<Profile>),
 }
 
 /// What a client says of the time that it means.
@@ -315,7 +315,7 @@ impl Puller {
             let _both = (place, builder);
             let profile = match heap {
                 Heap::Since(totals) => totals.profile(),
-                Heap::During(profile) => profile,
+                Heap::During(profile) => *profile,
             };
             let profile = with_labels(profile, &wanted.labels).into_heap(wanted.view);
             in_format(&profile, wanted.format)
@@ -337,7 +337,8 @@ impl Puller {
                     filter,
                     duration,
                 };
-                self.asker.pull(request).await.map(Heap::During)
+                let pulled = self.asker.pull(request).await;
+                pulled.map(|profile| Heap::During(Box::new(profile)))
             }
             None => {
                 let request = TotalsRequest {

@@ -58,7 +58,9 @@ impl Engine {
         let is_fresh = |at: Instant| at.elapsed() < FRESH;
         if !self.losses.looked.is_some_and(is_fresh) {
             let mut zeros = self.counter_values();
-            zeros.iter_mut().for_each(|counter| counter.value = 0);
+            for counter in &mut zeros {
+                counter.value = 0;
+            }
             self.losses = Losses {
                 looked: Some(Instant::now()),
                 comments: self.comments(&zeros),
