@@ -27,8 +27,11 @@ use pyagent_tests::pyagent::Pyagent;
 use pyagent_tests::target::Target;
 use serde_json::Value;
 
-/// A profile is a second old at most, and samples are some 50 ms under way on a host that is not overwhelmed.
-const SETTLED: Duration = Duration::from_secs(2);
+/// A profile is a second old at most.
+const FRESH: Duration = Duration::from_millis(1100);
+
+/// Samples are 50 ms under way, on a host that is not overwhelmed.
+const UNDER_WAY: Duration = Duration::from_millis(500);
 
 /// The program, which waits, under an agent whose probes stand.
 fn start() -> (Target, Pyagent) {
@@ -52,18 +55,34 @@ fn start() -> (Target, Pyagent) {
     ];
     let agent = Pyagent::start(&arguments, "go tool pprof");
     let begun = Instant::now();
-    loop {
-        let metrics = String::from_utf8(get(&agent, "/metrics")).unwrap();
-        let placed = metrics
-            .lines()
-            .find(|line| line.starts_with("pyagent_probes_placed_total "));
-        if placed.is_some_and(|line| !line.ends_with(" 0")) {
-            break;
-        }
+    while counter(&agent, "probes_placed") == 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "no probes");
         std::thread::sleep(Duration::from_millis(50));
     }
     (target, agent)
+}
+
+/// One of the agent's counters.
+fn counter(agent: &Pyagent, name: &str) -> u64 {
+    let metrics = String::from_utf8(get(agent, "/metrics")).unwrap();
+    let name = format!("pyagent_{name}_total ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+    value.expect("it is counted").parse().unwrap()
+}
+
+/// Waits until everything that the program did before it waited has reached the agent, and an answer that was given before is
+/// not given again.
+fn settle(agent: &Pyagent) {
+    let mut before = counter(agent, "samples_received");
+    loop {
+        std::thread::sleep(UNDER_WAY);
+        let now = counter(agent, "samples_received");
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    std::thread::sleep(FRESH);
 }
 
 fn curl(agent: &Pyagent, path: &str) -> Child {
@@ -208,12 +227,12 @@ fn alloy_gets_what_was_allocated_between_two_scrapes() {
     // pyroscope.scrape
     let first = scrape();
     let phases = allocate(&mut target);
-    std::thread::sleep(SETTLED);
+    settle(&agent);
     let second = scrape();
     let wrong = errors(&delta(&first, &second), &phases);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Meanwhile it waits; what is in use stays.
-    std::thread::sleep(SETTLED);
+    settle(&agent);
     let scrapers: Vec<Child> = (0..N_SCRAPERS).map(|_| curl(&agent, &path)).collect();
     for scraper in scrapers {
         let (body, status) = answer(scraper);
@@ -246,7 +265,7 @@ fn alloy_gets_what_was_allocated_between_two_scrapes() {
 
 #[test]
 fn parca_gets_what_is_in_use_and_what_was_allocated_in_its_interval() {
-    const INTERVAL: Duration = Duration::from_secs(20);
+    const INTERVAL: Duration = Duration::from_secs(30);
     let (mut target, agent) = start();
     let pid = target.pid();
     let begun = Instant::now();
@@ -262,7 +281,7 @@ fn parca_gets_what_is_in_use_and_what_was_allocated_in_its_interval() {
         begun.elapsed() < INTERVAL,
         "the program is too slow for this test"
     );
-    std::thread::sleep(SETTLED);
+    settle(&agent);
     let heap = decode(&get(&agent, &format!("/debug/pprof/heap?pid={pid}")));
     let since: Vec<Seen> = samples(&heap).into_values().collect();
     let mut wrong = errors(&since, &phases);
@@ -289,7 +308,7 @@ fn go_tool_pprof_fetches_both() {
     }
     let (mut target, agent) = start();
     allocate(&mut target);
-    std::thread::sleep(SETTLED);
+    settle(&agent);
     let folder = tempfile::tempdir().unwrap();
     let top = |arguments: &[&str], path: &str| {
         let mut command = Command::new("go");
