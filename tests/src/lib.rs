@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub mod allocated;
 pub mod bench;
 pub mod compiler;
 pub mod containers;

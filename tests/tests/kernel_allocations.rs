@@ -15,6 +15,9 @@ use profiler_agent::process::file::open_mapped;
 use profiler_agent::process::maps;
 use profiler_agent::profile::model::{Profile, ProfileType, Sample, age_class, label};
 use profiler_agent::track::allocators::PoolProbes;
+use pyagent_tests::allocated::{
+    ALLOC_SPACE, INUSE_SPACE, PEAK_SPACE, PERIOD, Phase, TEMPORARY_SPACE, allowed, expected_values,
+};
 use pyagent_tests::compiler::workload;
 use pyagent_tests::interpreters::{self, Interpreter};
 use pyagent_tests::packages;
@@ -22,26 +25,10 @@ use pyagent_tests::pyagent::{Pyagent, binary};
 use pyagent_tests::recorder::{Recorder, counter, of_pids};
 use pyagent_tests::target::Target;
 
-/// Mean distance of samples in the tests, in bytes: each call of the larger ones is sampled with a probability of about a
-/// quarter, so that one kind of call which is counted twice, or not at all, is outside of the sampling error.
-const PERIOD: u64 = 64 << 10;
-
-/// Values of a profile of allocations, by their places.
-const ALLOC_OBJECTS: usize = 0;
-const ALLOC_SPACE: usize = 1;
-const INUSE_OBJECTS: usize = 2;
-const INUSE_SPACE: usize = 3;
-const PEAK_SPACE: usize = 4;
-const TEMPORARY_SPACE: usize = 5;
-
 fn version(python: &Interpreter) -> String {
     let (major, minor, micro) = python.version;
     format!("{major}.{minor}.{micro}")
 }
-
-/// What a program says of one of its functions: allocations and their bytes, those that are kept, bytes of small objects
-/// that are kept, bytes of arenas that were taken (-1: not known).
-type Phase = (String, [f64; 6]);
 
 fn sum(profile: &Profile, function: &str, value_idx: usize) -> f64 {
     let is_in = |sample: &&Sample| {
@@ -50,17 +37,6 @@ fn sum(profile: &Profile, function: &str, value_idx: usize) -> f64 {
     };
     let samples = profile.samples.iter().filter(is_in);
     samples.map(|sample| sample.values[value_idx] as f64).sum()
-}
-
-/// Deviation of a sum over `n` allocations of `n_bytes` together, if each is sampled with its probability: that of
-/// `n` times a binomial with the weight `1 / p`.
-fn deviation(n: f64, n_bytes: f64) -> f64 {
-    if n == 0.0 {
-        return 0.0;
-    }
-    let size = n_bytes / n;
-    let p = 1.0 - (-size / PERIOD as f64).exp();
-    size * (n * (1.0 - p) / p).sqrt()
 }
 
 /// Runs the program under a recording; the recording ends while the program waits.
@@ -113,23 +89,11 @@ fn record_command(
     (profile, phases)
 }
 
-/// What a program says of a function, as values of a profile: which, how much, and the deviation of the sampling.
-fn expected_values([n, n_bytes, n_kept, n_bytes_kept, ..]: [f64; 6]) -> [(usize, f64, f64); 4] {
-    let (all, kept) = (deviation(n, n_bytes), deviation(n_kept, n_bytes_kept));
-    [
-        (ALLOC_OBJECTS, n, all * n / n_bytes.max(1.0)),
-        (ALLOC_SPACE, n_bytes, all),
-        (INUSE_OBJECTS, n_kept, kept * n_kept / n_bytes_kept.max(1.0)),
-        (INUSE_SPACE, n_bytes_kept, kept),
-    ]
-}
-
 /// What is wrong with a profile of allocations.
 fn errors(program: &str, profile: &Profile, phases: Vec<Phase>) -> Vec<String> {
     let mut wrong = Vec::new();
     assert_eq!(profile.sample_types, ProfileType::Alloc.sample_types());
     for (function, amounts) in phases {
-        let [n, n_bytes, ..] = amounts;
         for (value_idx, expected, deviation) in expected_values(amounts) {
             if function == "small" {
                 continue;
@@ -138,17 +102,7 @@ fn errors(program: &str, profile: &Profile, phases: Vec<Phase>) -> Vec<String> {
             let kind = profile.sample_types[value_idx].kind;
             let name = format!("{program} {function} {kind}");
             eprintln!("{name}: {found:.0} of {expected:.0}");
-            // 99.99 % of the sampling error, and what the interpreter allocates beside the objects.
-            let is_count = matches!(value_idx, ALLOC_OBJECTS | INUSE_OBJECTS);
-            let beside = if is_count {
-                // Each sample stands for a whole number of objects, half of one more or less.
-                let share = n_bytes / n.max(1.0) / PERIOD as f64;
-                let n_samples = expected * (1.0 - (-share).exp());
-                10.0 + 3.9 * 0.5 * n_samples.sqrt()
-            } else {
-                f64::from(1 << 16)
-            };
-            let allowed = 3.9 * deviation + 0.01 * expected + beside;
+            let allowed = allowed(amounts, value_idx, expected, deviation);
             if (found - expected).abs() > allowed {
                 wrong.push(format!(
                     "{name}: {found:.0}, not {expected:.0} +- {allowed:.0}"

@@ -4,6 +4,7 @@ mod counters;
 mod inspect;
 mod listing;
 mod pull;
+mod totals;
 mod windows;
 
 use std::cell::Cell;
@@ -19,7 +20,8 @@ use tokio::sync::oneshot;
 
 use self::counters::EngineCounters;
 use self::listing::Collecting;
-use self::pull::{Consumer, Pull, matches};
+use self::pull::{Consumer, Pull};
+use self::totals::Losses;
 pub(super) use self::windows::RecorderChannel;
 use self::windows::Windows;
 use super::health::Health;
@@ -170,6 +172,7 @@ pub(super) struct Engine {
     health: Health,
     huge_faults: HugeFaults,
     live: LiveBlocks,
+    losses: Losses,
     probe_states: ProbeStates,
     rounding: Rounding,
     /// Sampled time in which a program collected garbage.
@@ -190,7 +193,8 @@ impl Engine {
         let open_pagemap = std::mem::replace(&mut parts.open_pagemap, Box::new(|_| None));
         let mut engine = Self {
             windows: None,
-            live: LiveBlocks::new(parts.config.allocation.temporary),
+            live: LiveBlocks::new(parts.config.allocation.temporary, recording.is_none()),
+            losses: Losses::default(),
             probe_states: ProbeStates::default(),
             rounding: Rounding::default(),
             collecting: HashMap::new(),
@@ -530,18 +534,8 @@ impl Engine {
             Query::Pull { request, reply } => {
                 let refused = if self.pulls.len() >= MAX_PULLS {
                     Some(PullError::TooManyPulls)
-                } else if self.stopping.is_some() {
-                    Some(PullError::Stopping)
-                } else if !self.parts.config.types.contains(&request.profile_type) {
-                    Some(PullError::NotSampled(request.profile_type))
-                } else if !self
-                    .symbolizer
-                    .processes()
-                    .any(|process| matches(&request.filter, process, self.parts.show_cmdline))
-                {
-                    Some(PullError::NoMatch)
                 } else {
-                    None
+                    self.why_not(request.profile_type, &request.filter)
                 };
                 match refused {
                     // Whoever asked may have left.
@@ -558,6 +552,7 @@ impl Engine {
                 let answer = in_use(&mut self.live, &self.probe_states, Pid(pid), boot_ns());
                 drop(reply.send(answer));
             }
+            Query::Totals { request, reply } => drop(reply.send(self.totals(&request))),
             Query::Status { reply } => drop(reply.send(self.status())),
             Query::PullRecorded { request, reply } => self.pull_recorded(request, reply),
             Query::Watch { reply } => {

@@ -4,6 +4,7 @@
 //! given back since.
 
 mod ranges;
+mod totals;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -11,13 +12,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::ranges::{Divide, Ranges};
+pub(super) use self::totals::FRESH;
+use self::totals::{Allocated, MAX_FRAMES, Room};
 use crate::ids::{Address, Generation, Pid};
 use crate::process::block::{Block, Release};
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::process::resident;
-use crate::profile::aggregate::{ResolvedFrame, ResolvedSample, ThreadLabels};
+use crate::profile::aggregate::{ProcessLabels, ResolvedFrame, ResolvedSample, ThreadLabels};
 use crate::profile::in_use::BlockInUse;
 use crate::profile::model::{ProfileType, Values, age_class};
+use crate::profile::totals::ProgramTotals;
 use crate::sample::decode::RawSample;
 
 /// The resident memory is looked at as often as this at most, when allocations come.
@@ -96,6 +100,7 @@ struct Program {
     peak: Peak,
     looked: Option<Instant>,
     pools_looked: Option<Instant>,
+    allocated: Allocated,
 }
 
 /// When a program had most memory resident.
@@ -148,11 +153,15 @@ pub(super) struct LiveBlocks {
     max_stacks: usize,
     /// What is given back within this time is temporary.
     temporary: Duration,
+    /// For the stacks of all that was allocated.
+    room: Room,
 }
 
 impl LiveBlocks {
-    pub(super) fn new(temporary: Duration) -> Self {
+    /// `has_totals`: whether somebody may ask for [`Self::totals`].
+    pub(super) fn new(temporary: Duration, has_totals: bool) -> Self {
         Self {
+            room: Room::new(if has_totals { MAX_FRAMES } else { 0 }),
             programs: HashMap::new(),
             stacks: HashSet::new(),
             max_stacks: 1024,
@@ -169,12 +178,14 @@ impl LiveBlocks {
         now_ns: u64,
     ) {
         let stack = self.shared(resolved);
-        let new = || Program::new(sample.generation);
+        let process = &resolved.labels.process;
+        let new = || Program::new(sample.generation, process.clone(), self.room.share());
         let program = self.programs.entry(sample.pid).or_insert_with(new);
         if program.generation != sample.generation {
             // The end of the one before was not told.
             *program = new();
         }
+        program.allocated.add(profile_type, resolved);
         let live = Live {
             profile_type,
             stack,
@@ -243,7 +254,31 @@ impl LiveBlocks {
     pub(super) fn look(&mut self, now_ns: u64) {
         for (pid, program) in &mut self.programs {
             program.look(*pid, now_ns);
+            program.allocated.forget_answers();
         }
+    }
+
+    /// What programs have allocated since their probes were placed, and what of it is in use, in the order of their process
+    /// ids; none but these, where there are any.
+    pub(super) fn totals(
+        &mut self,
+        profile_type: ProfileType,
+        pids: &[u32],
+        now_ns: u64,
+        mut is_meant: impl FnMut(Generation) -> bool,
+    ) -> Vec<Arc<ProgramTotals>> {
+        let mut pids: Vec<Pid> = if pids.is_empty() {
+            self.programs.keys().copied().collect()
+        } else {
+            pids.iter().copied().map(Pid).collect()
+        };
+        pids.sort_unstable();
+        pids.dedup();
+        let totals = pids.into_iter().filter_map(|pid| {
+            let program = self.programs.get_mut(&pid)?;
+            is_meant(program.generation).then(|| program.totals(pid, profile_type, now_ns))
+        });
+        totals.collect()
     }
 
     /// What is in use now, and what was at the peaks.
@@ -326,7 +361,7 @@ impl LiveBlocks {
 }
 
 impl Program {
-    fn new(generation: Generation) -> Self {
+    fn new(generation: Generation, process: Arc<ProcessLabels>, room: Room) -> Self {
         Self {
             generation,
             blocks: HashMap::new(),
@@ -334,7 +369,19 @@ impl Program {
             peak: Peak::default(),
             looked: None,
             pools_looked: None,
+            allocated: Allocated::new(room, process),
         }
+    }
+
+    fn totals(&mut self, pid: Pid, profile_type: ProfileType, now_ns: u64) -> Arc<ProgramTotals> {
+        if let Some(answer) = self.allocated.answer(profile_type) {
+            return answer;
+        }
+        if profile_type == ProfileType::Pools {
+            self.look_at_pools(pid, now_ns);
+        }
+        let alive = self.blocks.values().chain(self.mappings.values());
+        self.allocated.totals(profile_type, alive)
     }
 
     fn look(&mut self, pid: Pid, now_ns: u64) {

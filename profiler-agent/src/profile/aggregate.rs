@@ -200,6 +200,22 @@ impl Aggregator {
         self.tables.add(stack, labels, values);
     }
 
+    /// Adds values to what has this stack, leaf first, in this process, in whatever thread.
+    pub fn add_of_process(
+        &mut self,
+        frames: &[ResolvedFrame],
+        process: &Arc<ProcessLabels>,
+        values: Values,
+    ) {
+        let process = intern_process(&mut self.tables, &mut self.shared_processes, process);
+        let labels = self.tables.label_set(LabelSet {
+            process,
+            labels: [].into(),
+        });
+        let stack = self.intern_stack(frames, values[0]);
+        self.tables.add(stack, labels, values);
+    }
+
     /// Sum of the first value (samples) of all that was added.
     #[must_use]
     pub fn n_samples(&self) -> i64 {
@@ -283,10 +299,7 @@ impl Aggregator {
             ..
         } = self;
         shared_labels.get_or_insert_with(labels, |labels| {
-            let process = shared_processes.get_or_insert_with(&labels.process, |process| {
-                let process = process_of(tables, process);
-                tables.process(process)
-            });
+            let process = intern_process(tables, shared_processes, &labels.process);
             let tid = LabelValue::Num(i64::from(labels.tid));
             let labels = [
                 (tables.string(label::TID), tid),
@@ -313,6 +326,17 @@ fn intern_function(tables: &mut Tables, function: &ResolvedFunction) -> (Functio
         start_line: function.start_line,
     };
     (tables.function(function), mapping)
+}
+
+fn intern_process(
+    tables: &mut Tables,
+    shared: &mut SharedTable<ProcessLabels, ProcessId>,
+    labels: &Arc<ProcessLabels>,
+) -> ProcessId {
+    shared.get_or_insert_with(labels, |labels| {
+        let process = process_of(tables, labels);
+        tables.process(process)
+    })
 }
 
 fn process_of(tables: &mut Tables, process: &ProcessLabels) -> Process {

@@ -13,4 +13,5 @@ pub mod query;
 pub mod selector;
 pub mod tables;
 pub mod time;
+pub mod totals;
 pub mod window;

@@ -157,6 +157,17 @@ impl ValueType {
         Self::bytes("temporary_space"),
     ];
 
+    /// The values of a heap profile of Go, in its order: the first of [`ValueType::ALLOCATIONS`].
+    pub const HEAP: [Self; 4] = [
+        Self::ALLOCATIONS[0],
+        Self::ALLOCATIONS[1],
+        Self::ALLOCATIONS[2],
+        Self::ALLOCATIONS[3],
+    ];
+
+    /// What the period of a heap profile of Go counts; who stores profiles knows them by it.
+    pub const SPACE: Self = Self::bytes("space");
+
     const fn count(kind: &'static str) -> Self {
         Self {
             kind,
@@ -446,6 +457,8 @@ pub struct Profile {
     pub sample_types: &'static [ValueType],
     /// What [`Profile::period`] counts.
     pub period_type: ValueType,
+    /// The place of the value that readers are to show first; `None`: that follows from the types.
+    pub main_value: Option<usize>,
     /// Distance between two samples, in the unit of `period_type`; the true one, also when it was lowered.
     pub period: i64,
     /// Wall time of the start.
@@ -515,6 +528,9 @@ impl Profile {
     /// bytes of memory, of allocations those that were alive when the process had most.
     #[must_use]
     pub fn weight_idx(&self) -> usize {
+        if let Some(main_value) = self.main_value {
+            return main_value;
+        }
         let is_peak = |it: &ValueType| it.kind == PEAK_SPACE;
         let peak = self.sample_types.iter().position(is_peak);
         peak.unwrap_or_else(|| usize::from(self.sample_types[1].unit == "bytes"))

@@ -211,6 +211,7 @@ impl Tables {
         Profile {
             sample_types: head.sample_types,
             period_type: head.sample_types[1],
+            main_value: None,
             period: head.period,
             start: head.start,
             duration: head.duration,

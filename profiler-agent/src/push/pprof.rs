@@ -160,10 +160,7 @@ fn name_of(profile_type: ProfileType) -> &'static str {
 fn period_type(profile: &Profile, profile_type: ProfileType) -> ValueType {
     if profile_type.is_of_allocations() {
         // Go's, which they know.
-        ValueType {
-            kind: "space",
-            unit: "bytes",
-        }
+        ValueType::SPACE
     } else {
         profile.period_type
     }
@@ -335,6 +332,7 @@ impl<'a> Part<'a> {
         Profile {
             sample_types: whole.sample_types,
             period_type: period_type(whole, profile_type),
+            main_value: None,
             period: whole.period,
             start: whole.start,
             duration: whole.duration,

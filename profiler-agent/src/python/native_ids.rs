@@ -14,7 +14,7 @@ const RECORD_BYTES: usize = 1024;
 
 /// The threads of these `pthread_t`s, by ids in the pid namespace of the process; `tids` are all that it has. One whose record
 /// cannot be read is absent.
-pub fn of_idents(
+pub(crate) fn of_idents(
     memory: &impl ReadMemory,
     idents: &HashSet<u64>,
     tids: &HashSet<Tid>,

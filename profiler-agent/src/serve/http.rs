@@ -13,7 +13,7 @@ use axum::routing::get;
 use super::pull::{BadRequest, Pulled, Puller, Selector, Times, Wanted, label_filters};
 use super::query::{Asker, PullError};
 use super::scope::Scope;
-use super::{discovery, metrics};
+use super::{discovery, heap, metrics};
 use crate::format::{Format, escape};
 use crate::profile::model::ProfileType;
 use crate::profile::query::ProcessFilter;
@@ -35,6 +35,8 @@ pub(super) fn routes(shared: Shared) -> Router {
         .route("/", get(index))
         .route("/healthz", get(health))
         .route("/debug/pprof/profile", get(profile))
+        .route("/debug/pprof/heap", get(heap::heap))
+        .route("/debug/pprof/allocs", get(heap::allocs))
         .route("/sd", get(targets))
         .with_state(shared.clone())
         .merge(metrics_route(shared))
@@ -73,6 +75,10 @@ async fn index() -> Response {
             "                                       cgroup=PATH, label=NAME=RE, type=cpu|faults, format=NAME;\n",
             "                                       repeat one for one or the other\n",
             "/debug/pprof/profile?last=10m          of what was recorded; also from=TIME&to=TIME (RFC 3339)\n",
+            "/debug/pprof/heap                      what is in use now, and what was allocated, since the agent\n",
+            "                                       came (it samples alloc, else pools); processes as above, and\n",
+            "                                       type=alloc|pools|mmap; seconds=N: of that time\n",
+            "/debug/pprof/allocs                    the same, what was allocated first\n",
             "/sd                                    the processes as targets, for http_sd_configs of Prometheus\n",
             "/metrics                               the agent's own counters, for Prometheus\n",
             "/healthz, /livez, /readyz              200 while the agent answers, is alive, takes samples\n\n",
@@ -126,9 +132,7 @@ async fn profile(
     scope: Extension<Scope>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
-    let asked = query
-        .map_err(|error| BadQuery::Unreadable(error.body_text()))
-        .and_then(|Query(pairs)| parse(pairs, &scope));
+    let asked = pairs(query).and_then(|pairs| parse(pairs, &scope));
     let wanted = match asked {
         Ok(wanted) => wanted,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -141,7 +145,7 @@ async fn profile(
 
 /// What is wrong with the query of a profile.
 #[derive(Debug, thiserror::Error)]
-enum BadQuery {
+pub(super) enum BadQuery {
     #[error("the query cannot be read: {0}")]
     Unreadable(String),
     #[error("seconds={0} is not a number of seconds from 1 to 3600")]
@@ -152,63 +156,103 @@ enum BadQuery {
     Label(String),
     #[error("pid={0} is not a process id")]
     Pid(String),
+    #[error("`{0}` is not known; there are {1}")]
+    Unknown(String, &'static str),
     #[error(
-        "`{0}` is not known; there are seconds, last, from, to, pid, comm, cmdline, cgroup, container, label, type, format"
+        "{0}={1} is not known: take gc=1 and debug=0, which say nothing here, and format=folded for text"
     )]
-    Unknown(String),
+    NotGo(String, String),
+    #[error("type={0} is not of allocations: there are alloc, pools and mmap")]
+    NotOfAllocations(&'static str),
+    #[error("without seconds there is no label {0}: threads are put together; add seconds=N")]
+    NoSuchLabel(String),
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
 }
 
-/// The profile that a query asks for. What is not known is refused: a mistyped `pid` must not become a
-/// profile of everything.
-fn parse(pairs: Vec<(String, String)>, scope: &Scope) -> Result<Wanted, BadQuery> {
-    let mut selector = Selector::default();
-    let mut times = Times::default();
-    let mut labels = Vec::new();
-    let mut profile_type = ProfileType::Cpu;
-    let mut format = Format::default_format();
-    for (name, value) in pairs {
+/// The parameters of a request.
+pub(super) fn pairs(
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Vec<(String, String)>, BadQuery> {
+    query
+        .map(|Query(pairs)| pairs)
+        .map_err(|error| BadQuery::Unreadable(error.body_text()))
+}
+
+/// What a query chooses, of whatever profile.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    pub(super) selector: Selector,
+    pub(super) labels: Vec<(String, String)>,
+    pub(super) profile_type: Option<ProfileType>,
+    pub(super) format: Option<&'static Format>,
+    pub(super) duration: Option<Duration>,
+}
+
+impl Chosen {
+    /// Takes a parameter; gives its value back when it chooses nothing. What is not known is to be refused: a mistyped `pid`
+    /// must not become a profile of everything.
+    pub(super) fn take(&mut self, name: &str, value: String) -> Result<Option<String>, BadQuery> {
         let shown = || escape(&value).into_owned();
-        match &*name {
+        match name {
             "seconds" => {
                 let seconds = value
                     .parse()
                     .ok()
                     .filter(|seconds| (1..=3600).contains(seconds));
                 let seconds = seconds.ok_or_else(|| BadQuery::Seconds(shown()))?;
-                times.duration = Some(Duration::from_secs(seconds));
+                self.duration = Some(Duration::from_secs(seconds));
             }
-            "last" => times.last = Some(parse_span(&value).map_err(BadQuery::Time)?),
-            "from" => times.from = Some(parse_time(&value).map_err(BadQuery::Time)?),
-            "to" => times.to = Some(parse_time(&value).map_err(BadQuery::Time)?),
             "label" => {
                 let label = value.split_once('=');
                 let (name, pattern) = label.ok_or_else(|| BadQuery::Label(shown()))?;
-                labels.push((name.to_owned(), pattern.to_owned()));
+                self.labels.push((name.to_owned(), pattern.to_owned()));
             }
             "pid" => {
                 let pid = value.parse().map_err(|_| BadQuery::Pid(shown()))?;
-                selector.include.pids.push(pid);
+                self.selector.include.pids.push(pid);
             }
-            "comm" => selector.include.comm.push(value),
-            "cmdline" => selector.include.cmdline.push(value),
-            "cgroup" => selector.include.cgroup.push(value),
-            "container" => selector.include.container.push(value),
-            "type" => profile_type = value.parse().map_err(BadRequest::from)?,
-            "format" => format = Format::from_name(&value).map_err(BadRequest::from)?,
-            _ => return Err(BadQuery::Unknown(escape(&name).into_owned())),
+            "comm" => self.selector.include.comm.push(value),
+            "cmdline" => self.selector.include.cmdline.push(value),
+            "cgroup" => self.selector.include.cgroup.push(value),
+            "container" => self.selector.include.container.push(value),
+            "type" => self.profile_type = Some(value.parse().map_err(BadRequest::from)?),
+            "format" => self.format = Some(Format::from_name(&value).map_err(BadRequest::from)?),
+            _ => return Ok(Some(value)),
+        }
+        Ok(None)
+    }
+}
+
+/// The profile that a query asks for.
+fn parse(pairs: Vec<(String, String)>, scope: &Scope) -> Result<Wanted, BadQuery> {
+    const PARAMETERS: &str =
+        "seconds, last, from, to, pid, comm, cmdline, cgroup, container, label, type, format";
+    let mut chosen = Chosen::default();
+    let mut times = Times::default();
+    for (name, value) in pairs {
+        let Some(value) = chosen.take(&name, value)? else {
+            continue;
+        };
+        match &*name {
+            "last" => times.last = Some(parse_span(&value).map_err(BadQuery::Time)?),
+            "from" => times.from = Some(parse_time(&value).map_err(BadQuery::Time)?),
+            "to" => times.to = Some(parse_time(&value).map_err(BadQuery::Time)?),
+            _ => return Err(BadQuery::Unknown(escape(&name).into_owned(), PARAMETERS)),
         }
     }
+    times.duration = chosen.duration;
+    let profile_type = chosen.profile_type.unwrap_or(ProfileType::Cpu);
+    let filter = chosen.selector.parse(scope)?;
     Ok(Wanted {
-        source: times.source(profile_type, selector.parse(scope)?, DEFAULT_SECONDS)?,
-        labels: label_filters(labels)?,
-        format,
+        source: times.source(profile_type, filter, DEFAULT_SECONDS)?,
+        labels: label_filters(chosen.labels)?,
+        format: chosen.format.unwrap_or_else(Format::default_format),
     })
 }
 
 /// A profile as a download: never shown by a browser as a page of this server.
-fn file(pulled: Pulled) -> Response {
+pub(super) fn file(pulled: Pulled) -> Response {
     let extension = pulled
         .format
         .extensions
@@ -224,7 +268,7 @@ fn file(pulled: Pulled) -> Response {
     (headers, pulled.bytes).into_response()
 }
 
-fn refusal(error: &PullError) -> Response {
+pub(super) fn refusal(error: &PullError) -> Response {
     let status = match error {
         PullError::NoMatch
         | PullError::NotSampled(_)

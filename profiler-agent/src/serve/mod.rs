@@ -13,6 +13,7 @@ mod discovery;
 mod grpc;
 mod guard;
 mod health;
+mod heap;
 mod http;
 mod inspect;
 pub mod listen;

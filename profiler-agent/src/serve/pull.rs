@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use regex::Regex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::query::{Asker, PullError, PullRequest};
+use super::query::{Asker, PullError, PullRequest, TotalsRequest};
 use super::scope::Scope;
 use crate::format::{Format, FormatError};
 use crate::profile::model::{Profile, ProfileType, UnknownType};
@@ -16,12 +16,16 @@ use crate::profile::query::{
     Criteria, LabelFilter, PatternError, ProcessFilter, RecordedRequest, TimeRange, parse_pattern,
     with_labels,
 };
+use crate::profile::totals::{HeapView, Totals};
 
 /// Most profiles that are taken for clients at one time.
 pub const MAX_CONCURRENT_PULLS: usize = 128;
 
 /// Most profiles of what was recorded that are read at one time; others wait.
 const MAX_READERS: usize = 2;
+
+/// Most profiles of what was allocated that are put together at one time; others wait.
+const MAX_BUILDERS: usize = 2;
 
 /// Most clients that watch.
 const MAX_WATCHERS: usize = 64;
@@ -74,6 +78,29 @@ pub(super) enum Source {
     Live(PullRequest),
     /// What was recorded.
     Recorded(RecordedRequest),
+}
+
+/// A heap profile that a client wants.
+#[derive(Debug)]
+pub(super) struct HeapWanted {
+    /// Of what; `None`: the first of [`HEAP_TYPES`] that the agent samples.
+    pub(super) profile_type: Option<ProfileType>,
+    pub(super) filter: ProcessFilter,
+    /// What was allocated in this time; `None`: since the probes were placed.
+    pub(super) duration: Option<Duration>,
+    pub(super) labels: Vec<LabelFilter>,
+    pub(super) format: &'static Format,
+    pub(super) view: HeapView,
+}
+
+/// What a heap profile is of, where nothing is said.
+const HEAP_TYPES: [ProfileType; 2] = [ProfileType::Alloc, ProfileType::Pools];
+
+/// What a heap profile is made of.
+#[derive(Debug)]
+enum Heap {
+    Since(Totals),
+    During(Box<Profile>),
 }
 
 /// What a client says of the time that it means.
@@ -231,6 +258,7 @@ pub(super) struct Puller {
     asker: Asker,
     places: Arc<Semaphore>,
     readers: Arc<Semaphore>,
+    builders: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
 }
 
@@ -240,6 +268,7 @@ impl Puller {
             asker,
             places: Arc::new(Semaphore::new(MAX_CONCURRENT_PULLS)),
             readers: Arc::new(Semaphore::new(MAX_READERS)),
+            builders: Arc::new(Semaphore::new(MAX_BUILDERS)),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         }
     }
@@ -266,6 +295,59 @@ impl Puller {
         };
         let written = tokio::task::spawn_blocking(write).await;
         written.map_err(|_| PullError::Stopping)
+    }
+
+    /// Takes a heap profile. Dropping the future gives it up.
+    pub(super) async fn heap(&self, wanted: HeapWanted) -> Result<Pulled, PullError> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| PullError::TooManyPulls)?;
+        let heap = match wanted.profile_type {
+            Some(profile_type) => self.heap_of(profile_type, &wanted).await?,
+            None => match self.heap_of(HEAP_TYPES[0], &wanted).await {
+                Err(PullError::NotSampled(_)) => self.heap_of(HEAP_TYPES[1], &wanted).await?,
+                other => other?,
+            },
+        };
+        // Scrapers come for thousands of processes at one time.
+        let builder = Arc::clone(&self.builders).acquire_owned().await;
+        let builder = builder.map_err(|_| PullError::Stopping)?;
+        let write = move || {
+            let _both = (place, builder);
+            let profile = match heap {
+                Heap::Since(totals) => totals.profile(),
+                Heap::During(profile) => *profile,
+            };
+            let profile = with_labels(profile, &wanted.labels).into_heap(wanted.view);
+            in_format(&profile, wanted.format)
+        };
+        let written = tokio::task::spawn_blocking(write).await;
+        written.map_err(|_| PullError::Stopping)
+    }
+
+    async fn heap_of(
+        &self,
+        profile_type: ProfileType,
+        wanted: &HeapWanted,
+    ) -> Result<Heap, PullError> {
+        let filter = wanted.filter.clone();
+        match wanted.duration {
+            Some(duration) => {
+                let request = PullRequest {
+                    profile_type,
+                    filter,
+                    duration,
+                };
+                let pulled = self.asker.pull(request).await;
+                pulled.map(|profile| Heap::During(Box::new(profile)))
+            }
+            None => {
+                let request = TotalsRequest {
+                    profile_type,
+                    filter,
+                };
+                self.asker.totals(request).await.map(Heap::Since)
+            }
+        }
     }
 
     /// A place among those who watch; `None`: there are too many.

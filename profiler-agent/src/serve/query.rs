@@ -13,6 +13,7 @@ use crate::profile::in_use::InUse;
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, RecordedRequest, function_totals};
+use crate::profile::totals::Totals;
 use crate::profile::window::ClosedWindow;
 use crate::python::layout::Version;
 use crate::python::process::PythonProcess;
@@ -36,6 +37,13 @@ pub enum Query {
         request: PullRequest,
         /// The profile, when it is complete.
         reply: oneshot::Sender<Result<Profile, PullError>>,
+    },
+    /// What was allocated since the probes were placed, and what of it is in use.
+    Totals {
+        /// Of what.
+        request: TotalsRequest,
+        /// As it is now, or was a moment ago.
+        reply: oneshot::Sender<Result<Totals, PullError>>,
     },
     /// A profile of what was recorded.
     PullRecorded {
@@ -140,6 +148,15 @@ pub struct PullRequest {
     pub filter: ProcessFilter,
     /// For so long.
     pub duration: Duration,
+}
+
+/// Which totals are asked for.
+#[derive(Debug, Clone)]
+pub struct TotalsRequest {
+    /// Of what: allocations of some kind.
+    pub profile_type: ProfileType,
+    /// Of these processes.
+    pub filter: ProcessFilter,
 }
 
 /// Why there is no profile.
@@ -390,6 +407,13 @@ impl Asker {
     pub(super) async fn pull(&self, request: PullRequest) -> Result<Profile, PullError> {
         let timeout = request.duration.saturating_add(PULL_GRACE);
         self.ask(timeout, |reply| Query::Pull { request, reply })
+            .await
+            .unwrap_or(Err(PullError::Stopping))
+    }
+
+    /// What was allocated, and what of it is in use.
+    pub(super) async fn totals(&self, request: TotalsRequest) -> Result<Totals, PullError> {
+        self.ask(PULL_GRACE, |reply| Query::Totals { request, reply })
             .await
             .unwrap_or(Err(PullError::Stopping))
     }

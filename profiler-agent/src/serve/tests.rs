@@ -3,6 +3,7 @@
 mod access;
 mod bounds;
 mod encrypted;
+mod heap;
 mod inspected;
 mod local;
 
@@ -156,6 +157,9 @@ async fn answer(
             }
             Query::Status { reply } => {
                 let _ = reply.send(status());
+            }
+            Query::Totals { request, reply } => {
+                let _ = reply.send(heap::totals(&request, &[ProfileType::Pools]));
             }
             // The server does not ask for it.
             Query::InUse { .. } | Query::PullRecorded { .. } | Query::Watch { .. } => {}
@@ -891,6 +895,9 @@ async fn the_index_and_the_health_page_are_there() {
         text.contains("/debug/pprof/profile?seconds=N&pid=P"),
         "{text}"
     );
+    for path in ["/debug/pprof/heap ", "/debug/pprof/allocs "] {
+        assert!(text.contains(path), "{text}");
+    }
     assert!(text.lines().all(|line| line.len() <= 100), "{text}");
     assert_eq!(running.get("/healthz").await.2, b"ok\n");
     running.stop().await;

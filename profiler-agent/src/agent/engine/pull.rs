@@ -143,11 +143,34 @@ pub(super) fn parts_of(process: &PythonProcess) -> Option<String> {
 
 /// Whether a client's filter means this process; without `show_cmdline` it sees program and script alone.
 pub(super) fn matches(filter: &ProcessFilter, process: &PythonProcess, show_cmdline: bool) -> bool {
+    let pids = &filter.include.pids;
+    if !pids.is_empty() && !pids.contains(&process.pid.0) {
+        // Looked at first, since scrapers ask for one process of thousands again and again.
+        return false;
+    }
     let facts = &process.facts;
     filter.matches(&filtered(facts, &facts.cmdline(show_cmdline), filter))
 }
 
 impl Engine {
+    /// Why there can be no profile of this type and these processes; `None`: there can be.
+    pub(super) fn why_not(
+        &self,
+        profile_type: ProfileType,
+        filter: &ProcessFilter,
+    ) -> Option<PullError> {
+        let is_meant = |process| matches(filter, process, self.parts.show_cmdline);
+        if self.stopping.is_some() {
+            Some(PullError::Stopping)
+        } else if !self.parts.config.types.contains(&profile_type) {
+            Some(PullError::NotSampled(profile_type))
+        } else if !self.symbolizer.processes().any(|it| is_meant(it)) {
+            Some(PullError::NoMatch)
+        } else {
+            None
+        }
+    }
+
     pub(super) fn finish_pulls(&mut self, is_done: impl Fn(&Pull) -> bool) {
         if !self.pulls.iter().any(&is_done) {
             return;

@@ -320,7 +320,13 @@ async fn probes_are_answered_on_an_address_of_their_own_and_nothing_else_is() {
     let text = String::from_utf8(ready.2).unwrap();
     assert!(text.contains("3 of 4 CPUs"), "{text}");
     assert_eq!(running.get("/metrics").await.0, 200);
-    for target in ["/", "/healthz", "/debug/pprof/profile?seconds=1", "/x"] {
+    for target in [
+        "/",
+        "/healthz",
+        "/debug/pprof/profile?seconds=1",
+        "/debug/pprof/heap",
+        "/x",
+    ] {
         assert_eq!(running.get(target).await.0, 404, "{target}");
     }
     let mut client = running.client().await;
