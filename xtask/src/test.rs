@@ -75,11 +75,17 @@ const HOST_PROGRAMS: [(&str, &str); 4] = [
     ),
 ];
 
+/// What cuts a network.
+const NETWORK_PROGRAMS: [(&str, &str); 1] = [("iproute2", "ip")];
+
 /// The stage of what is tested beside its code.
 const UNIT: &str = "unit";
 
 /// The test binary that starts them.
 const HOSTS: &str = "kernel_hosts";
+
+/// The test binary that injects faults.
+const FAULTS: &str = "kernel_push_faults";
 
 /// The test binaries that run packages from PyPI.
 const WITH_PACKAGES: [&str; 2] = ["kernel_native_memory", "live_heap_guppy"];
@@ -163,6 +169,7 @@ impl Suite {
             match self {
                 Self::Containers => &CONTAINER_PROGRAMS,
                 Self::Kernel if binary == HOSTS => &HOST_PROGRAMS,
+                Self::Kernel if binary == FAULTS => &NETWORK_PROGRAMS,
                 Self::Offline | Self::Live | Self::Kernel | Self::Vm => &[],
             }
         };
