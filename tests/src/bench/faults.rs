@@ -69,7 +69,7 @@ pub fn measure() -> Result<Section> {
         network::is_cut(Cut::Link, N_CUT_WINDOWS),
     )?;
     add(
-        "for as long no answer comes back through the network",
+        "no answer comes back through the network, for as long",
         network::is_cut(Cut::Answers, N_CUT_WINDOWS),
     )?;
     add(
@@ -85,11 +85,11 @@ pub fn measure() -> Result<Section> {
         certificate::expires(Duration::from_secs(15)),
     )?;
     add(
-        "the disk is full for 3 s",
+        "the disk is full, for 3 s from the first window on that cannot be written",
         disk::is_full(Duration::from_secs(3)),
     )?;
     add(
-        "the disk is full for 20 s, longer than windows wait",
+        "the same for 20 s, longer than windows wait",
         disk::is_full(Duration::from_secs(20)),
     )?;
     add(

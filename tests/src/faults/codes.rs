@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::Command;
 
 use super::account::{Account, of_server};
-use super::database;
 use super::scene::{Scene, metric, wait};
 use crate::push::{Peer, prepared};
 
@@ -56,7 +55,6 @@ pub fn are_answered(codes: &[&str]) -> Option<Account> {
     let requests = server.finish();
     let n_answered = |code: &&&str| requests.iter().any(|it| it["answer"] == **code);
     let n_faults = codes.iter().filter(n_answered).count();
-    let made = database::samples(&scene.data);
-    let account = Account::new(n_faults, &made, &of_server(&requests));
+    let account = scene.account(n_faults, &of_server(&requests));
     Some(account.refused(usize::try_from(refused).expect("a small number")))
 }

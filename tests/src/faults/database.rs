@@ -1,6 +1,6 @@
 //! What the recorder of an agent has on its disk, read by SQLite itself and not by the agent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -27,21 +27,23 @@ pub fn windows(data: &Path) -> BTreeSet<(i64, i64, i64)> {
     rows.map(|row| row.expect("a row")).collect()
 }
 
-/// Samples of each window with CPU samples, in the order of the windows.
+/// Samples of each window with CPU samples, by the window's number. A database that is not made yet has none.
 ///
 /// # Panics
-/// When there is no database.
+/// When it is no database of the agent's.
 #[must_use]
-pub fn samples(data: &Path) -> Vec<i64> {
+pub fn samples(data: &Path) -> BTreeMap<i64, i64> {
     let db = Connection::open(path(data)).expect("the database is there");
-    let mut statement = db
-        .prepare(
-            "SELECT sum(value) FROM v1_values WHERE type = 'cpu' GROUP BY window HAVING sum(value) > 0
-             ORDER BY window",
-        )
-        .expect("the view is public");
+    let statement = db.prepare(
+        "SELECT window, sum(value) FROM v1_values WHERE type = 'cpu' GROUP BY window HAVING sum(value) > 0",
+    );
+    let mut statement = match statement {
+        Ok(statement) => statement,
+        Err(error) if error.to_string().contains("no such table") => return BTreeMap::new(),
+        Err(error) => panic!("the view is public: {error}"),
+    };
     let rows = statement
-        .query_map([], |row| row.get(0))
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
         .expect("it can be asked");
     rows.map(|row| row.expect("a row")).collect()
 }

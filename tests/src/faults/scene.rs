@@ -1,10 +1,14 @@
 //! What all scenarios have: a busy process, an agent that records it, and folders.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use profiler_agent::generated::pyagent::v1::GetStatusRequest;
+use profiler_agent::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
 use tempfile::TempDir;
 
 use super::account::{Account, Arrival, of_collector};
@@ -34,6 +38,8 @@ pub struct Scene {
     pub folder: TempDir,
     /// The agent's, for `--data-dir`.
     pub data: PathBuf,
+    /// Samples of all windows that were seen in the recorder, by number: it may remove the oldest.
+    made: RefCell<BTreeMap<i64, i64>>,
 }
 
 impl Scene {
@@ -50,6 +56,7 @@ impl Scene {
             target,
             data: folder.path().join("data"),
             folder,
+            made: RefCell::default(),
         }
     }
 
@@ -84,14 +91,31 @@ impl Scene {
         of_collector(&collector.written(), self.pid())
     }
 
+    /// Looks at what was recorded; how many windows there ever were.
+    pub fn look(&self) -> usize {
+        let mut made = self.made.borrow_mut();
+        made.extend(database::samples(&self.data));
+        made.len()
+    }
+
+    /// Samples of the windows that were seen, in their order.
+    fn made(&self) -> Vec<i64> {
+        self.look();
+        self.made.borrow().values().copied().collect()
+    }
+
+    /// What became of the windows that were seen.
+    #[must_use]
+    pub fn account(&self, n_faults: usize, arrivals: &[Arrival]) -> Account {
+        Account::new(n_faults, &self.made(), arrivals)
+    }
+
     /// Waits until so many windows more were recorded.
     pub fn wait_windows(&self, n: usize) {
         // The database may not be made yet.
         wait("the database", || database::path(&self.data).exists());
-        let before = database::windows(&self.data).len();
-        wait("windows", || {
-            database::windows(&self.data).len() >= before + n
-        });
+        let before = self.look();
+        wait("windows", || self.look() >= before + n);
     }
 
     /// Waits until a Collector has what was recorded until now, ends the agent, and takes the account.
@@ -100,18 +124,19 @@ impl Scene {
     /// When the agent fails.
     #[must_use]
     pub fn finish(&self, agent: Pyagent, collector: &Collector, n_faults: usize) -> Account {
-        let made = database::samples(&self.data);
+        let made = self.made();
         let delivered = || Account::new(n_faults, &made, &self.arrivals(collector));
         let begun = Instant::now();
         // What is missing for good shows in the account.
         while delivered().lost > 0 && begun.elapsed() < PATIENCE {
             sleep(Duration::from_millis(200));
+            self.look();
         }
+        self.look();
         agent.stop();
-        let made = database::samples(&self.data);
         // What it was sent last it may not have written yet.
         sleep(Duration::from_secs(1));
-        Account::new(n_faults, &made, &self.arrivals(collector))
+        self.account(n_faults, &self.arrivals(collector))
     }
 }
 
@@ -131,6 +156,28 @@ pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
         sleep(Duration::from_millis(50));
     }
+}
+
+/// Why an agent's recorder does not write now; `None`: it does.
+///
+/// # Panics
+/// When the agent does not answer, or has no recorder.
+#[must_use]
+pub fn recorder_problem(agent: &Pyagent) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let status = runtime.block_on(async {
+        let address = format!("http://{}", agent.address());
+        let mut client = ProfileServiceClient::connect(address)
+            .await
+            .expect("it serves");
+        client.get_status(GetStatusRequest {}).await
+    });
+    let status = status.expect("it answers").into_inner();
+    let problem = status.recorder.expect("it has a recorder").problem;
+    (!problem.is_empty()).then_some(problem)
 }
 
 /// A counter of an agent's `/metrics`, over all of its labels.
