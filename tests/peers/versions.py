@@ -36,7 +36,7 @@ def descriptors(protos, folder):
 
 
 def make_older(file):
-    """Without a third of the fields of each message, the last ones, one state of processes, and the last two methods."""
+    """Without a third of the fields of each message, the last ones, one state of processes, and all methods but the first two."""
     for message in file.message_type:
         if message.oneof_decl or len(message.field) < 2:
             continue
@@ -46,7 +46,7 @@ def make_older(file):
     for enum in file.enum_type:
         for value in [value for value in enum.value if value.name == "PROCESS_STATE_PROFILED"]:
             enum.value.remove(value)
-    del file.service[0].method[-2:]
+    del file.service[0].method[2:]
 
 
 def make_newer(file):
