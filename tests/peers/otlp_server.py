@@ -61,6 +61,7 @@ def describe(request):
                     "functions": functions,
                     "labels": sorted(labels),
                     "id": profile.profile_id.hex(),
+                    "time_ns": profile.time_unix_nano,
                 })
         resources.append({"attributes": attributes, "profiles": profiles})
     return resources

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod compiler;
 pub mod containers;
 pub mod cpu_ticks;
+pub mod faults;
 pub mod image;
 pub mod interpreters;
 pub mod otlp;

@@ -328,6 +328,7 @@ fn json(line: &str) -> Value {
 #[derive(Debug)]
 pub struct Collector {
     program: PathBuf,
+    place: Option<Place>,
     config: PathBuf,
     /// Where it takes OTLP.
     pub port: u16,
@@ -344,6 +345,17 @@ pub struct CollectorSetup {
     pub next: Option<u16>,
     /// Takes traces alone.
     pub has_no_profiles: bool,
+    /// Where it runs, in place of 127.0.0.1 of the host.
+    pub place: Option<Place>,
+}
+
+/// A network namespace, and an address in it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Path of the namespace.
+    pub namespace: PathBuf,
+    /// The address to listen on.
+    pub address: String,
 }
 
 impl Collector {
@@ -355,6 +367,8 @@ impl Collector {
     pub fn start(folder: &Path, setup: &CollectorSetup) -> Option<Self> {
         let program = prepared("PYAGENT_COLLECTOR")?;
         let port = free_port();
+        let address = setup.place.as_ref();
+        let address = address.map_or("127.0.0.1", |place| &place.address);
         let config = folder.join(format!("collector-{port}.yaml"));
         let output = folder.join(format!("collector-{port}.json"));
         let exporter = match setup.next {
@@ -362,8 +376,9 @@ impl Collector {
                 format!("  otlp:\n    endpoint: 127.0.0.1:{next}\n    tls:\n      insecure: true\n")
             }
             // Started again, it goes on where it was.
+            // With a bound on the size it writes before it answers: else what it took is lost when it is killed.
             None => format!(
-                "  file:\n    path: {}\n    append: true\n    flush_interval: 50ms\n",
+                "  file:\n    path: {}\n    rotation:\n      max_megabytes: 1000\n",
                 output.display()
             ),
         };
@@ -374,7 +389,7 @@ impl Collector {
             "profiles"
         };
         let text = format!(
-            "receivers:\n  otlp:\n    protocols:\n      grpc:\n        endpoint: 127.0.0.1:{port}\n{}\n\
+            "receivers:\n  otlp:\n    protocols:\n      grpc:\n        endpoint: {address}:{port}\n{}\n\
              exporters:\n{exporter}\n\
              service:\n  telemetry:\n    metrics:\n      level: none\n  pipelines:\n    {signal}:\n      \
              receivers: [otlp]\n      exporters: [{exporter_name}]\n",
@@ -383,6 +398,7 @@ impl Collector {
         std::fs::write(&config, text).expect("the folder is there");
         let mut collector = Self {
             program: program.into(),
+            place: setup.place.clone(),
             config,
             port,
             output,
@@ -397,7 +413,17 @@ impl Collector {
     /// # Panics
     /// When it does not come up.
     pub fn restart(&mut self) {
-        let mut child = Command::new(&self.program)
+        let mut command = match &self.place {
+            Some(place) => {
+                let mut command = Command::new("nsenter");
+                command
+                    .arg(format!("--net={}", place.namespace.display()))
+                    .arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
+        let mut child = command
             .arg("--config")
             .arg(&self.config)
             .arg("--feature-gates=service.profilesSupport")

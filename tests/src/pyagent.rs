@@ -64,8 +64,16 @@ impl Pyagent {
     /// With what it printed, when it ends before.
     #[must_use]
     pub fn start(arguments: &[&str], ready: &str) -> Self {
-        let mut child = Command::new(binary())
-            .args(arguments)
+        Self::start_by(Command::new(binary()).args(arguments), ready)
+    }
+
+    /// The same by a command that is or becomes pyagent.
+    ///
+    /// # Panics
+    /// With what it printed, when it ends before.
+    #[must_use]
+    pub fn start_by(command: &mut Command, ready: &str) -> Self {
+        let mut child = command
             // What a test does not ask for is not kept on the host.
             .env(
                 "PYAGENT_DATA_DIR",

@@ -1,8 +1,7 @@
 //! The recorder of a running agent: what it keeps is what was sampled, and it outlives what happens to agents.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,11 +9,14 @@ use std::time::{Duration, Instant};
 use profiler_agent::generated::pyagent::v1 as proto;
 use profiler_agent::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
 use profiler_agent::generated::pyagent::v1::watch_profiles_response::Part;
+use pyagent_tests::faults::database::{self, windows};
+use pyagent_tests::faults::disk::SmallDisk;
+use pyagent_tests::faults::killed::killed;
+use pyagent_tests::faults::scene::metric;
 use pyagent_tests::interpreters;
 use pyagent_tests::pyagent::{Pyagent, binary};
 use pyagent_tests::target::Target;
 use rusqlite::Connection;
-use tempfile::TempDir;
 
 /// Spins until its input closes or so many seconds of CPU time have passed, then says how much it has used.
 const SPIN: &str = "
@@ -74,35 +76,6 @@ fn n_samples(output: &Output) -> i64 {
 
 fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn database(data: &Path) -> PathBuf {
-    data.join("pyagent.db")
-}
-
-/// The windows that were written, each with its begin and end in wall time.
-fn windows(data: &Path) -> BTreeSet<(i64, i64, i64)> {
-    let db = Connection::open(database(data)).unwrap();
-    let mut statement = db
-        .prepare("SELECT window, start_unix_ns, end_unix_ns FROM v1_windows WHERE type = 'cpu'")
-        .unwrap();
-    let rows = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .unwrap();
-    rows.map(Result::unwrap).collect()
-}
-
-/// A counter or gauge of `/metrics`.
-fn metric(agent: &Pyagent, name: &str) -> u64 {
-    let url = format!("http://{}/metrics", agent.address());
-    let output = Command::new("curl").args(["-sS", &url]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in {text}"))
-        .parse()
-        .unwrap()
 }
 
 /// Waits until this is so.
@@ -215,47 +188,13 @@ print(datetime.datetime.fromtimestamp(ns // 10**9, datetime.timezone.utc).strfti
 
 #[test]
 fn an_agent_that_is_killed_loses_the_open_window_only() {
-    killed(8);
-}
-
-#[test]
-#[ignore = "two minutes: for the table of faults"]
-fn an_agent_that_is_killed_fifty_times_loses_the_open_windows_only() {
-    killed(50);
-}
-
-fn killed(n_times: u32) {
+    let n_times = 8;
     let scratch = tempfile::tempdir().unwrap();
     let _target = spinning("250");
-    let mut known = BTreeSet::new();
-    let mut n_windows = 0;
-    for round in 0..n_times {
-        let mut agent = start(scratch.path(), &[]);
-        // Moments that lie anywhere in a window.
-        let wait = 900 + u64::from(round) * 7919 % 1500;
-        sleep(Duration::from_millis(wait));
-        let acknowledged = windows(scratch.path());
-        agent.kill();
-        let db = Connection::open(database(scratch.path())).unwrap();
-        let check: String = db
-            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(check, "ok", "round {round}");
-        drop(db);
-        let there = windows(scratch.path());
-        let numbers = |windows: &BTreeSet<(i64, i64, i64)>| -> BTreeSet<i64> {
-            windows.iter().map(|(number, ..)| *number).collect()
-        };
-        assert!(
-            numbers(&acknowledged).is_subset(&numbers(&there)),
-            "round {round}"
-        );
-        assert!(numbers(&known).is_subset(&numbers(&there)), "round {round}");
-        n_windows = there.len();
-        known = there;
-    }
-    println!("{n_times} kills, {n_windows} windows acknowledged, 0 lost");
-    assert!(n_windows >= n_times as usize / 2, "{n_windows}");
+    let kept = killed(scratch.path(), n_times, || start(scratch.path(), &[]));
+    println!("{n_times} kills: {kept:?}");
+    assert_eq!(kept.n_lost, 0);
+    assert!(kept.n_windows >= n_times as usize / 2, "{kept:?}");
     // All of it is there for the next agent, and no two windows overlap.
     let agent = start(scratch.path(), &[]);
     assert!(n_samples(&pull(&agent, &["--last", "10m"])) > 0);
@@ -310,40 +249,16 @@ fn a_second_agent_on_the_same_folder_is_refused() {
     agent.stop();
 }
 
-/// A file system in memory, of a size; gone with it.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn new(options: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "none"])
-            .arg(folder.path())
-            .status()
-            .unwrap();
-        assert!(status.success());
-        Self(folder)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_costs_windows_and_no_sampling() {
     let disk = SmallDisk::new("size=4m");
-    let data = disk.0.path().join("data");
+    let data = disk.path().join("data");
     let agent = start(&data, &[]);
     let _target = spinning("200");
     until("a window", || {
         metric(&agent, "pyagent_windows_recorded_total") >= 2
     });
-    let ballast = disk.0.path().join("ballast");
-    // As much as there is.
-    assert!(fs::write(&ballast, vec![0; 8 << 20]).is_err());
+    let ballast = disk.fill();
     until("windows are lost", || {
         metric(&agent, "pyagent_windows_lost_total") >= 2
     });
@@ -370,17 +285,13 @@ fn a_full_disk_costs_windows_and_no_sampling() {
         1,
         "{said}"
     );
-    let db = Connection::open(database(&data)).unwrap();
-    let check: String = db
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(check, "ok");
+    assert_eq!(database::integrity(&data), "ok");
 }
 
 #[test]
 fn without_a_folder_to_write_to_the_agent_runs_and_says_so() {
     let disk = SmallDisk::new("size=1m,ro");
-    let data = disk.0.path().join("data");
+    let data = disk.path().join("data");
     let agent = start(&data, &[]);
     assert!(
         agent.greeting.contains("nothing is recorded: "),
@@ -404,7 +315,7 @@ fn without_a_folder_to_write_to_the_agent_runs_and_says_so() {
 #[test]
 fn a_damaged_database_is_put_aside_with_one_warning() {
     let scratch = tempfile::tempdir().unwrap();
-    fs::write(database(scratch.path()), vec![9; 10_000]).unwrap();
+    fs::write(database::path(scratch.path()), vec![9; 10_000]).unwrap();
     let agent = start(scratch.path(), &[]);
     until("a window", || {
         metric(&agent, "pyagent_windows_recorded_total") >= 1
@@ -459,7 +370,7 @@ fn windows_that_are_watched_are_those_that_are_recorded() {
         profiles
     });
     drop(other);
-    let db = Connection::open(database(scratch.path())).unwrap();
+    let db = Connection::open(database::path(scratch.path())).unwrap();
     let mut n_compared = 0;
     for (profile, bytes) in &profiles {
         assert_eq!((&*profile.r#type, profile.n_missed_windows), ("cpu", 0));

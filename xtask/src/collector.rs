@@ -4,12 +4,15 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
-use crate::{cache, command, package, workspace};
+use crate::{
+    cache, command,
+    go::{go, install},
+    package, workspace,
+};
 
 /// Raise it when the way they are made changes.
 const RECIPE: &str = "1";
@@ -71,7 +74,8 @@ pub(crate) fn stand_in() -> Result<Option<PathBuf>> {
     unless_in_ci("the stand-in for Pyroscope and Parca", built_stand_in())
 }
 
-fn unless_in_ci(what: &str, made: Result<PathBuf>) -> Result<Option<PathBuf>> {
+/// What was made; `None`, said, where it could not be. In CI that is an error.
+pub(crate) fn unless_in_ci(what: &str, made: Result<PathBuf>) -> Result<Option<PathBuf>> {
     match made {
         Ok(path) => Ok(Some(path)),
         Err(error) if env::var("CI").is_ok_and(|ci| ci == "true") => Err(error),
@@ -116,22 +120,6 @@ fn manifest() -> String {
     head + &components.concat() + &providers
 }
 
-/// Go, in a folder of modules of its own.
-fn go(folder: &Path) -> Command {
-    let mut go = command::program("go");
-    go.current_dir(folder)
-        .env("GOFLAGS", "-mod=mod -buildvcs=false");
-    go
-}
-
-fn ensure_go() -> Result<()> {
-    ensure!(
-        command::exists("go"),
-        "it is built by Go 1.26 or newer, which is not on the PATH"
-    );
-    Ok(())
-}
-
 fn built_stand_in() -> Result<PathBuf> {
     let source = workspace::root().join("tests/peers/standin");
     let sources = STAND_IN_SOURCES.map(|name| fs::read_to_string(source.join(name)));
@@ -141,8 +129,7 @@ fn built_stand_in() -> Result<PathBuf> {
         recipe: &format!("{RECIPE}\n{sources:?}"),
         check: &|folder| folder.join(STAND_IN).exists(),
         make: &|folder| {
-            ensure_go()?;
-            let mut build = go(&source);
+            let mut build = go(&source)?;
             build
                 .args(["build", "-trimpath", "-o"])
                 .arg(folder.join(STAND_IN))
@@ -157,14 +144,10 @@ fn built_stand_in() -> Result<PathBuf> {
 }
 
 fn make(manifest: &str, folder: &Path) -> Result<()> {
-    ensure_go()?;
     let scratch = tempfile::tempdir()?;
     let builder = format!("go.opentelemetry.io/collector/cmd/builder@{VERSION}");
-    let mut install = go(scratch.path());
-    install
-        .args(["install", &builder])
-        .env("GOBIN", scratch.path());
-    command::output(&mut install).context("Go cannot get the Collector's builder")?;
+    install(&builder, scratch.path(), scratch.path())
+        .context("Go cannot get the Collector's builder")?;
     fs::write(scratch.path().join("manifest.yaml"), manifest)?;
     let mut generate = command::program(scratch.path().join("builder"));
     generate
@@ -176,9 +159,9 @@ fn make(manifest: &str, folder: &Path) -> Result<()> {
     if !sources.join("go.mod").exists() {
         generated.context("the Collector's builder")?;
     }
-    command::output(go(&sources).args(["mod", "tidy", "-e"]))
+    command::output(go(&sources)?.args(["mod", "tidy", "-e"]))
         .context("Go cannot get what the Collector is made of")?;
-    let mut build = go(&sources);
+    let mut build = go(&sources)?;
     build
         .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
         .arg(folder.join(PROGRAM))

@@ -14,6 +14,8 @@ mod collector;
 mod command;
 mod cross;
 mod dist;
+mod go;
+mod grpc_tools;
 mod hosts;
 mod interpreters;
 mod linker;

@@ -15,7 +15,8 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    allocators, build, collector, command, hosts, interpreters, package, promtool, setup,
+    allocators, build, collector, command, grpc_tools, hosts, interpreters, package, promtool,
+    setup,
     timing::{self, Row},
     toolchain, vm, wheels, workspace,
 };
@@ -74,11 +75,17 @@ const HOST_PROGRAMS: [(&str, &str); 4] = [
     ),
 ];
 
+/// What cuts a network.
+const NETWORK_PROGRAMS: [(&str, &str); 1] = [("iproute2", "ip")];
+
 /// The stage of what is tested beside its code.
 const UNIT: &str = "unit";
 
 /// The test binary that starts them.
 const HOSTS: &str = "kernel_hosts";
+
+/// The test binary that injects faults.
+const FAULTS: &str = "kernel_push_faults";
 
 /// The test binaries that run packages from PyPI.
 const WITH_PACKAGES: [&str; 2] = ["kernel_native_memory", "live_heap_guppy"];
@@ -88,6 +95,14 @@ const WITH_ALLOCATORS: [&str; 2] = ["kernel_allocations", "live_probes"];
 
 /// What is in the names of test binaries that push to others.
 const PUSHES: &str = "push";
+
+/// The test binaries that need other people's tools for gRPC, or generate clients.
+const WITH_GRPC_TOOLS: [&str; 4] = [
+    "proto_rules",
+    "kernel_grpc_tools",
+    "kernel_service",
+    "kernel_versions",
+];
 
 /// One run of `cargo test`.
 struct Stage {
@@ -119,6 +134,8 @@ struct Prepared {
     otlp_packages: OsString,
     /// As [`collector::stand_in`] says; empty without.
     push_stand_in: OsString,
+    /// As [`grpc_tools::get`] says; empty without.
+    grpc_tools: OsString,
 }
 
 impl Suite {
@@ -152,6 +169,7 @@ impl Suite {
             match self {
                 Self::Containers => &CONTAINER_PROGRAMS,
                 Self::Kernel if binary == HOSTS => &HOST_PROGRAMS,
+                Self::Kernel if binary == FAULTS => &NETWORK_PROGRAMS,
                 Self::Offline | Self::Live | Self::Kernel | Self::Vm => &[],
             }
         };
@@ -223,9 +241,11 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         .collect();
     let mut prepared = Prepared::default();
     if !stages.is_empty() {
-        let pushes = stages.iter().any(|stage| stage.name.contains(PUSHES));
+        let has_peers = stages.iter().any(|stage| {
+            stage.name.contains(PUSHES) || WITH_GRPC_TOOLS.contains(&stage.name.as_str())
+        });
         // Minutes, where they were never made: beside all the rest.
-        let collectors = pushes.then(|| thread::spawn(make_collectors));
+        let peers = has_peers.then(|| thread::spawn(make_peers));
         let start = Instant::now();
         prepared.interpreters = interpreters::get()?;
         rows.push(Row {
@@ -268,12 +288,13 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
             duration: start.elapsed(),
             outcome: "ok".into(),
         });
-        if let Some(collectors) = collectors {
-            let (made, row) = collectors.join().expect("it does not panic");
+        if let Some(peers) = peers {
+            let (made, row) = peers.join().expect("it does not panic");
             [
                 prepared.collector,
                 prepared.otlp_packages,
                 prepared.push_stand_in,
+                prepared.grpc_tools,
             ] = made?;
             rows.push(row);
         }
@@ -320,18 +341,19 @@ fn made(name: &str, make: impl FnOnce() -> Result<OsString>) -> (OsString, Row) 
     (place, row)
 }
 
-/// What profiles are pushed to.
-fn make_collectors() -> (Result<[OsString; 3]>, Row) {
+/// What profiles are pushed to, and what asks the service.
+fn make_peers() -> (Result<[OsString; 4]>, Row) {
     let start = Instant::now();
     let path = |made: Option<PathBuf>| made.unwrap_or_default().into_os_string();
     let all = || {
         let collector = path(collector::get()?);
         let packages = path(collector::packages()?);
-        Ok([collector, packages, path(collector::stand_in()?)])
+        let stand_in = path(collector::stand_in()?);
+        Ok([collector, packages, stand_in, path(grpc_tools::get()?)])
     };
     let made = all();
     let row = Row {
-        name: "collectors (beside the rest)".into(),
+        name: "collectors and tools (beside the rest)".into(),
         duration: start.elapsed(),
         outcome: "ok".into(),
     };
@@ -367,7 +389,8 @@ fn cargo_test(prepared: &Prepared) -> Command {
     .env("PYAGENT_ALLOCATORS", &prepared.allocators)
     .env("PYAGENT_COLLECTOR", &prepared.collector)
     .env("PYAGENT_OTLP_PACKAGES", &prepared.otlp_packages)
-    .env("PYAGENT_PUSH_STAND_IN", &prepared.push_stand_in);
+    .env("PYAGENT_PUSH_STAND_IN", &prepared.push_stand_in)
+    .env("PYAGENT_GRPC_TOOLS", &prepared.grpc_tools);
     test
 }
 

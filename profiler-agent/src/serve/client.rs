@@ -35,6 +35,16 @@ pub enum PullFailure {
         /// In its words, escaped.
         reason: String,
     },
+    /// It does not know the call.
+    #[error(
+        "{address} does not know this call: the agent there is older than this pyagent ({}), or none; update it, or use \
+         the pyagent that it is of",
+        env!("CARGO_PKG_VERSION")
+    )]
+    Unknown {
+        /// The agent.
+        address: String,
+    },
     /// The agent said no, or the connection broke.
     #[error("the agent at {address} gave no profile: {reason}")]
     Refused {
@@ -140,17 +150,23 @@ async fn receive(
 ) -> Result<PulledProfile, tonic::Status> {
     let broken = || tonic::Status::data_loss("the answer is not complete");
     let mut parts = client.pull_profile(request).await?.into_inner();
-    let first = parts.message().await?.and_then(|message| message.part);
-    let Some(Part::Metadata(metadata)) = first else {
-        return Err(broken());
+    let metadata = loop {
+        match parts.message().await?.ok_or_else(broken)?.part {
+            Some(Part::Metadata(metadata)) => break metadata,
+            Some(Part::Chunk(_)) => return Err(broken()),
+            // What only newer agents and clients know.
+            None => {}
+        }
     };
     if metadata.size_bytes > MAX_PROFILE_BYTES {
         return Err(tonic::Status::data_loss("the profile is larger than 1 GiB"));
     }
     let mut bytes = Vec::new();
     while let Some(message) = parts.message().await? {
-        let Some(Part::Chunk(chunk)) = message.part else {
-            return Err(broken());
+        let chunk = match message.part {
+            Some(Part::Chunk(chunk)) => chunk,
+            Some(Part::Metadata(_)) => return Err(broken()),
+            None => continue,
         };
         bytes.extend_from_slice(&chunk);
         if bytes.len() as u64 > metadata.size_bytes {
@@ -210,6 +226,7 @@ fn refused(address: &AgentAddress, status: &tonic::Status) -> PullFailure {
             address: shown,
             reason: escape(status.message()).into_owned(),
         },
+        Code::Unimplemented => PullFailure::Unknown { address: shown },
         code => PullFailure::Refused {
             address: shown,
             reason: match status.message() {

@@ -34,13 +34,10 @@ impl Section {
     }
 }
 
-/// The whole report.
+/// A report: its head (a title, and how it was made), the host and the sections.
 #[must_use]
-pub fn markdown(host: &str, sections: &[Section]) -> String {
-    let mut text = String::from(
-        "# What pyagent costs\n\nWritten by `cargo xtask bench`, all of it in one run.\n\n",
-    );
-    text.push_str(host);
+pub fn markdown(head: &str, host: &str, sections: &[Section]) -> String {
+    let mut text = format!("{head}\n\n{host}");
     for section in sections {
         // Writing into a string cannot fail.
         let _ = write!(text, "\n## {}\n\n{}\n\n", section.title, section.method);

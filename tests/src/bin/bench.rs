@@ -4,7 +4,7 @@
 //! Arguments: names of the parts to measure (`kernel`, `slowdown`, `allocation`, `recorder`, `cpu`, `memory`,
 //! `start`), all without
 //! any; and a version (`3.12`) to measure no other in the kernel. The whole run goes into bench/RESULTS.md,
-//! a part of it only to stderr.
+//! a part of it only to stderr. `faults` alone injects faults, and goes into bench/FAULTS.md.
 
 use std::{
     env, fs,
@@ -14,14 +14,23 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use pyagent_tests::{
     bench::{
-        agent_cost, allocation, host, kernel_cost, peer::PySpy, recorder, report, report::Section,
-        slowdown,
+        agent_cost, allocation, faults, host, kernel_cost, peer::PySpy, recorder, report,
+        report::Section, slowdown,
     },
     interpreters::{self, Interpreter},
 };
 
 /// The version that the aims are for.
 const AIM_VERSION: (u8, u8) = (3, 12);
+
+/// The part that has a report of its own, and is run alone.
+const FAULTS: &str = "faults";
+
+const COSTS_HEAD: &str =
+    "# What pyagent costs\n\nWritten by `cargo xtask bench`, all of it in one run.";
+
+const FAULTS_HEAD: &str = "# What faults cost pyagent\n\nWritten by `cargo xtask bench faults`, all of it in one run: each \
+    fault was really injected.";
 
 const PARTS: [&str; 7] = [
     "kernel",
@@ -35,6 +44,15 @@ const PARTS: [&str; 7] = [
 
 fn main() -> Result<()> {
     let asked: Vec<String> = env::args().skip(1).collect();
+    if asked == [FAULTS] {
+        let host = host::description();
+        eprint!("{host}");
+        let sections = [faults::measure()?];
+        return write(
+            "bench/FAULTS.md",
+            &report::markdown(FAULTS_HEAD, &host, &sections),
+        );
+    }
     let (versions, parts): (Vec<&str>, Vec<&str>) = asked
         .iter()
         .map(String::as_str)
@@ -42,7 +60,7 @@ fn main() -> Result<()> {
     for part in &parts {
         ensure!(
             PARTS.contains(part),
-            "there is no part {part}; the parts are {}",
+            "there is no part {part}; the parts are {}, and alone {FAULTS}",
             PARTS.join(", ")
         );
     }
@@ -72,15 +90,20 @@ fn main() -> Result<()> {
             sections.extend(measure(part, &in_kernel, interpreter, &pyagent)?);
         }
     }
-    let text = report::markdown(&host, &sections);
+    let text = report::markdown(COSTS_HEAD, &host, &sections);
     if asked.is_empty() {
-        let path = root().join("bench/RESULTS.md");
-        fs::create_dir_all(root().join("bench"))?;
-        fs::write(&path, &text)?;
-        eprintln!("wrote {}", path.display());
-    } else {
-        eprint!("{text}");
+        return write("bench/RESULTS.md", &text);
     }
+    eprint!("{text}");
+    Ok(())
+}
+
+/// Writes a report to a file of the repository.
+fn write(path: &str, text: &str) -> Result<()> {
+    let path = root().join(path);
+    fs::create_dir_all(root().join("bench"))?;
+    fs::write(&path, text)?;
+    eprintln!("wrote {}", path.display());
     Ok(())
 }
 

@@ -34,6 +34,9 @@ pub use descriptor::FILE_DESCRIPTOR_SET;
 /// Folder of the .proto files whose services pyagent serves.
 const SERVED: &str = "pyagent";
 
+/// Folder of the service as it was released last: for comparison only.
+const BASELINE: &str = "baseline";
+
 /// Bytes of the descriptor set a source line.
 const BYTES_A_LINE: usize = 24;
 
@@ -50,6 +53,7 @@ fn generate(proto_dir: &Path, out_dir: &Path) -> Result<()> {
     let mut protos: Vec<PathBuf> = files(proto_dir)?
         .into_iter()
         .filter(|path| path.extension().is_some_and(|ext| ext == "proto"))
+        .filter(|path| !path.starts_with(BASELINE))
         .collect();
     protos.sort();
     ensure!(
