@@ -49,6 +49,7 @@ impl ThreadIds {
 
 impl ThreadIds {
     /// What the own namespace of a process calls these threads of it.
+    #[must_use]
     pub fn inner_ids(pid: Pid, tids: &[Tid]) -> HashSet<Tid> {
         let ids = tids.iter().filter_map(|tid| namespace_ids(pid, *tid));
         ids.filter_map(|ids| ids.last().copied()).collect()
