@@ -55,7 +55,8 @@ pub struct Process {
     /// Process id in the host's pid namespace.
     #[prost(uint32, tag = "1")]
     pub pid: u32,
-    /// When it was started; together with the pid it names a process for good.
+    /// When it was started, in steps of 10 ms; together with the pid it names a process for good. It is made of the time since
+    /// boot, so two agents can differ by some microseconds, and all of them change when the host's clock is set.
     #[prost(message, optional, tag = "2")]
     pub start_time: ::core::option::Option<::prost_types::Timestamp>,
     /// The kernel's name of the process.
@@ -304,7 +305,7 @@ pub struct WatchProcessesRequest {
     #[prost(message, optional, tag = "1")]
     pub selector: ::core::option::Option<ProcessSelector>,
 }
-/// What changed.
+/// What changed. What has ended comes first: a new process can have its id.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchProcessesResponse {
     /// Those that are new or different, as they are now, ordered by process id.
@@ -927,6 +928,7 @@ pub mod profile_service_client {
         ///
         /// NOT_FOUND: the process is not profiled, or has ended.
         /// FAILED_PRECONDITION: objects of this interpreter cannot be counted (builds without the GIL).
+        /// ABORTED: the process has begun to run another program meanwhile.
         /// RESOURCE_EXHAUSTED: this process is being read for another client, or too many are.
         /// UNAVAILABLE: the agent is stopping.
         pub async fn heap_census(
@@ -1073,6 +1075,7 @@ pub mod profile_service_server {
         ///
         /// NOT_FOUND: the process is not profiled, or has ended.
         /// FAILED_PRECONDITION: objects of this interpreter cannot be counted (builds without the GIL).
+        /// ABORTED: the process has begun to run another program meanwhile.
         /// RESOURCE_EXHAUSTED: this process is being read for another client, or too many are.
         /// UNAVAILABLE: the agent is stopping.
         async fn heap_census(

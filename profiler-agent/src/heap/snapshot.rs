@@ -9,7 +9,9 @@ use super::names::{TypeName, type_name};
 use super::scan::{self, Progress, ScanError};
 use super::tally::{Tally, TypeCount};
 use crate::ids::{Address, Pid};
+use crate::process::facts::is_alive;
 use crate::process::memory::MemoryError;
+use crate::process::program::ProgramId;
 use crate::process::regions::NotRead;
 use crate::python::discover::Interpreter;
 use crate::python::layout::Version;
@@ -32,6 +34,9 @@ pub enum HeapError {
     /// Nobody waits for it any more.
     #[error("given up")]
     Abandoned,
+    /// What was read is of two programs.
+    #[error("the process has begun to run another program meanwhile (exec): try again")]
+    OtherProgram,
     /// What the kernel shows of it cannot be read.
     #[error("/proc/{pid} cannot be read")]
     Proc {
@@ -101,6 +106,7 @@ impl Snapshot {
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Self, HeapError> {
         let layout = layout_of(interpreter)?;
+        let program = ProgramId::of_process(pid).ok();
         let memory = QuietMemory::of_process(pid).map_err(|source| proc_error(pid, source))?;
         let n_all = memory.resident.n_bytes() * 2;
         let mut n_done = 0;
@@ -109,10 +115,19 @@ impl Snapshot {
             progress(n_done, n_all)
         };
         let advance: Progress<'_> = &mut advance;
-        let types = scan::find_types(&memory, &layout, advance)?
-            .ok_or(HeapError::NoTypes(memory.resident.n_bytes()))?;
+        let is_another = || program != ProgramId::of_process(pid).ok() && is_alive(pid);
+        let Some(types) = scan::find_types(&memory, &layout, advance)? else {
+            return Err(if is_another() {
+                HeapError::OtherProgram
+            } else {
+                HeapError::NoTypes(memory.resident.n_bytes())
+            });
+        };
         let mut tally = Tally::new(&layout, types.all().len(), n_largest);
         let counts = scan::scan(&memory, &layout, &types, &mut tally, advance)?;
+        if is_another() {
+            return Err(HeapError::OtherProgram);
+        }
         let mut not_read = memory.resident.not_read;
         not_read.failed += counts.n_failed;
         let mut names = HashMap::new();

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::cgroup;
@@ -375,12 +376,23 @@ fn tick_ns(ticks: u64) -> u64 {
     ticks.saturating_mul(1_000_000_000 / per_second.max(1))
 }
 
-/// Wall time of a moment in nanoseconds since boot, by the clock as it is now.
+/// Wall time of a moment in nanoseconds since boot, by the clock as it is now: the same each time, unless it was set.
 fn wall_time(boot_ns: u64) -> SystemTime {
+    /// The clock is disciplined by less than this between two looks, and set by more.
+    const STEP: Duration = Duration::from_millis(100);
+    static BOOT: Mutex<Option<SystemTime>> = Mutex::new(None);
     let since_boot = Duration::from_nanos(boot_ns);
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
-    SystemTime::now() - now.saturating_sub(since_boot)
+    let boot = SystemTime::now() - now;
+    let mut known = BOOT.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_same = |known: &SystemTime| {
+        let apart = boot.duration_since(*known);
+        apart.unwrap_or_else(|error| error.duration()) < STEP
+    };
+    let boot = known.filter(is_same).unwrap_or(boot);
+    *known = Some(boot);
+    boot + since_boot
 }
 
 #[cfg(test)]

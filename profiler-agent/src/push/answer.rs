@@ -1,5 +1,8 @@
 //! What the answer of a target means: which errors are tried again is decided by OTLP's table
 //! (<https://opentelemetry.io/docs/specs/otlp/#failures>), which holds for the others too.
+//!
+//! With two exceptions, since what is refused is lost. Who is not let in may be let in later: tokens expire, and their files are
+//! read again. And what is exhausted without a word of when it recovers is a quota, unless the target speaks of a size.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -62,11 +65,9 @@ impl Failure {
         let reason = reason(status);
         let after = retry_delay(status);
         match status.code() {
-            // Pyroscope says so without a time.
-            Code::ResourceExhausted if reason.contains("rate limit") => {
-                Self::Retry { after, reason }
+            Code::ResourceExhausted if after.is_none() && is_of_a_size(status.message()) => {
+                Self::TooLarge { reason }
             }
-            Code::ResourceExhausted if after.is_none() => Self::TooLarge { reason },
             // An answer that is too large is none of the target's errors, but made here.
             Code::OutOfRange
                 if status
@@ -84,16 +85,30 @@ impl Failure {
             | Code::Aborted
             | Code::OutOfRange
             | Code::Unavailable
-            | Code::DataLoss => Self::Retry { after, reason },
+            | Code::DataLoss
+            | Code::Unauthenticated
+            | Code::PermissionDenied => Self::Retry { after, reason },
             code => Self::Refused {
                 reason,
-                is_for_all: matches!(
-                    code,
-                    Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied
-                ),
+                is_for_all: code == Code::Unimplemented,
             },
         }
     }
+}
+
+/// Whether a message is about the size of a request: `received message larger than max` (Go, and gRPC's core, which Python
+/// and C++ have), `message length too large` (tonic), `exceeds maximum size` (Java).
+fn is_of_a_size(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    [
+        "larger than",
+        "too large",
+        "too big",
+        "exceeds maximum size",
+        "message size",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
 }
 
 fn reason(status: &Status) -> String {
@@ -141,8 +156,9 @@ mod tests {
             (Code::DeadlineExceeded, true),
             (Code::NotFound, false),
             (Code::AlreadyExists, false),
-            (Code::PermissionDenied, false),
-            (Code::Unauthenticated, false),
+            // Not as it says.
+            (Code::PermissionDenied, true),
+            (Code::Unauthenticated, true),
             (Code::FailedPrecondition, false),
             (Code::Aborted, true),
             (Code::OutOfRange, true),
@@ -158,9 +174,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_exhausted_recovers_only_where_the_target_says_when() {
-        let failure = Failure::of(&Status::resource_exhausted("larger than max"));
-        assert!(matches!(failure, Failure::TooLarge { .. }));
+    fn what_is_exhausted_recovers_unless_it_is_about_a_size() {
+        for words in [
+            "grpc: received message larger than max (2 vs. 1)",
+            "Error, message length too large: found 2 bytes, the limit is: 1 bytes",
+        ] {
+            let failure = Failure::of(&Status::resource_exhausted(words));
+            assert!(matches!(failure, Failure::TooLarge { .. }), "{words}");
+        }
+        for words in ["quota exceeded", "", "rate limit of 5 requests"] {
+            let failure = Failure::of(&Status::resource_exhausted(words));
+            assert!(
+                matches!(failure, Failure::Retry { after: None, .. }),
+                "{words}"
+            );
+        }
         let after = |status| match Failure::of(&status) {
             Failure::Retry { after, .. } => after,
             other => panic!("{other:?}"),

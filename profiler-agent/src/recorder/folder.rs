@@ -36,6 +36,8 @@ const NETWORK: [(u64, &str); 9] = [
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// Device and number: somebody may put another folder in its place.
+    place: (u64, u64),
     /// The lock goes with it.
     _lock: File,
 }
@@ -114,8 +116,14 @@ impl Folder {
         let lock = lock(path)?;
         Ok(Self {
             path: path.to_owned(),
+            place: (found.dev(), found.ino()),
             _lock: lock,
         })
+    }
+
+    /// Whether its path still leads to it.
+    pub(super) fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.place)
     }
 
     /// The database's path.

@@ -334,7 +334,7 @@ impl Work {
         };
         match (&*known, &problem) {
             (None, Some(problem)) => tracing::warn!(
-                "windows are not recorded: {problem}; they are tried again, the oldest are dropped after a minute"
+                "windows are not recorded: {problem}; they are tried again, the oldest are dropped when more than {MAX_WAITING} wait"
             ),
             (Some(_), None) => tracing::info!("windows are recorded again"),
             _ => {}
@@ -406,10 +406,11 @@ impl Work {
                 "{} was removed or replaced: a new one is begun",
                 shown(&self.database)
             );
-            if !self.shared.config.folder.exists() {
-                let folder = Folder::open(&self.shared.config.folder);
-                self.folder = folder.map_err(|error| error.to_string())?;
-            }
+        }
+        // The lock that is held is that of the old one.
+        if !self.folder.is_there() {
+            let folder = Folder::open(&self.shared.config.folder);
+            self.folder = folder.map_err(|error| error.to_string())?;
         }
         let limits = Limits {
             keep: self.shared.config.keep,

@@ -17,7 +17,6 @@ use crate::ids::{Pid, Tid};
 use crate::process::facts;
 use crate::process::memory::ProcessMemory;
 use crate::process::program::ProgramId;
-use crate::process::service::LabelOptions;
 use crate::process::task_state::{Activity, TaskState};
 use crate::process::thread_ids::ThreadIds;
 use crate::profile::aggregate::ResolvedFrame;
@@ -86,7 +85,8 @@ pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<
         memory,
         sampler: RemoteSampler::default(),
         thread_ids: ThreadIds::default(),
-        symbolizer: symbolizer(process),
+        // What it reads costs the profiles nothing.
+        symbolizer: Symbolizer::of_process(process.clone()),
     };
     let time = SystemTime::now();
     let mut threads: HashMap<Tid, ThreadStack> = HashMap::new();
@@ -119,13 +119,6 @@ pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<
         threads,
         n_other_threads: u32::try_from(n_other).unwrap_or(u32::MAX),
     })
-}
-
-/// One that knows this process alone: what it reads costs the profiles nothing.
-fn symbolizer(process: &Arc<PythonProcess>) -> Symbolizer {
-    let mut symbolizer = Symbolizer::new(false, LabelOptions::default());
-    symbolizer.add(process.clone());
-    symbolizer
 }
 
 /// The same thread states, with the ids of their threads also where the interpreter does not have them (before 3.11).

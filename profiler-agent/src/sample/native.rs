@@ -126,6 +126,20 @@ pub struct NativeSymbolizer {
 }
 
 impl NativeSymbolizer {
+    /// One that has no names for functions of the kernel, and does not read them.
+    #[must_use]
+    pub fn without_kernel() -> Self {
+        Self {
+            kernel_symbols: KernelSymbols::Read(None),
+            kernel_functions: HashMap::default(),
+            programs: HashMap::default(),
+            files: HashMap::default(),
+            tables: SymbolTables::default(),
+            functions: HashMap::default(),
+            nameless: HashMap::default(),
+        }
+    }
+
     /// Appends the kernel frames, leaf first.
     pub fn kernel_frames(&mut self, addresses: &[u64], frames: &mut Vec<ResolvedFrame>) {
         for (idx, address) in addresses.iter().enumerate() {

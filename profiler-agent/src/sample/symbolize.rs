@@ -69,6 +69,8 @@ struct Program {
     /// Names by ident (pthread_t), as `threading` has them.
     names: HashMap<u64, Box<str>>,
     names_read: Option<Instant>,
+    /// That of the main thread, once it was seen.
+    main_ident: Option<u64>,
 }
 
 /// Resolves samples; owns all caches.
@@ -93,6 +95,23 @@ impl Symbolizer {
             options,
             ..Self::default()
         }
+    }
+
+    /// One for the Python frames of a single process.
+    #[must_use]
+    pub fn of_process(process: Arc<PythonProcess>) -> Self {
+        let mut symbolizer = Self {
+            shows_arguments: false,
+            options: LabelOptions::default(),
+            programs: HashMap::default(),
+            eval_loops: HashMap::new(),
+            rules: HashMap::default(),
+            reasons: HashMap::new(),
+            native: NativeSymbolizer::without_kernel(),
+            counters: SymbolizeCounters::default(),
+        };
+        symbolizer.add(process);
+        symbolizer
     }
 
     /// A process (or the program it now runs) becomes known.
@@ -255,6 +274,7 @@ impl Program {
             threads: HashMap::default(),
             names: HashMap::new(),
             names_read: None,
+            main_ident: None,
         }
     }
 
@@ -314,7 +334,7 @@ impl Program {
             self.read_names();
         }
         let name = ident.and_then(|ident| self.names.get(&ident)).cloned();
-        let has_final_name = name.is_some() || ident.is_none();
+        let has_final_name = name.is_some() || sample.thread_state.is_null();
         let labels = Arc::new(ThreadLabels {
             process: self.labels.clone(),
             tid: sample.tid.0,
@@ -331,14 +351,21 @@ impl Program {
     }
 
     /// The thread's ident: its pthread_t.
-    fn ident(&self, sample: &RawSample) -> Option<u64> {
+    fn ident(&mut self, sample: &RawSample) -> Option<u64> {
         if sample.thread_state.is_null() {
             return None;
         }
         let offset = self.process.interpreter.layout.walk.tstate_thread_id;
-        self.memory
+        let ident = self
+            .memory
             .read_u64(sample.thread_state.add(offset.into()))
-            .ok()
+            .ok()?;
+        if sample.tid.0 == sample.pid.0 {
+            self.main_ident = Some(ident);
+        }
+        // Up to 3.11 the state of a thread that is about to begin has the ident of the thread that starts it: that of the
+        // sample has ended since, and its state's memory is another's.
+        (sample.tid.0 == sample.pid.0 || self.main_ident != Some(ident)).then_some(ident)
     }
 
     fn read_names(&mut self) {

@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::query::{Asker, CensusPart, InspectError, ProcessStacks};
+use super::query::{Asker, CensusPart, InspectError, ProcessInfo, ProcessStacks, ProcessState};
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::heap_census_response::Part;
 use crate::heap::report::full_name;
@@ -20,11 +20,11 @@ use crate::profile::query::{Criteria, ProcessFilter, Viewer};
 use crate::python::layout::Version;
 use crate::sample::dump::ThreadStack;
 
-/// Most clients that are sent stacks at a time.
-const MAX_DUMPS: usize = 8;
+/// Most clients that are sent stacks at a time, and most of them that do not see all processes.
+const MAX_DUMPS: [usize; 2] = [8, 4];
 
-/// Most heaps that are read at a time: each keeps a CPU busy.
-const MAX_CENSUSES: usize = 2;
+/// The same of heaps that are read: each keeps a CPU busy.
+const MAX_CENSUSES: [usize; 2] = [2, 1];
 
 /// A client that has not fetched all of it by then is cut off.
 const DUMP_LIMIT: Duration = Duration::from_mins(1);
@@ -42,8 +42,8 @@ pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Sen
 #[derive(Debug)]
 pub(super) struct Inspector {
     asker: Asker,
-    dumps: Arc<Semaphore>,
-    censuses: Arc<Semaphore>,
+    dumps: Places,
+    censuses: Places,
     /// Processes whose heap is being read.
     targets: Arc<Mutex<HashSet<u32>>>,
 }
@@ -59,8 +59,8 @@ impl Inspector {
     pub(super) fn new(asker: Asker) -> Self {
         Self {
             asker,
-            dumps: Arc::new(Semaphore::new(MAX_DUMPS)),
-            censuses: Arc::new(Semaphore::new(MAX_CENSUSES)),
+            dumps: Places::new(MAX_DUMPS),
+            censuses: Places::new(MAX_CENSUSES),
             targets: Arc::default(),
         }
     }
@@ -70,8 +70,7 @@ impl Inspector {
         &self,
         filter: ProcessFilter,
     ) -> Result<Messages<proto::DumpStacksResponse>, Status> {
-        let place = self.dumps.clone().try_acquire_owned();
-        let place = place.map_err(|_| InspectError::TooMany)?;
+        let place = self.dumps.take(&filter.viewer)?;
         let answers = self.asker.stacks(filter).await;
         let to_messages = |stacks| vec![dump_response(stacks)];
         Ok(forward(answers, DUMP_LIMIT, place, to_messages).await?)
@@ -84,9 +83,6 @@ impl Inspector {
         max_types: u32,
         viewer: Viewer,
     ) -> Result<Messages<proto::HeapCensusResponse>, Status> {
-        let place = self.censuses.clone().try_acquire_owned();
-        let place = place.map_err(|_| InspectError::TooMany)?;
-        let target = Target::enter(&self.targets, pid).ok_or(InspectError::Busy(pid))?;
         let filter = ProcessFilter {
             include: Criteria {
                 pids: vec![pid],
@@ -95,10 +91,56 @@ impl Inspector {
             viewer,
             ..ProcessFilter::default()
         };
+        // First: whoever may not see it learns nothing of it, and takes nobody's place.
+        let seen = self.asker.processes(filter.clone(), false).await;
+        let is_profiled = |process: &ProcessInfo| process.state == ProcessState::Profiled;
+        if !seen.ok_or(InspectError::Stopping)?.iter().any(is_profiled) {
+            return Err(InspectError::NoMatch.into());
+        }
+        let place = self.censuses.take(&filter.viewer)?;
+        let target = Target::enter(&self.targets, pid).ok_or(InspectError::Busy(pid))?;
         let answers = self.asker.census(filter).await;
         let to_messages = move |part| census_responses(part, max_types);
         Ok(forward(answers, CENSUS_LIMIT, (place, target), to_messages).await?)
     }
+}
+
+/// Places for everybody, of which only some are for those who do not see all processes: no user keeps root out.
+#[derive(Debug)]
+struct Places {
+    all: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new([n_all, n_others]: [usize; 2]) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(n_all)),
+            others: Arc::new(Semaphore::new(n_others)),
+        }
+    }
+
+    fn take(&self, viewer: &Viewer) -> Result<Place, InspectError> {
+        let of = |places: &Arc<Semaphore>| {
+            let place = places.clone().try_acquire_owned();
+            place.map_err(|_| InspectError::TooMany)
+        };
+        let other = match viewer {
+            Viewer::All => None,
+            _ => Some(of(&self.others)?),
+        };
+        Ok(Place {
+            _other: other,
+            _all: of(&self.all)?,
+        })
+    }
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    _other: Option<OwnedSemaphorePermit>,
+    _all: OwnedSemaphorePermit,
 }
 
 impl Target {
@@ -168,6 +210,7 @@ impl From<InspectError> for Status {
         match error {
             InspectError::NoMatch | InspectError::Gone(_) => Self::not_found(message),
             InspectError::Unsupported(_) => Self::failed_precondition(message),
+            InspectError::Changed(_) => Self::aborted(message),
             InspectError::Unreadable(_) => Self::internal(message),
             InspectError::Busy(_) | InspectError::TooMany => Self::resource_exhausted(message),
             InspectError::Stopping => Self::unavailable(message),

@@ -122,6 +122,9 @@ pub enum InspectError {
     /// It has ended.
     #[error("process {0} has ended")]
     Gone(u32),
+    /// It has become another program meanwhile; in words.
+    #[error("{0}")]
+    Changed(String),
     /// This interpreter's objects are not known; in words.
     #[error("{0}")]
     Unsupported(String),

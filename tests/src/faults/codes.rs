@@ -7,9 +7,9 @@ use super::account::{Account, of_server};
 use super::scene::{Scene, metric, wait};
 use crate::push::{Peer, prepared};
 
-/// Codes after which the same is sent again, by OTLP's table; with the last one smaller requests are sent.
-/// (<https://opentelemetry.io/docs/specs/otlp/#failures>; without a RetryInfo RESOURCE_EXHAUSTED is none of them.)
-pub const RETRYABLE: [&str; 7] = [
+/// Codes after which the same is sent again: by OTLP's table (<https://opentelemetry.io/docs/specs/otlp/#failures>), and three
+/// more. Who is not let in may be let in later, and what is exhausted is there again.
+pub const RETRYABLE: [&str; 9] = [
     "cancelled",
     "deadline_exceeded",
     "aborted",
@@ -17,19 +17,19 @@ pub const RETRYABLE: [&str; 7] = [
     "unavailable",
     "data_loss",
     "resource_exhausted",
+    "permission_denied",
+    "unauthenticated",
 ];
 
 /// Codes after which it must not be sent again.
-pub const PERMANENT: [&str; 9] = [
+pub const PERMANENT: [&str; 7] = [
     "unknown",
     "invalid_argument",
     "not_found",
     "already_exists",
-    "permission_denied",
     "failed_precondition",
     "unimplemented",
     "internal",
-    "unauthenticated",
 ];
 
 /// Each code is answered once, with a request that is taken before and after each. `None`, said: there is no receiver.

@@ -95,6 +95,7 @@ fn take_census(
             snapshot: Box::new(snapshot),
         }),
         Err(HeapError::Memory(MemoryError::Gone)) => Err(InspectError::Gone(process.pid.0)),
+        Err(error @ HeapError::OtherProgram) => Err(InspectError::Changed(error.to_string())),
         Err(error @ (HeapError::Unsupported(_) | HeapError::FreeThreaded(_))) => {
             Err(InspectError::Unsupported(error.to_string()))
         }

@@ -208,6 +208,9 @@ impl Engine {
 
     pub(super) fn finish(&self, pull: Pull) {
         let mut comments = self.comments(&pull.counters);
+        if !pull.filter.is_all() && !comments.is_empty() {
+            comments.push("what was lost is of all processes of the host together".to_owned());
+        }
         if pull.profile_type.is_of_allocations() {
             comments.push(ALLOCATION_NOTE.to_owned());
             // They name processes.
@@ -217,6 +220,12 @@ impl Engine {
         }
         let elapsed = pull.begun.elapsed();
         let length = pull.duration.map_or(elapsed, |length| length.min(elapsed));
+        if pull.duration.is_some_and(|wanted| length < wanted) {
+            comments.push(format!(
+                "the agent was stopped after {:.1} s",
+                length.as_secs_f64()
+            ));
+        }
         let is_of_memory = pull.profile_type != ProfileType::Cpu;
         let processes = if is_of_memory {
             self.largest(&pull)
