@@ -55,10 +55,11 @@ def make_newer(file):
         field = message.field.add(name="future", number=FUTURE, json_name="future")
         field.type = field.TYPE_STRING
         field.label = field.LABEL_OPTIONAL
-        if message.oneof_decl:
+        # Not one that `optional` makes.
+        if message.oneof_decl and not any(field.proto3_optional for field in message.field):
             field.oneof_index = 0
     for enum in file.enum_type:
-        enum.value.add(name="FUTURE", number=FUTURE)
+        enum.value.add(name=f"{enum.name}_FUTURE", number=FUTURE)
     method = file.service[0].method.add(name="FutureCall")
     method.input_type, method.output_type = ".pyagent.v1.GetStatusRequest", ".pyagent.v1.GetStatusResponse"
 

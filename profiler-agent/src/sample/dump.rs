@@ -27,6 +27,9 @@ use crate::python::process::PythonProcess;
 /// How often the stack of a thread that runs is read until it is taken as it is. Each takes some 20 us.
 const MAX_READINGS: usize = 50;
 
+/// How often a stack of which a frame cannot be named is looked at again.
+const MAX_LOOKS: usize = 10;
+
 /// The stack of a thread.
 #[derive(Debug, Clone)]
 pub struct ThreadStack {
@@ -152,6 +155,22 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// `None`: the thread has ended, or has no state any more.
     fn thread(&mut self, listed: &Listed) -> Option<ThreadStack> {
+        let mut stack = self.look(listed)?;
+        // A call that was just being made or ended: what it was of cannot be read.
+        for _ in 0..MAX_LOOKS {
+            let mut frames = stack.frames.iter();
+            if stack.activity != Activity::Running
+                || frames.all(|frame| frame.function.kind == FrameKind::Python)
+            {
+                return Some(stack);
+            }
+            stack = self.look(listed)?;
+        }
+        stack.is_uncertain |= stack.activity == Activity::Running;
+        Some(stack)
+    }
+
+    fn look(&mut self, listed: &Listed) -> Option<ThreadStack> {
         let pid = self.process.pid;
         let tid = self
             .thread_ids
