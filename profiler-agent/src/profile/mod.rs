@@ -4,6 +4,7 @@
 pub mod aggregate;
 pub mod growth;
 pub mod in_use;
+pub mod inspect;
 mod intern;
 pub mod line_growth;
 pub mod memory;

@@ -50,6 +50,11 @@ fn ids_at(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::thread::JoinHandleExt as _;
+    use std::sync::mpsc::channel;
+    use std::sync::{Arc, Barrier};
+    use std::thread::JoinHandle;
+
     use super::*;
     use crate::ids::Pid;
     use crate::process::facts;
@@ -58,27 +63,29 @@ mod tests {
     #[test]
     fn the_threads_of_this_process_are_told_apart() {
         let pid = Pid(std::process::id());
-        let barrier = std::sync::Barrier::new(4);
-        let own = || {
-            let tid = rustix::thread::gettid().as_raw_nonzero().get();
-            // SAFETY: without arguments, and it cannot fail.
-            (unsafe { libc::pthread_self() }, Tid(tid.cast_unsigned()))
-        };
-        std::thread::scope(|scope| {
-            let (send, receive) = std::sync::mpsc::channel();
-            for _ in 0..3 {
-                let (send, barrier) = (send.clone(), &barrier);
-                scope.spawn(move || {
-                    send.send(own()).unwrap();
+        let barrier = Arc::new(Barrier::new(4));
+        let (send, receive) = channel();
+        let threads: Vec<JoinHandle<()>> = (0..3)
+            .map(|n| {
+                let (send, barrier) = (send.clone(), Arc::clone(&barrier));
+                std::thread::spawn(move || {
+                    let tid = rustix::thread::gettid().as_raw_nonzero().get();
+                    send.send((n, Tid(tid.cast_unsigned()))).unwrap();
                     barrier.wait();
-                });
-            }
-            let truth: HashMap<u64, Tid> = receive.iter().take(3).collect();
-            let tids = facts::tids(pid).unwrap().into_iter().collect();
-            let idents = truth.keys().copied().collect();
-            assert_eq!(of_idents(&ProcessMemory::new(pid), &idents, &tids), truth);
-            barrier.wait();
-        });
+                })
+            })
+            .collect();
+        let said = receive.iter().take(3);
+        let truth: HashMap<u64, Tid> = said
+            .map(|(n, tid): (usize, Tid)| (threads[n].as_pthread_t(), tid))
+            .collect();
+        let tids = facts::tids(pid).unwrap().into_iter().collect();
+        let idents = truth.keys().copied().collect();
+        assert_eq!(of_idents(&ProcessMemory::new(pid), &idents, &tids), truth);
+        barrier.wait();
+        for thread in threads {
+            thread.join().unwrap();
+        }
     }
 
     #[test]

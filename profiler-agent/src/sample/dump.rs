@@ -19,7 +19,7 @@ use crate::process::memory::ProcessMemory;
 use crate::process::program::ProgramId;
 use crate::process::task_state::{Activity, TaskState};
 use crate::process::thread_ids::ThreadIds;
-use crate::profile::aggregate::ResolvedFrame;
+use crate::profile::inspect::{Stacks, ThreadStack, ThreadState};
 use crate::profile::model::FrameKind;
 use crate::python::native_ids;
 use crate::python::process::PythonProcess;
@@ -29,36 +29,6 @@ const MAX_READINGS: usize = 50;
 
 /// How often a stack of which a frame cannot be named is looked at again.
 const MAX_LOOKS: usize = 10;
-
-/// The stack of a thread.
-#[derive(Debug, Clone)]
-pub struct ThreadStack {
-    /// Its id.
-    pub tid: Tid,
-    /// Its name in Python, else the kernel's.
-    pub name: Box<str>,
-    /// What it does.
-    pub activity: Activity,
-    /// Function of the kernel that it waits in; empty when it runs, or when that is not known.
-    pub wait_function: String,
-    /// Whether it holds the GIL; `None`: there is none, or it is not known.
-    pub holds_gil: Option<bool>,
-    /// Leaf first; empty between calls into Python.
-    pub frames: Vec<ResolvedFrame>,
-    /// It ran on, and no two readings said the same.
-    pub is_uncertain: bool,
-}
-
-/// The stacks of a process.
-#[derive(Debug, Clone)]
-pub struct Dump {
-    /// When they were read.
-    pub time: SystemTime,
-    /// The main thread first, then by id.
-    pub threads: Vec<ThreadStack>,
-    /// Threads that are none of Python's.
-    pub n_other_threads: u32,
-}
 
 /// Why there are no stacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +45,7 @@ pub enum DumpError {
 }
 
 /// Reads the stacks of a process. `is_over` is asked between threads: whether somebody still waits.
-pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<Dump, DumpError> {
+pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<Stacks, DumpError> {
     let pid = process.pid;
     let program = ProgramId::of_process(pid).map_err(|_| DumpError::Gone)?;
     let memory = ProcessMemory::new(pid);
@@ -101,9 +71,10 @@ pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<
             continue;
         };
         // A state that is about to be another thread's, or another interpreter's, has no frame.
-        let known = threads.get(&stack.tid);
+        let tid = Tid(stack.tid);
+        let known = threads.get(&tid);
         if known.is_none_or(|known| known.frames.is_empty()) {
-            threads.insert(stack.tid, stack);
+            threads.insert(tid, stack);
         }
     }
     match ProgramId::of_process(pid) {
@@ -116,8 +87,8 @@ pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<
     }
     let n_other = tids.iter().filter(|tid| !threads.contains_key(tid)).count();
     let mut threads: Vec<ThreadStack> = threads.into_values().collect();
-    threads.sort_by_key(|thread| (thread.tid.0 != pid.0, thread.tid.0));
-    Ok(Dump {
+    threads.sort_by_key(|thread| (thread.tid != pid.0, thread.tid));
+    Ok(Stacks {
         time,
         threads,
         n_other_threads: u32::try_from(n_other).unwrap_or(u32::MAX),
@@ -159,14 +130,14 @@ impl Reading<'_> {
         // A call that was just being made or ended: what it was of cannot be read.
         for _ in 0..MAX_LOOKS {
             let mut frames = stack.frames.iter();
-            if stack.activity != Activity::Running
+            if stack.state != ThreadState::Running
                 || frames.all(|frame| frame.function.kind == FrameKind::Python)
             {
                 return Some(stack);
             }
             stack = self.look(listed)?;
         }
-        stack.is_uncertain |= stack.activity == Activity::Running;
+        stack.is_uncertain |= stack.state == ThreadState::Running;
         Some(stack)
     }
 
@@ -198,14 +169,14 @@ impl Reading<'_> {
             frames.clear();
         }
         Some(ThreadStack {
-            tid,
+            tid: tid.0,
             name: resolved.labels.thread_name.clone(),
             wait_function: if task.activity == Activity::Running {
                 String::new()
             } else {
                 TaskState::wait_function(pid, tid)
             },
-            activity: task.activity,
+            state: thread_state(task.activity),
             holds_gil: knows_gil.then_some(flags & sample_flags::GIL_HELD != 0),
             frames,
             is_uncertain,
@@ -251,4 +222,13 @@ fn is_alike(one: &RemoteStack, other: &RemoteStack) -> bool {
             .collect()
     };
     one.thread.frame == other.thread.frame && calls(one) == calls(other)
+}
+
+const fn thread_state(activity: Activity) -> ThreadState {
+    match activity {
+        Activity::Running => ThreadState::Running,
+        Activity::Sleeping => ThreadState::Sleeping,
+        Activity::Uninterruptible => ThreadState::Uninterruptible,
+        Activity::Stopped => ThreadState::Stopped,
+    }
 }

@@ -13,12 +13,8 @@ use tonic::Status;
 use super::query::{Asker, CensusPart, InspectError, ProcessInfo, ProcessStacks, ProcessState};
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::heap_census_response::Part;
-use crate::heap::report::full_name;
-use crate::heap::snapshot::{LargeRow, Snapshot, TypeRow};
-use crate::process::task_state::Activity;
+use crate::profile::inspect::{Census, CensusObject, CensusType, ThreadStack, ThreadState};
 use crate::profile::query::{Criteria, ProcessFilter, Viewer};
-use crate::python::layout::Version;
-use crate::sample::dump::ThreadStack;
 
 /// Most clients that are sent stacks at a time, and most of them that do not see all processes.
 const MAX_DUMPS: [usize; 2] = [8, 4];
@@ -218,32 +214,31 @@ impl From<InspectError> for Status {
     }
 }
 
-fn dump_response(ProcessStacks { process, stacks }: ProcessStacks) -> proto::DumpStacksResponse {
-    let facts = &process.facts;
+fn dump_response(process: ProcessStacks) -> proto::DumpStacksResponse {
     let mut response = proto::DumpStacksResponse {
-        pid: facts.pid.0,
-        start_time: Some(facts.started.into()),
-        program: facts.program(),
-        python_version: process.interpreter.version.to_string(),
+        pid: process.pid,
+        start_time: Some(process.start_time.into()),
+        program: process.program,
+        python_version: process.python_version,
         ..proto::DumpStacksResponse::default()
     };
-    match stacks {
-        Ok(dump) => {
-            response.time = Some(dump.time.into());
-            response.threads = dump.threads.into_iter().map(thread).collect();
-            response.n_other_threads = dump.n_other_threads;
+    match process.stacks {
+        Ok(stacks) => {
+            response.time = Some(stacks.time.into());
+            response.threads = stacks.threads.into_iter().map(thread).collect();
+            response.n_other_threads = stacks.n_other_threads;
         }
-        Err(error) => response.problem = error.to_string(),
+        Err(problem) => response.problem = problem,
     }
     response
 }
 
 fn thread(thread: ThreadStack) -> proto::ThreadStack {
-    let state = match thread.activity {
-        Activity::Running => proto::ThreadState::Running,
-        Activity::Sleeping => proto::ThreadState::Sleeping,
-        Activity::Uninterruptible => proto::ThreadState::Uninterruptible,
-        Activity::Stopped => proto::ThreadState::Stopped,
+    let state = match thread.state {
+        ThreadState::Running => proto::ThreadState::Running,
+        ThreadState::Sleeping => proto::ThreadState::Sleeping,
+        ThreadState::Uninterruptible => proto::ThreadState::Uninterruptible,
+        ThreadState::Stopped => proto::ThreadState::Stopped,
     };
     let frames = thread.frames.iter().map(|frame| proto::StackFrame {
         function: frame.function.name.to_string(),
@@ -252,7 +247,7 @@ fn thread(thread: ThreadStack) -> proto::ThreadStack {
         start_line: frame.function.start_line,
     });
     proto::ThreadStack {
-        tid: thread.tid.0,
+        tid: thread.tid,
         frames: frames.collect(),
         name: thread.name.into(),
         state: state.into(),
@@ -263,7 +258,7 @@ fn thread(thread: ThreadStack) -> proto::ThreadStack {
 }
 
 fn census_responses(part: CensusPart, max_types: u32) -> Vec<proto::HeapCensusResponse> {
-    let (version, snapshot) = match part {
+    let census = match part {
         CensusPart::Progress { n_done, n_all } => {
             let progress = proto::HeapProgress {
                 done_bytes: n_done,
@@ -271,14 +266,14 @@ fn census_responses(part: CensusPart, max_types: u32) -> Vec<proto::HeapCensusRe
             };
             return vec![response(Part::Progress(progress))];
         }
-        CensusPart::Heap { version, snapshot } => (version, snapshot),
+        CensusPart::Heap(census) => census,
     };
-    let mut responses = vec![response(Part::Summary(summary(version, &snapshot)))];
+    let mut responses = vec![response(Part::Summary(summary(&census)))];
     let n_types = match max_types {
-        0 => snapshot.types.len(),
-        max => snapshot.types.len().min(max as usize),
+        0 => census.types.len(),
+        max => census.types.len().min(max as usize),
     };
-    let types = snapshot.types[..n_types].chunks(TYPES_IN_MESSAGE);
+    let types = census.types[..n_types].chunks(TYPES_IN_MESSAGE);
     responses.extend(types.map(|rows| {
         let types = rows.iter().map(heap_type).collect();
         response(Part::Types(proto::HeapTypes { types }))
@@ -290,37 +285,36 @@ fn response(part: Part) -> proto::HeapCensusResponse {
     proto::HeapCensusResponse { part: Some(part) }
 }
 
-fn summary(version: Version, snapshot: &Snapshot) -> proto::HeapSummary {
-    let total = snapshot.total();
-    let not_read = &snapshot.not_read;
+fn summary(census: &Census) -> proto::HeapSummary {
+    let sum = |number: fn(&CensusType) -> u64| census.types.iter().map(number).sum();
     proto::HeapSummary {
-        python_version: version.to_string(),
-        n_objects: total.n_objects,
-        size_bytes: total.n_bytes,
-        n_types: u32::try_from(snapshot.types.len()).unwrap_or(u32::MAX),
-        read_bytes: snapshot.n_read,
-        swapped_bytes: not_read.swapped,
-        shared_bytes: not_read.shared,
-        file_bytes: not_read.files,
-        failed_bytes: not_read.failed,
-        largest: snapshot.largest.iter().map(large_object).collect(),
+        python_version: census.python_version.clone(),
+        n_objects: sum(|row| row.n_objects),
+        size_bytes: sum(|row| row.n_bytes),
+        n_types: u32::try_from(census.types.len()).unwrap_or(u32::MAX),
+        read_bytes: census.n_read,
+        swapped_bytes: census.n_swapped,
+        shared_bytes: census.n_shared,
+        file_bytes: census.n_of_files,
+        failed_bytes: census.n_failed,
+        largest: census.largest.iter().map(large_object).collect(),
     }
 }
 
-fn large_object(row: &LargeRow) -> proto::LargeObject {
+fn large_object(object: &CensusObject) -> proto::LargeObject {
     proto::LargeObject {
-        r#type: full_name(&row.name.module, &row.name.qualname),
-        address: row.address.0,
-        size_bytes: row.n_bytes,
-        length: row.length,
+        r#type: object.type_name.clone(),
+        address: object.address,
+        size_bytes: object.n_bytes,
+        length: object.length,
     }
 }
 
-fn heap_type(row: &TypeRow) -> proto::HeapType {
+fn heap_type(row: &CensusType) -> proto::HeapType {
     proto::HeapType {
-        name: full_name(&row.name.module, &row.name.qualname),
-        n_objects: row.count.n_objects,
-        size_bytes: row.count.n_bytes,
-        n_tracked: row.count.n_tracked,
+        name: row.name.clone(),
+        n_objects: row.n_objects,
+        size_bytes: row.n_bytes,
+        n_tracked: row.n_tracked,
     }
 }

@@ -8,16 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::heap::snapshot::Snapshot;
 use crate::profile::in_use::InUse;
+use crate::profile::inspect::{Census, Stacks};
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, RecordedRequest, function_totals};
 use crate::profile::totals::Totals;
 use crate::profile::window::ClosedWindow;
-use crate::python::layout::Version;
-use crate::python::process::PythonProcess;
-use crate::sample::dump::{Dump, DumpError};
 
 /// A question to the agent.
 #[derive(Debug)]
@@ -88,10 +85,16 @@ pub enum Query {
 /// The stacks of one process.
 #[derive(Debug)]
 pub struct ProcessStacks {
-    /// Whose.
-    pub process: Arc<PythonProcess>,
-    /// The stacks, or why there are none.
-    pub stacks: Result<Dump, DumpError>,
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// When it was started.
+    pub start_time: SystemTime,
+    /// The program, and what it runs.
+    pub program: String,
+    /// Version of the interpreter.
+    pub python_version: String,
+    /// The stacks, or why there are none, in words.
+    pub stacks: Result<Stacks, String>,
 }
 
 /// A part of what is said of a heap.
@@ -105,12 +108,7 @@ pub enum CensusPart {
         n_all: u64,
     },
     /// All of it.
-    Heap {
-        /// Version of the interpreter.
-        version: Version,
-        /// The objects.
-        snapshot: Box<Snapshot>,
-    },
+    Heap(Box<Census>),
 }
 
 /// Why a process is not looked into.

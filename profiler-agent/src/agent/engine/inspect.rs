@@ -8,9 +8,12 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use super::pull::matches;
+use crate::heap::report::full_name;
 use crate::heap::snapshot::{HeapError, Snapshot};
 use crate::process::memory::MemoryError;
+use crate::profile::inspect::{Census, CensusObject, CensusType};
 use crate::profile::query::ProcessFilter;
+use crate::python::layout::Version;
 use crate::python::process::PythonProcess;
 use crate::sample::dump;
 use crate::serve::query::{CensusPart, InspectError, ProcessStacks};
@@ -45,7 +48,14 @@ impl Engine {
             }
             for process in processes {
                 let stacks = dump::dump(&process, &|| reply.is_closed());
-                let message = ProcessStacks { process, stacks };
+                let facts = &process.facts;
+                let message = ProcessStacks {
+                    pid: facts.pid.0,
+                    start_time: facts.started,
+                    program: facts.program(),
+                    python_version: process.interpreter.version.to_string(),
+                    stacks: stacks.map_err(|error| error.to_string()),
+                };
                 // Whoever asked may have left.
                 if reply.blocking_send(Ok(message)).is_err() {
                     return;
@@ -90,15 +100,40 @@ fn take_census(
     let interpreter = &process.interpreter;
     let snapshot = Snapshot::take_unless(process.pid, interpreter, N_LARGEST, &mut progress);
     match snapshot {
-        Ok(snapshot) => Ok(CensusPart::Heap {
-            version: interpreter.version,
-            snapshot: Box::new(snapshot),
-        }),
+        Ok(snapshot) => Ok(CensusPart::Heap(Box::new(census(
+            interpreter.version,
+            snapshot,
+        )))),
         Err(HeapError::Memory(MemoryError::Gone)) => Err(InspectError::Gone(process.pid.0)),
         Err(error @ HeapError::OtherProgram) => Err(InspectError::Changed(error.to_string())),
         Err(error @ (HeapError::Unsupported(_) | HeapError::FreeThreaded(_))) => {
             Err(InspectError::Unsupported(error.to_string()))
         }
         Err(error) => Err(InspectError::Unreadable(error.to_string())),
+    }
+}
+
+fn census(version: Version, snapshot: Snapshot) -> Census {
+    let types = snapshot.types.into_iter().map(|row| CensusType {
+        name: full_name(&row.name.module, &row.name.qualname),
+        n_objects: row.count.n_objects,
+        n_bytes: row.count.n_bytes,
+        n_tracked: row.count.n_tracked,
+    });
+    let largest = snapshot.largest.into_iter().map(|row| CensusObject {
+        type_name: full_name(&row.name.module, &row.name.qualname),
+        address: row.address.0,
+        n_bytes: row.n_bytes,
+        length: row.length,
+    });
+    Census {
+        python_version: version.to_string(),
+        types: types.collect(),
+        largest: largest.collect(),
+        n_read: snapshot.n_read,
+        n_swapped: snapshot.not_read.swapped,
+        n_shared: snapshot.not_read.shared,
+        n_of_files: snapshot.not_read.files,
+        n_failed: snapshot.not_read.failed,
     }
 }

@@ -1,0 +1,95 @@
+//! What a look into a process finds: its stacks at one moment, its objects by type.
+
+use std::time::SystemTime;
+
+use super::aggregate::ResolvedFrame;
+
+/// What a thread does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadState {
+    /// On a CPU, or ready to be.
+    Running,
+    /// Waits; a signal can wake it.
+    Sleeping,
+    /// Waits, and nothing else can wake it.
+    Uninterruptible,
+    /// Stopped by a signal or a debugger.
+    Stopped,
+}
+
+/// The stack of a thread.
+#[derive(Debug, Clone)]
+pub struct ThreadStack {
+    /// Its id, in the initial pid namespace.
+    pub tid: u32,
+    /// Its name in Python, else the kernel's.
+    pub name: Box<str>,
+    /// What it does.
+    pub state: ThreadState,
+    /// Function of the kernel that it waits in; empty when it runs, or when that is not known.
+    pub wait_function: String,
+    /// Whether it holds the GIL; `None`: there is none, or it is not known.
+    pub holds_gil: Option<bool>,
+    /// Leaf first; empty between calls into Python.
+    pub frames: Vec<ResolvedFrame>,
+    /// It ran on, and no two readings said the same.
+    pub is_uncertain: bool,
+}
+
+/// The stacks of a process.
+#[derive(Debug, Clone)]
+pub struct Stacks {
+    /// When they were read.
+    pub time: SystemTime,
+    /// The main thread first, then by id.
+    pub threads: Vec<ThreadStack>,
+    /// Threads that are none of Python's.
+    pub n_other_threads: u32,
+}
+
+/// What is counted of one type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CensusType {
+    /// Module and qualified name, made harmless.
+    pub name: String,
+    /// Objects.
+    pub n_objects: u64,
+    /// Their bytes.
+    pub n_bytes: u64,
+    /// Those that the collector follows.
+    pub n_tracked: u64,
+}
+
+/// A large object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CensusObject {
+    /// Name of its type.
+    pub type_name: String,
+    /// Where it is.
+    pub address: u64,
+    /// Its bytes.
+    pub n_bytes: u64,
+    /// Its length, where it has one.
+    pub length: Option<u64>,
+}
+
+/// The objects of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Version of the interpreter.
+    pub python_version: String,
+    /// All types of which there are objects, most bytes first.
+    pub types: Vec<CensusType>,
+    /// The largest objects, largest first.
+    pub largest: Vec<CensusObject>,
+    /// Bytes that were read.
+    pub n_read: u64,
+    /// Bytes that were not: swapped out,
+    pub n_swapped: u64,
+    /// shared with other processes, or could be,
+    pub n_shared: u64,
+    /// private views of files,
+    pub n_of_files: u64,
+    /// or changed meanwhile.
+    pub n_failed: u64,
+}
