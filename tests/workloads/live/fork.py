@@ -22,7 +22,9 @@ def announce():
 
 def bare_child():
     announce()
-    spin()
+    # Long enough to be looked at while it is there: what it alone runs can be read only then.
+    for _ in range(5):
+        spin()
 
 
 def process_child():
