@@ -100,6 +100,11 @@ fn truth(target: &mut Target) -> Counts {
     serde_json::from_str(&target.line()).unwrap()
 }
 
+/// The figures of a type, 0 of one of which there is none.
+fn of(counts: &Counts, name: &str) -> [u64; 3] {
+    counts.get(name).copied().unwrap_or_default()
+}
+
 /// How far off, in parts of the truth.
 fn error(ours: u64, truth: u64) -> f64 {
     ours.abs_diff(truth) as f64 / truth.max(1) as f64
@@ -111,7 +116,6 @@ fn the_counts_are_those_of_the_process_itself() {
         let mut target = start(&python, 3000);
         let ours = counts(&json(&heap(&target, &["--json"])));
         let truth = truth(&mut target);
-        let of = |table: &Counts, name: &str| table.get(name).copied().unwrap_or_default();
         let (mut worst_class, mut worst_container) = (0.0_f64, 0.0_f64);
         for (name, figures) in truth
             .iter()
@@ -168,6 +172,45 @@ fn the_counts_are_those_of_the_process_itself() {
             of(&ours, "builtins.tuple")[0].cast_signed()
                 - of(&truth, "builtins.tuple")[0].cast_signed(),
         );
+    }
+}
+
+/// Pointers to variables of an interpreter that is loaded at low addresses: side by side they look like a count, a type
+/// and a size of 11 MiB. So much memory is behind them, of which each word would say that a chunk ends there.
+const POINTERS: &str = "
+import sys
+print('ready', flush=True)
+sys.stdin.readline()
+keep = [[True, bytes, int, None] * 2000, [True, None, bytes, int] * 2000, [True, str, int, None] * 2000]
+keep.append([b'\\xff' * 100000 for _ in range(160)])
+print('built', flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn pointers_side_by_side_are_no_objects() {
+    for python in interpreters() {
+        let mut target = Target::python(&python, POINTERS, &[]);
+        assert_eq!(target.line(), "ready");
+        let before = counts(&json(&heap(&target, &["--json"])));
+        target.tell("");
+        assert_eq!(target.line(), "built");
+        let after = counts(&json(&heap(&target, &["--json"])));
+        for (name, n_objects, n_bytes) in [
+            ("builtins.bytes", 160, 160 * 100_033),
+            ("builtins.str", 0, 0),
+        ] {
+            let grown = [0, 1].map(|idx| {
+                of(&after, name)[idx].cast_signed() - of(&before, name)[idx].cast_signed()
+            });
+            // Beside them: a line that was read, and names that were interned.
+            assert!(
+                (0..8).contains(&(grown[0] - n_objects))
+                    && (0..4096).contains(&(grown[1] - n_bytes)),
+                "{}: {name} grew by {grown:?}",
+                python.path.display()
+            );
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod bytes;
 pub mod chart;
+mod chunk;
 pub mod layout;
 pub mod mark;
 pub mod memory;

@@ -16,6 +16,7 @@ use std::fs;
 use std::ops::Range;
 
 use super::bytes::word;
+use super::chunk;
 use super::pool::PoolHeader;
 use crate::ids::{Address, Pid};
 use crate::process::maps::FileId;
@@ -42,8 +43,6 @@ const MAX_THREADS: usize = 4096;
 const THREAD_HEAP_BYTES: u64 = 64 << 20;
 
 /// `IS_MMAPPED`, and all flags of glibc's size of a chunk.
-const CHUNK_MMAPPED: u64 = 2;
-const CHUNK_FLAGS: u64 = 7;
 
 /// Pools of an arena (`Objects/obmalloc.c`): 256 KiB of 4 KiB, or from 3.10 on 1 MiB of 16 KiB.
 const POOLS_PER_ARENA: u64 = 64;
@@ -323,27 +322,9 @@ fn mark(range: Range<u64>, bytes: &[u8], pool_bytes: u64) -> Mark {
         };
     }
     let n_bytes = range.end - range.start;
-    malloc_chunk(n_bytes, bytes)
+    chunk::of_mapping(n_bytes, bytes)
         .or_else(|| thread_heap(&range, bytes))
         .map_or(Mark::Nothing, Mark::Malloc)
-}
-
-/// Bytes of a chunk that `malloc` has mapped.
-fn malloc_chunk(max_bytes: u64, bytes: &[u8]) -> Option<u64> {
-    const PAGE: u64 = 4096;
-    const ALIGNMENT: u64 = 16;
-    const HEADER: u64 = 16;
-    let (before, size) = (word(bytes, 0)?, word(bytes, 8)?);
-    let size_bytes = size & !CHUNK_FLAGS;
-    // From 2.43 on the header is not counted.
-    let n_bytes = size_bytes.checked_next_multiple_of(PAGE)?;
-    // Of one that was aligned it would say by how much; its begin is not that of a page.
-    let is_chunk = size & CHUNK_FLAGS == CHUNK_MMAPPED
-        && before < ALIGNMENT
-        && n_bytes >= PAGE
-        && (n_bytes - size_bytes == 0 || n_bytes - size_bytes == HEADER)
-        && n_bytes <= max_bytes;
-    is_chunk.then_some(n_bytes)
 }
 
 /// Bytes of the heap of a thread's arena: `ar_ptr`, `prev`, `size`, `mprotect_size`.
@@ -399,7 +380,7 @@ mod tests {
         fn any_bytes_are_a_mark(words in proptest::array::uniform6(proptest::num::u64::ANY), start in 0_u64..1 << 40) {
             let start = start << 12;
             let mut words = words;
-            for word in [words[1], words[1] & !CHUNK_FLAGS | CHUNK_MMAPPED, words[1] >> 30 << 12 | CHUNK_MMAPPED] {
+            for word in [words[1], words[1] & !7 | 2, words[1] >> 30 << 12 | 2] {
                 words[1] = word;
                 if let Mark::Malloc(n_bytes) = mark(start..start + (1 << 30), &bytes(words), 4096) {
                     proptest::prop_assert!(n_bytes <= 1 << 30);

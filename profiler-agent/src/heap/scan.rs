@@ -6,9 +6,10 @@
 //!
 //! The process runs on meanwhile. What is freed or made during the scan is seen or not.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::bytes::{HOOK_BYTES, is_debug_hook, start_of_block, word};
+use super::chunk;
 use super::layout::{GC_HEAD_BYTES, HeapLayout, type_object};
 use super::memory::QuietMemory;
 use super::pool::{MAX_BLOCK_BYTES, Pool};
@@ -35,11 +36,6 @@ const ALIGNMENT: usize = 16;
 
 /// Largest object among the variables of programs that is believed.
 const MAX_STATIC_BYTES: u64 = 1 << 16;
-
-/// `IS_MMAPPED`, `PREV_INUSE` and all flags of glibc's size of a chunk.
-const CHUNK_MMAPPED: u64 = 2;
-const CHUNK_PREVIOUS_USED: u64 = 1;
-const CHUNK_FLAGS: u64 = 7;
 
 /// A part of the memory, with a little of what is around it.
 #[derive(Debug)]
@@ -151,6 +147,7 @@ pub fn scan(
         memory,
         layout,
         types,
+        low_variables: low_variables(&memory.resident.runs),
         end_of_object: 0,
     };
     for_windows(memory, progress, &mut |window| {
@@ -167,8 +164,20 @@ struct Scanner<'a> {
     memory: &'a QuietMemory,
     layout: &'a HeapLayout,
     types: &'a TypeTable,
+    /// Where the variables of a program lie that is loaded at low addresses, so that pointers to them look like counts.
+    low_variables: Range<u64>,
     /// Address of the end of the last object outside of pools: what lies in it is no object.
     end_of_object: u64,
+}
+
+/// From the first to the last of the variables that lie where 32 bits reach.
+fn low_variables(runs: &[Run]) -> Range<u64> {
+    let is_low = |run: &&Run| run.kind == RegionKind::Data && run.end >> 32 == 0;
+    let low = || runs.iter().filter(is_low);
+    match (low().next(), low().next_back()) {
+        (Some(first), Some(last)) => first.start..last.end,
+        _ => 0..0,
+    }
 }
 
 impl<'a> Scanner<'a> {
@@ -278,8 +287,7 @@ impl<'a> Scanner<'a> {
             return None;
         }
         let type_idx = self.types.find(type_address)?;
-        // A program that is loaded at low addresses: two pointers to types side by side.
-        if self.types.find(count).is_some() {
+        if self.low_variables.contains(&count) || self.types.find(count).is_some() {
             return None;
         }
         let info = self.types.all().get(type_idx as usize)?;
@@ -334,33 +342,16 @@ impl<'a> Scanner<'a> {
 
     /// Whether an object begins a chunk of glibc's that is in use and fits it.
     fn is_chunk(&self, window: &Window<'_>, at: usize, object: &Object<'_>) -> bool {
-        /// What a chunk may be larger than asked for: an object that became smaller stays where it is.
-        const MAX_SLACK: u64 = 1 << 16;
         let Some(start) = at.checked_sub(object.bytes_before as usize) else {
             return false;
         };
         let start = start_of_block(window.bytes, start);
-        let Some(size_word) = start.checked_sub(8).and_then(|at| word(window.bytes, at)) else {
-            return false;
-        };
-        let n_bytes = size_word & !CHUNK_FLAGS;
-        let needed = object.bytes_before + object.size.own_bytes + 8;
-        if n_bytes < needed || n_bytes - needed > needed.max(MAX_SLACK) {
-            return false;
-        }
-        if size_word & CHUNK_MMAPPED != 0 {
-            return true;
-        }
-        // The size of the chunk behind it says whether this one is in use.
-        let next = start as u64 - 8 + n_bytes;
-        let next_word = match usize::try_from(next)
-            .ok()
-            .and_then(|at| word(window.bytes, at))
-        {
-            Some(next_word) => Some(next_word),
-            None => self.memory.read_u64(Address(window.base).add(next)).ok(),
-        };
-        next_word.is_none_or(|next| next & CHUNK_PREVIOUS_USED != 0)
+        let n_bytes = object.bytes_before + object.size.own_bytes;
+        chunk::is_in_use(window.base + start as u64, n_bytes, |address| {
+            let at = address.checked_sub(window.base);
+            at.and_then(|at| word(window.bytes, usize::try_from(at).ok()?))
+                .or_else(|| self.memory.read_u64(Address(address)).ok())
+        })
     }
 }
 
