@@ -396,6 +396,7 @@ fn a_process_that_executes_another_interpreter_has_only_the_functions_of_the_one
     // One becomes the other, which must be in its root.
     pythons.retain(|python| !python.has_own_root());
     let (oldest, newest) = (pythons.first().unwrap(), pythons.last().unwrap());
+    let mut counts = Vec::new();
     for (before, after) in [(oldest, newest), (newest, oldest), (newest, newest)] {
         let recorder = Recorder::start(&of_cmdline(MARKER, 499));
         let path = after.path.to_str().unwrap();
@@ -417,14 +418,22 @@ fn a_process_that_executes_another_interpreter_has_only_the_functions_of_the_one
                 .copied()
                 .unwrap_or(0)
         };
-        // Half a second at 499 Hz is 250 samples; process_time includes the start of the interpreter.
-        assert!(
-            of('a', before) > 150 && of('b', after) > 150,
-            "{n_samples:?}"
-        );
+        counts.extend([of('a', before), of('b', after)]);
         assert_eq!(n_samples.len(), 2, "{n_samples:?}");
         eprintln!("{:?} -> {:?}: {n_samples:?}", before.version, after.version);
     }
+    check_counts(counts);
+}
+
+/// Samples of half a second at 499 Hz each, of processes that began to work as soon as they were there. Each is known
+/// soon: most have all but those of their start, which is in the half second too. A host that stands still for a while, or
+/// lets the agent wait, costs one of them more.
+fn check_counts(mut counts: Vec<i64>) {
+    const ALL: i64 = 250;
+    counts.sort_unstable();
+    assert!(counts[0] > ALL / 10, "{counts:?}");
+    assert!(counts[counts.len() / 4] > ALL * 6 / 10, "{counts:?}");
+    assert!(counts[counts.len() / 2] > ALL * 8 / 10, "{counts:?}");
 }
 
 /// Starts a process until it gets this id; others on the host take ids too.
@@ -441,6 +450,7 @@ fn start_with_pid(pid: Pid, mut start: impl FnMut() -> Target) -> Option<Target>
 
 #[test]
 fn a_process_that_gets_the_id_of_another_has_none_of_its_functions() {
+    let mut counts = Vec::new();
     for python in interpreters::usual() {
         let recorder = Recorder::start(&of_cmdline(MARKER, 499));
         // Without address randomisation the second has its code objects where the first had them, and the same
@@ -466,13 +476,11 @@ fn a_process_that_gets_the_id_of_another_has_none_of_its_functions() {
         drop(second);
         let profile = recorder.stop();
         let n_samples = by_letter(&profile, pid);
-        let counts: Vec<i64> = n_samples.values().copied().collect();
-        assert!(
-            counts.len() == 2 && counts.iter().all(|n| *n > 150),
-            "{n_samples:?}"
-        );
+        assert_eq!(n_samples.len(), 2, "{n_samples:?}");
+        counts.extend(n_samples.values());
         eprintln!("{:?}: pid {pid}: {n_samples:?}", python.version);
     }
+    check_counts(counts);
 }
 
 /// Forks children one after the other; each burns CPU time from its first instruction on, says so, and stays

@@ -211,6 +211,62 @@ fn test_binaries() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Lines of what a failed test has printed that are repeated at the end: the last ones, where the reason stands.
+const MAX_FAILURE_LINES: usize = 20;
+
+/// What failed tests have printed, as they stand in what a test binary prints: behind `---- name stdout ----`, without
+/// their backtraces.
+#[derive(Debug, Default)]
+struct Failures {
+    /// Of each test its name and lines.
+    tests: Vec<(String, Vec<String>)>,
+    is_inside: bool,
+    in_backtrace: bool,
+}
+
+impl Failures {
+    /// Takes the next line of a test binary.
+    fn line(&mut self, line: &str) {
+        let name = line
+            .strip_prefix("---- ")
+            .and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some(name) = name {
+            self.tests.push((name.to_owned(), Vec::new()));
+            (self.is_inside, self.in_backtrace) = (true, false);
+            return;
+        }
+        match line {
+            "failures:" => self.is_inside = false,
+            "stack backtrace:" => self.in_backtrace = true,
+            _ => {}
+        }
+        let is_of_backtrace = line.starts_with(' ') || line.starts_with("note: ");
+        if self.in_backtrace && !is_of_backtrace && line != "stack backtrace:" {
+            self.in_backtrace = false;
+        }
+        if self.is_inside
+            && !self.in_backtrace
+            && !line.is_empty()
+            && let Some((_, lines)) = self.tests.last_mut()
+        {
+            lines.push(line.to_owned());
+        }
+    }
+
+    /// All of them, the last lines of each.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, lines) in &self.tests {
+            let skipped = lines.len().saturating_sub(MAX_FAILURE_LINES);
+            text.push_str(&format!("FAILED {name}\n"));
+            for line in &lines[skipped..] {
+                text.push_str(&format!("    {line}\n"));
+            }
+        }
+        text
+    }
+}
+
 /// Passed and failed tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
@@ -234,6 +290,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     };
     let mut rows = Vec::new();
     let mut total = Counts::default();
+    let mut failures = Failures::default();
     let binaries = test_binaries()?;
     let stages: Vec<Stage> = suites
         .iter()
@@ -301,7 +358,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     }
     for stage in stages {
         let start = Instant::now();
-        let (counts, outcome) = run_stage(&stage, &prepared, args.name.as_deref())?;
+        let (counts, outcome) = run_stage(&stage, &prepared, args.name.as_deref(), &mut failures)?;
         total.add(counts);
         rows.push(Row {
             name: stage.name,
@@ -315,6 +372,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         rows.extend(vm_rows);
     }
     println!("\n{}", timing::table(&rows));
+    print!("{}", failures.text());
     println!("{} passed, {} failed", total.n_passed, total.n_failed);
     Ok(if total.n_failed == 0 {
         ExitCode::SUCCESS
@@ -394,7 +452,12 @@ fn cargo_test(prepared: &Prepared) -> Command {
     test
 }
 
-fn run_stage(stage: &Stage, prepared: &Prepared, name: Option<&str>) -> Result<(Counts, String)> {
+fn run_stage(
+    stage: &Stage,
+    prepared: &Prepared,
+    name: Option<&str>,
+    failures: &mut Failures,
+) -> Result<(Counts, String)> {
     println!("\n== {}", stage.name);
     let mut test = cargo_test(prepared);
     test.arg("--no-fail-fast").args(&stage.targets).arg("--");
@@ -409,7 +472,7 @@ fn run_stage(stage: &Stage, prepared: &Prepared, name: Option<&str>) -> Result<(
         return Ok(left_out(&format!("{error:#}")));
     }
     test.args(name);
-    let (mut counts, is_success) = tally(&mut test, &mut std::io::stdout())?;
+    let (mut counts, is_success) = tally(&mut test, &mut std::io::stdout(), failures)?;
     if !is_success && counts.n_failed == 0 {
         // It did not get as far as a result line: crashed, or there is no such test binary.
         counts.n_failed = 1;
@@ -442,8 +505,12 @@ fn left_out(reason: &str) -> (Counts, String) {
     )
 }
 
-/// Runs a test command, copies what it prints to `shown`, and adds up its result lines.
-fn tally(command: &mut Command, shown: &mut impl Write) -> Result<(Counts, bool)> {
+/// Runs a test command, copies what it prints to `shown`, keeps of it what failed tests say, and adds up its result lines.
+fn tally(
+    command: &mut Command,
+    shown: &mut impl Write,
+    failures: &mut Failures,
+) -> Result<(Counts, bool)> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -454,7 +521,9 @@ fn tally(command: &mut Command, shown: &mut impl Write) -> Result<(Counts, bool)
         let line = line?;
         shown.write_all(&line)?;
         shown.write_all(b"\n")?;
-        if let Some(result) = result_line(&String::from_utf8_lossy(&line)) {
+        let line = String::from_utf8_lossy(&line);
+        failures.line(&line);
+        if let Some(result) = result_line(&line) {
             counts.add(result);
         }
     }
@@ -523,11 +592,55 @@ mod tests {
     }
 
     #[test]
+    fn what_failed_tests_say_is_kept_without_backtraces() {
+        let output = "\
+test a ... ok
+test b ... FAILED
+failures:
+
+---- b stdout ----
+3.14: 5 of 6
+
+thread 'b' (7) panicked at tests/b.rs:1:2:
+wrong
+stack backtrace:
+   0: __rustc::rust_begin_unwind
+             at /rustc/library/std/src/panicking.rs:689:5
+note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.
+
+---- c stdout ----
+thread 'c' (8) panicked at tests/b.rs:3:4:
+also wrong
+
+failures:
+    b
+    c
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored";
+        let mut failures = Failures::default();
+        for line in output.lines() {
+            failures.line(line);
+        }
+        let expected = "\
+FAILED b
+    3.14: 5 of 6
+    thread 'b' (7) panicked at tests/b.rs:1:2:
+    wrong
+FAILED c
+    thread 'c' (8) panicked at tests/b.rs:3:4:
+    also wrong
+";
+        assert_eq!(failures.text(), expected);
+    }
+
+    #[test]
     fn a_test_command_is_added_up_over_its_binaries() {
         let lines = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; \
                      echo 'test result: FAILED. 1 passed; 4 failed; 0 ignored'; exit 101";
+        let mut command = Command::new("sh");
+        command.args(["-c", lines]);
         let (counts, is_success) =
-            tally(Command::new("sh").args(["-c", lines]), &mut Vec::new()).unwrap();
+            tally(&mut command, &mut Vec::new(), &mut Failures::default()).unwrap();
         assert_eq!(
             counts,
             Counts {
