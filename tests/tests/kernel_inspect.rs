@@ -354,9 +354,9 @@ fn a_client_that_leaves_ends_the_reading() {
     let target = start_heap(&interpreters::newest(), 1_500_000_000);
     let pid = target.pid().0;
     agent.dump_of(pid);
-    let whole = Instant::now();
+    let (whole, before) = (Instant::now(), cpu_time(&agent));
     agent.census(pid, 1).unwrap();
-    let whole = whole.elapsed();
+    let (whole, used_by_whole) = (whole.elapsed(), cpu_time(&agent) - before);
     let request = proto::HeapCensusRequest { pid, max_types: 1 };
     let before = cpu_time(&agent);
     agent.runtime.block_on(async {
@@ -376,9 +376,10 @@ fn a_client_that_leaves_ends_the_reading() {
     }
     let used = cpu_time(&agent) - before;
     println!(
-        "a census takes {whole:?}; one that was left and one that was not took {used:?} of a CPU"
+        "a census takes {used_by_whole:?} of a CPU; one that was left and one that was not took {used:?}"
     );
-    assert!(used < whole * 2, "{used:?}, {whole:?}");
+    // One and a tenth; it would be two.
+    assert!(used < used_by_whole * 3 / 2, "{used:?}, {used_by_whole:?}");
     agent.process.stop();
 }
 

@@ -332,7 +332,7 @@ pub struct DumpStacksRequest {
     #[prost(message, optional, tag = "1")]
     pub selector: ::core::option::Option<ProcessSelector>,
 }
-/// The stacks of one process.
+/// The stacks of one process, or some of them: when they are many, several messages follow one another.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DumpStacksResponse {
     /// Whose.
@@ -359,6 +359,9 @@ pub struct DumpStacksResponse {
     /// Why there are no stacks, in words; empty when there are: it has ended meanwhile, or runs another program.
     #[prost(string, tag = "8")]
     pub problem: ::prost::alloc::string::String,
+    /// The next message has more threads of this process.
+    #[prost(bool, tag = "9")]
+    pub has_more: bool,
 }
 /// The stack of a Python thread.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -384,6 +387,9 @@ pub struct ThreadStack {
     /// The thread ran on while it was read, and no two readings said the same: frames may be of different moments.
     #[prost(bool, tag = "7")]
     pub is_uncertain: bool,
+    /// Outer frames are missing: there are more than are read or sent, or they cannot be read.
+    #[prost(bool, tag = "8")]
+    pub is_truncated: bool,
 }
 /// A frame.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

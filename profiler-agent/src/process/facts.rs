@@ -95,9 +95,14 @@ impl Facts {
         let visible = Some(self.pid).filter(|_| stat.has_ended());
         let owner = owner(visible.and_then(stand_in).unwrap_or(self.pid))?;
         // Its number can be another's by now.
-        let stat = Stat::read(&format!("/proc/{}/stat", self.pid)).ok()?;
-        let is_same = tick_ns(stat.start_ticks).abs_diff(self.started_ns) <= 2 * tick_ns(1);
-        is_same.then_some(owner)
+        self.is_there().then_some(owner)
+    }
+
+    /// Whether the process is there, and no other one that has its number by now.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let stat = Stat::read(&format!("/proc/{}/stat", self.pid));
+        stat.is_ok_and(|stat| tick_ns(stat.start_ticks).abs_diff(self.started_ns) <= 2 * tick_ns(1))
     }
 
     /// Whether it is called like an interpreter.

@@ -34,6 +34,8 @@ pub struct ThreadStack {
     pub frames: Vec<ResolvedFrame>,
     /// It ran on, and no two readings said the same.
     pub is_uncertain: bool,
+    /// Outer frames are missing.
+    pub is_truncated: bool,
 }
 
 /// The stacks of a process.

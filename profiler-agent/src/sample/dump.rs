@@ -30,6 +30,9 @@ const MAX_READINGS: usize = 50;
 /// How often a stack of which a frame cannot be named is looked at again.
 const MAX_LOOKS: usize = 10;
 
+/// Most frames of all stacks together: those of 256 threads that are as deep as can be read.
+const MAX_FRAMES: usize = 1 << 18;
+
 /// Why there are no stacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DumpError {
@@ -42,12 +45,18 @@ pub enum DumpError {
     /// There is no thread state that can be read.
     #[error("no thread state can be read: the interpreter is not initialised, or has ended")]
     NoThreads,
+    /// There are thread states, and the interpreter does not say whose (before 3.11).
+    #[error("which threads these are cannot be told: the records of its C library are not known")]
+    UnknownThreads,
 }
 
 /// Reads the stacks of a process. `is_over` is asked between threads: whether somebody still waits.
 pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<Stacks, DumpError> {
     let pid = process.pid;
     let program = ProgramId::of_process(pid).map_err(|_| DumpError::Gone)?;
+    if !process.facts.is_there() {
+        return Err(DumpError::Gone);
+    }
     let memory = ProcessMemory::new(pid);
     let interpreter = &process.interpreter;
     let tids = facts::tids(pid).map_err(|_| DumpError::Gone)?;
@@ -63,13 +72,19 @@ pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<
     };
     let time = SystemTime::now();
     let mut threads: HashMap<Tid, ThreadStack> = HashMap::new();
+    let mut n_frames = 0;
     for thread in &listed {
         if is_over() {
             break;
         }
-        let Some(stack) = reading.thread(thread) else {
+        let Some(mut stack) = reading.thread(thread) else {
             continue;
         };
+        if stack.frames.len() > MAX_FRAMES - n_frames {
+            stack.frames.truncate(MAX_FRAMES - n_frames);
+            stack.is_truncated = true;
+        }
+        n_frames += stack.frames.len();
         // A state that is about to be another thread's, or another interpreter's, has no frame.
         let tid = Tid(stack.tid);
         let known = threads.get(&tid);
@@ -78,12 +93,17 @@ pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<
         }
     }
     match ProgramId::of_process(pid) {
-        Ok(now) if now == program => {}
-        Ok(_) => return Err(DumpError::OtherProgram),
-        Err(_) => return Err(DumpError::Gone),
+        Ok(now) if now == program && process.facts.is_there() => {}
+        Ok(_) if process.facts.is_there() => return Err(DumpError::OtherProgram),
+        _ => return Err(DumpError::Gone),
     }
     if threads.is_empty() {
-        return Err(DumpError::NoThreads);
+        let is_known = listed.iter().all(|thread| thread.native_thread_id != 0);
+        return Err(if is_known {
+            DumpError::NoThreads
+        } else {
+            DumpError::UnknownThreads
+        });
     }
     let n_other = tids.iter().filter(|tid| !threads.contains_key(tid)).count();
     let mut threads: Vec<ThreadStack> = threads.into_values().collect();
@@ -108,8 +128,9 @@ fn with_native_ids(
     let idents: HashSet<u64> = listed.iter().map(|thread| thread.thread_id).collect();
     let inner: HashSet<Tid> = ThreadIds::inner_ids(process.pid, tids);
     let found = native_ids::of_idents(&memory, &idents, &inner);
+    let only = inner.iter().next().filter(|_| inner.len() == 1);
     for thread in &mut listed {
-        let tid = found.get(&thread.thread_id);
+        let tid = found.get(&thread.thread_id).or(only);
         thread.native_thread_id = tid.map_or(0, |tid| tid.0);
     }
     listed
@@ -180,6 +201,10 @@ impl Reading<'_> {
             holds_gil: knows_gil.then_some(flags & sample_flags::GIL_HELD != 0),
             frames,
             is_uncertain,
+            is_truncated: matches!(
+                status,
+                PythonStatus::Truncated | PythonStatus::FrameFault | PythonStatus::FrameLoop
+            ),
         })
     }
 

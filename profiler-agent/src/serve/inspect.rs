@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,8 +29,8 @@ const DUMP_LIMIT: Duration = Duration::from_mins(1);
 /// The same of a heap: 1 GiB takes 2 s or so.
 const CENSUS_LIMIT: Duration = Duration::from_mins(10);
 
-/// Types in one message.
-const TYPES_IN_MESSAGE: usize = 1000;
+/// Bytes of a message, when it is not one item alone: gRPC clients take 4 MiB unless they are told to take more.
+const MESSAGE_BYTES: usize = 1 << 20;
 
 /// What goes to a client.
 pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -68,8 +69,7 @@ impl Inspector {
     ) -> Result<Messages<proto::DumpStacksResponse>, Status> {
         let place = self.dumps.take(&filter.viewer)?;
         let answers = self.asker.stacks(filter).await;
-        let to_messages = |stacks| vec![dump_response(stacks)];
-        Ok(forward(answers, DUMP_LIMIT, place, to_messages).await?)
+        Ok(forward(answers, DUMP_LIMIT, place, dump_responses).await?)
     }
 
     /// The objects of a process.
@@ -158,25 +158,28 @@ impl Drop for Target {
 
 /// Sends what is answered until all of it is sent, the client leaves, or the time is over. An answer that is no, and comes
 /// first, is that of the call. `places` are held meanwhile.
-async fn forward<A: Send + 'static, M: Send + 'static>(
+async fn forward<A: Send + 'static, M: Send + 'static, I: Iterator<Item = M> + Send>(
     mut answers: mpsc::Receiver<Result<A, InspectError>>,
     limit: Duration,
     places: impl Send + 'static,
-    to_messages: impl Fn(A) -> Vec<M> + Send + Sync + 'static,
+    to_messages: impl Fn(A) -> I + Send + Sync + 'static,
 ) -> Result<Messages<M>, InspectError> {
     let first = answers.recv().await.ok_or(InspectError::Stopping)??;
     let (messages, stream) = mpsc::channel(2);
     tokio::spawn(async move {
         let sending = async {
-            let mut answer = Ok(first);
+            let mut answer: Result<A, InspectError> = Ok(first);
             loop {
-                let batch = match answer {
-                    Ok(answer) => to_messages(answer).into_iter().map(Ok).collect(),
-                    Err(error) => vec![Err(Status::from(error))],
-                };
-                for message in batch {
-                    if messages.send(message).await.is_err() {
-                        return;
+                match answer {
+                    Ok(answer) => {
+                        for message in to_messages(answer) {
+                            if messages.send(Ok(message)).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        let _ = messages.send(Err(Status::from(error))).await;
                     }
                 }
                 match answers.recv().await {
@@ -214,23 +217,55 @@ impl From<InspectError> for Status {
     }
 }
 
-fn dump_response(process: ProcessStacks) -> proto::DumpStacksResponse {
-    let mut response = proto::DumpStacksResponse {
+fn dump_responses(process: ProcessStacks) -> impl Iterator<Item = proto::DumpStacksResponse> {
+    let mut header = proto::DumpStacksResponse {
         pid: process.pid,
         start_time: Some(process.start_time.into()),
         program: process.program,
         python_version: process.python_version,
         ..proto::DumpStacksResponse::default()
     };
-    match process.stacks {
+    let threads = match process.stacks {
         Ok(stacks) => {
-            response.time = Some(stacks.time.into());
-            response.threads = stacks.threads.into_iter().map(thread).collect();
-            response.n_other_threads = stacks.n_other_threads;
+            header.time = Some(stacks.time.into());
+            header.n_other_threads = stacks.n_other_threads;
+            stacks.threads
         }
-        Err(problem) => response.problem = problem,
-    }
-    response
+        Err(problem) => {
+            header.problem = problem;
+            Vec::new()
+        }
+    };
+    // One without threads has a message too.
+    let mut batches = batches(threads.into_iter().map(thread)).peekable();
+    let mut is_first = true;
+    std::iter::from_fn(move || {
+        let threads = match batches.next() {
+            Some(threads) => threads,
+            None if is_first => Vec::new(),
+            None => return None,
+        };
+        is_first = false;
+        Some(proto::DumpStacksResponse {
+            threads,
+            has_more: batches.peek().is_some(),
+            ..header.clone()
+        })
+    })
+}
+
+/// Items by messages of some [`MESSAGE_BYTES`].
+fn batches<T: Message>(items: impl Iterator<Item = T>) -> impl Iterator<Item = Vec<T>> {
+    let mut items = items.peekable();
+    std::iter::from_fn(move || {
+        let mut batch = vec![items.next()?];
+        let mut n_bytes = batch[0].encoded_len();
+        while let Some(item) = items.next_if(|item| n_bytes + item.encoded_len() <= MESSAGE_BYTES) {
+            n_bytes += item.encoded_len();
+            batch.push(item);
+        }
+        Some(batch)
+    })
 }
 
 fn thread(thread: ThreadStack) -> proto::ThreadStack {
@@ -240,45 +275,53 @@ fn thread(thread: ThreadStack) -> proto::ThreadStack {
         ThreadState::Uninterruptible => proto::ThreadState::Uninterruptible,
         ThreadState::Stopped => proto::ThreadState::Stopped,
     };
-    let frames = thread.frames.iter().map(|frame| proto::StackFrame {
-        function: frame.function.name.to_string(),
-        file: frame.function.filename.to_string(),
-        line: frame.line,
-        start_line: frame.function.start_line,
+    let mut n_bytes = 0;
+    let frames = thread.frames.iter().map_while(|frame| {
+        let frame = proto::StackFrame {
+            function: frame.function.name.to_string(),
+            file: frame.function.filename.to_string(),
+            line: frame.line,
+            start_line: frame.function.start_line,
+        };
+        n_bytes += frame.encoded_len();
+        (n_bytes <= MESSAGE_BYTES).then_some(frame)
     });
+    let frames: Vec<proto::StackFrame> = frames.collect();
     proto::ThreadStack {
         tid: thread.tid,
-        frames: frames.collect(),
         name: thread.name.into(),
         state: state.into(),
         wait_function: thread.wait_function,
         holds_gil: thread.holds_gil,
         is_uncertain: thread.is_uncertain,
+        is_truncated: thread.is_truncated || frames.len() < thread.frames.len(),
+        frames,
     }
 }
 
-fn census_responses(part: CensusPart, max_types: u32) -> Vec<proto::HeapCensusResponse> {
-    let census = match part {
+fn census_responses(
+    part: CensusPart,
+    max_types: u32,
+) -> impl Iterator<Item = proto::HeapCensusResponse> {
+    let (first, types) = match part {
         CensusPart::Progress { n_done, n_all } => {
             let progress = proto::HeapProgress {
                 done_bytes: n_done,
                 all_bytes: n_all,
             };
-            return vec![response(Part::Progress(progress))];
+            (Part::Progress(progress), Vec::new())
         }
-        CensusPart::Heap(census) => census,
+        CensusPart::Heap(mut census) => {
+            let summary = summary(&census);
+            if max_types > 0 {
+                census.types.truncate(max_types as usize);
+            }
+            (Part::Summary(summary), census.types)
+        }
     };
-    let mut responses = vec![response(Part::Summary(summary(&census)))];
-    let n_types = match max_types {
-        0 => census.types.len(),
-        max => census.types.len().min(max as usize),
-    };
-    let types = census.types[..n_types].chunks(TYPES_IN_MESSAGE);
-    responses.extend(types.map(|rows| {
-        let types = rows.iter().map(heap_type).collect();
-        response(Part::Types(proto::HeapTypes { types }))
-    }));
-    responses
+    let types = batches(types.into_iter().map(heap_type))
+        .map(|types| Part::Types(proto::HeapTypes { types }));
+    std::iter::once(first).chain(types).map(response)
 }
 
 fn response(part: Part) -> proto::HeapCensusResponse {
@@ -310,11 +353,90 @@ fn large_object(object: &CensusObject) -> proto::LargeObject {
     }
 }
 
-fn heap_type(row: &CensusType) -> proto::HeapType {
+fn heap_type(row: CensusType) -> proto::HeapType {
     proto::HeapType {
-        name: row.name.clone(),
+        name: row.name,
         n_objects: row.n_objects,
         size_bytes: row.n_bytes,
         n_tracked: row.n_tracked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::profile::aggregate::{ResolvedFrame, ResolvedFunction};
+    use crate::profile::inspect::Stacks;
+
+    fn stack(tid: u32, n_frames: usize, name: &str) -> ThreadStack {
+        let function = Arc::new(ResolvedFunction::python(name, "/srv/app.py", 1));
+        ThreadStack {
+            tid,
+            name: "worker".into(),
+            state: ThreadState::Sleeping,
+            wait_function: String::new(),
+            holds_gil: None,
+            frames: vec![
+                ResolvedFrame {
+                    function,
+                    line: 7,
+                    address: 0
+                };
+                n_frames
+            ],
+            is_uncertain: false,
+            is_truncated: false,
+        }
+    }
+
+    fn responses(threads: Vec<ThreadStack>) -> Vec<proto::DumpStacksResponse> {
+        let process = ProcessStacks {
+            pid: 5,
+            start_time: SystemTime::UNIX_EPOCH,
+            program: "python3 app.py".into(),
+            python_version: "3.14.0".into(),
+            stacks: Ok(Stacks {
+                time: SystemTime::UNIX_EPOCH,
+                threads,
+                n_other_threads: 2,
+            }),
+        };
+        dump_responses(process).collect()
+    }
+
+    #[test]
+    fn many_threads_take_several_messages_and_none_is_lost() {
+        let all = responses((0..300).map(|tid| stack(tid, 1000, "handle")).collect());
+        assert!(all.len() > 3);
+        let (last, before) = all.split_last().unwrap();
+        assert!(before.iter().all(|message| message.has_more) && !last.has_more);
+        for message in &all {
+            assert!(message.encoded_len() < MESSAGE_BYTES + 1000);
+            assert_eq!((message.pid, message.n_other_threads), (5, 2));
+        }
+        let threads: Vec<_> = all.iter().flat_map(|message| &message.threads).collect();
+        assert!(threads.iter().map(|thread| thread.tid).eq(0..300));
+        assert!(
+            threads
+                .iter()
+                .all(|thread| thread.frames.len() == 1000 && !thread.is_truncated)
+        );
+        assert_eq!(responses(vec![stack(1, 3, "f")]).len(), 1);
+        assert_eq!(responses(Vec::new()).len(), 1);
+    }
+
+    #[test]
+    fn a_stack_that_no_message_holds_is_cut_and_says_so() {
+        let all = responses(vec![stack(1, 1000, &"long".repeat(4000)), stack(2, 1, "f")]);
+        let threads: Vec<_> = all.iter().flat_map(|message| &message.threads).collect();
+        assert!(threads[0].is_truncated && (50..80).contains(&threads[0].frames.len()));
+        assert!(!threads[1].is_truncated);
+        assert!(
+            all.iter()
+                .all(|message| message.encoded_len() < MESSAGE_BYTES + 1000)
+        );
     }
 }

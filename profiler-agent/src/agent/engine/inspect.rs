@@ -98,8 +98,12 @@ fn take_census(
         ControlFlow::Continue(())
     };
     let interpreter = &process.interpreter;
+    if !process.facts.is_there() {
+        return Err(InspectError::Gone(process.pid.0));
+    }
     let snapshot = Snapshot::take_unless(process.pid, interpreter, N_LARGEST, &mut progress);
     match snapshot {
+        Ok(_) if !process.facts.is_there() => Err(InspectError::Gone(process.pid.0)),
         Ok(snapshot) => Ok(CensusPart::Heap(Box::new(census(
             interpreter.version,
             snapshot,
