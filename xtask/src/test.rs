@@ -255,15 +255,12 @@ impl Failures {
 
     /// All of them, the last lines of each.
     fn text(&self) -> String {
-        let mut text = String::new();
-        for (name, lines) in &self.tests {
+        let of_test = |(name, lines): &(String, Vec<String>)| {
             let skipped = lines.len().saturating_sub(MAX_FAILURE_LINES);
-            text.push_str(&format!("FAILED {name}\n"));
-            for line in &lines[skipped..] {
-                text.push_str(&format!("    {line}\n"));
-            }
-        }
-        text
+            let lines = lines[skipped..].iter().map(|line| format!("    {line}\n"));
+            format!("FAILED {name}\n{}", lines.collect::<String>())
+        };
+        self.tests.iter().map(of_test).collect()
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn is_in_use(given: u64, n_bytes: u64, word_at: impl Fn(u64) -> Optio
     };
     let chunk_bytes = size_word & !FLAGS;
     let needed = n_bytes.saturating_add(8);
-    if chunk_bytes % ALIGNMENT != 0
+    if !chunk_bytes.is_multiple_of(ALIGNMENT)
         || chunk_bytes < needed
         || chunk_bytes - needed > needed.max(MAX_SLACK)
     {
@@ -42,7 +42,7 @@ pub(super) fn is_in_use(given: u64, n_bytes: u64, word_at: impl Fn(u64) -> Optio
         return false;
     };
     if size_word & MMAPPED != 0 {
-        return next % PAGE == 0 || (next + HEADER) % PAGE == 0;
+        return next.is_multiple_of(PAGE) || (next + HEADER).is_multiple_of(PAGE);
     }
     is_behind(chunk, size_word, &word_at) && is_before(next, &word_at)
 }
@@ -57,7 +57,7 @@ fn is_behind(chunk: u64, size_word: u64, word_at: &impl Fn(u64) -> Option<u64>) 
     };
     let previous = chunk.checked_sub(previous_bytes);
     previous_bytes != 0
-        && previous_bytes % ALIGNMENT == 0
+        && previous_bytes.is_multiple_of(ALIGNMENT)
         && previous
             .and_then(|previous| word_at(previous.checked_add(8)?))
             .is_some_and(|word| word & !FLAGS == previous_bytes)

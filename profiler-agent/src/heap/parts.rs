@@ -42,8 +42,6 @@ const MAX_THREADS: usize = 4096;
 /// `HEAP_MAX_SIZE` of glibc where it does not map huge pages: heaps begin at its multiples.
 const THREAD_HEAP_BYTES: u64 = 64 << 20;
 
-/// `IS_MMAPPED`, and all flags of glibc's size of a chunk.
-
 /// Pools of an arena (`Objects/obmalloc.c`): 256 KiB of 4 KiB, or from 3.10 on 1 MiB of 16 KiB.
 const POOLS_PER_ARENA: u64 = 64;
 
