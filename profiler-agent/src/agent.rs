@@ -41,6 +41,7 @@ use crate::ids::Pid;
 use crate::kernel::privileges::{reduce_privileged_thread, reduce_thread};
 use crate::kernel::probe::has_seccomp_filter;
 use crate::process::block::Release;
+use crate::process::facts::boot_ns;
 use crate::process::huge_pages::{PagemapOpener, open_pagemap};
 use crate::process::lifecycle::Lifecycle;
 use crate::profile::in_use::InUse;
@@ -52,13 +53,6 @@ use crate::sample::decode::RawSample;
 use crate::serve::query::Query;
 use crate::track::process::ProcessListing;
 use crate::track::tracker::{KernelTable, ProcessCounts, Update};
-
-/// Nanoseconds since the start of the system, as the kernel programs stamp samples.
-fn boot_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    u64::try_from(Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos())
-        .unwrap_or(u64::MAX)
-}
 
 /// Events that wait for the engine; a full channel holds the ring reader back, and the kernel then counts.
 const EVENT_CHANNEL: usize = 64;

@@ -19,10 +19,12 @@ macro_rules! tell_part {
 pub mod agent;
 pub mod connect;
 pub mod doctor;
+pub mod dump;
 mod ending;
 pub mod exit;
 mod freeze;
 pub mod heap;
+mod input;
 pub mod launch;
 pub mod leaks;
 pub mod listen;
@@ -34,6 +36,7 @@ pub mod pull;
 pub mod push;
 pub mod record;
 mod recorder;
+pub mod report;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,7 +80,7 @@ static LONG_VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
     long_version = LONG_VERSION.as_str(),
     args_conflicts_with_subcommands = true,
     mut_args(|arg| arg.hide_env(true)),
-    after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\nwith `record -- CMD`: CMD's own, 128+n for a signal, 125 pyagent failed, 126 not executable, 127 not found."
+    after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\n`record -- CMD`: CMD's own, 128+n a signal, 125 pyagent failed, 126 not executable, 127 not found."
 )]
 pub struct Cli {
     /// A subcommand; without one pyagent is the agent.
@@ -95,9 +98,13 @@ pub enum Command {
     Record(RecordArgs),
     /// Pull a profile from a running agent into a file
     Pull(PullArgs),
+    /// Show where a profile's time or memory went: functions, callers, call tree, threads
+    Report(report::ReportArgs),
+    /// Show the stack of every thread as it is now, without a pause
+    Dump(dump::DumpArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
     Mem(MemArgs),
-    /// Find what only grows in a process: types and lines, with the probability that it is by chance
+    /// Find what only grows in a process: types and lines, and how likely that is chance
     Leaks(LeaksArgs),
     /// Count a process's objects by type, and what became more
     Heap(heap::HeapArgs),
@@ -505,6 +512,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Doctor(args)) => return doctor::run(&args),
         Some(Command::Record(args)) => block_on(record::run(args, &cli.agent.log)),
         Some(Command::Pull(args)) => block_on(pull::run(args)),
+        Some(Command::Dump(args)) => block_on(dump::run(args)),
+        Some(Command::Report(args)) => block_on(report::run(args)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => block_on(heap::run(args)),

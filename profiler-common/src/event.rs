@@ -8,7 +8,7 @@
 use crate::arch;
 
 /// Version of the record layout; the first field of each record.
-pub const RECORD_VERSION: u16 = 1;
+pub const RECORD_VERSION: u16 = 2;
 
 /// Most Python frames in one sample; deeper stacks are cut at the root end and marked truncated.
 pub const MAX_PYTHON_FRAMES: usize = 1024;
@@ -88,6 +88,8 @@ pub struct SampleHeader {
     pub user_ip: u64,
     /// Address of the `PyThreadState` that was found; 0 when none was.
     pub thread_state: u64,
+    /// Its `thread_id`, the `pthread_t` of the thread; 0 when none was found.
+    pub thread_ident: u64,
     /// Address of its current frame, the leaf; 0 when it had none.
     pub frame: u64,
     /// What one sample stands for, in the unit of its source: nanoseconds of CPU time, page faults, bytes of small

@@ -160,6 +160,7 @@ fn identify<T: Task>(
         generation: process.generation,
         user_ip: 0,
         thread_state: 0,
+        thread_ident: 0,
         frame: 0,
         period: 0,
         address: 0,
@@ -241,6 +242,7 @@ fn fill_python<T: Task>(
     let Scratch { window, thread, .. } = scratch;
     thread::collecting(&mut CurrentTask, window, layout, process, thread);
     scratch.record.header.thread_state = scratch.thread.state;
+    scratch.record.header.thread_ident = scratch.thread.ident;
     scratch.record.header.frame = scratch.thread.frame;
     scratch.record.header.flags |= scratch.thread.flags;
     let end = walk(scratch.thread.frame, scratch);

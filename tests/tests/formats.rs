@@ -16,11 +16,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use profiler_agent::format::{FORMATS, Format};
+use profiler_agent::format::{FORMATS, Format, read};
 use profiler_agent::profile::aggregate::{
     Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
+use profiler_agent::profile::measure::Measure;
 use profiler_agent::profile::model::{FrameKind, Profile, ProfileType, ValueType};
+use profiler_agent::view::report::{Folding, Question, SortKey, Style, View};
 use serde_json::json;
 
 const PERIOD_NS: i64 = 10_101_010;
@@ -465,6 +467,101 @@ fn folded_stacks_of_one_process_begin_with_its_first_frame() {
     assert!(!folded.is_empty());
     let begins = |line: &str| line.starts_with("main (/srv/app.py:3);");
     assert!(folded.lines().all(begins), "{folded}");
+}
+
+#[test]
+fn what_was_written_as_pprof_is_read_as_it_was() {
+    let rows = program();
+    let read = read::read(&bytes("pprof", &build(&rows))).expect("a profile");
+    let mut got = BTreeMap::new();
+    for sample in &read.samples {
+        let frames = read.frames(sample.stack);
+        let stack = frames
+            .map(|frame| (frame.name.to_owned(), frame.line))
+            .collect();
+        let thread = read.thread(sample.labels);
+        assert_eq!((thread.comm, thread.python_version), ("python3", "3.12.1"));
+        assert_eq!(sample.values[1], sample.values[0] * PERIOD_NS);
+        let name = thread.thread_name.to_owned();
+        let key = (stack, thread.pid as u32, thread.tid as u32, name);
+        let known = got.insert(key, sample.values[0]);
+        assert_eq!(known, None, "a sample that comes twice");
+    }
+    assert_eq!(got, expected_samples(&rows));
+    let frames = rows.iter().flat_map(|row| &row.frames);
+    for expected in frames {
+        let is_it = |frame: &profiler_agent::profile::model::Frame<'_>| {
+            frame.name == expected.shown && frame.line == expected.line
+        };
+        let ids = (0..read.locations.len() as u32).map(profiler_agent::profile::model::LocationId);
+        let found = ids.filter_map(|id| read.frame(id)).find(is_it);
+        let found = found.expect("it is there");
+        assert_eq!((found.kind, found.filename), (expected.kind, expected.file));
+    }
+    assert_eq!(read.start, UNIX_EPOCH + Duration::from_secs(START_S));
+    assert_eq!(read.duration, Duration::from_secs(DURATION_S));
+    assert_eq!(
+        (read.period, &read.comments[..]),
+        (PERIOD_NS, &["3 samples lost: ring full".to_owned()][..])
+    );
+    // Written again it is the same to the last byte, but for the compression's own.
+    let again = bytes("pprof", &read);
+    let twice = read::read(&again).expect("a profile");
+    assert_eq!(bytes("pprof", &twice), again);
+}
+
+#[test]
+fn folded_stacks_are_read_as_they_were_written() {
+    let written = bytes("folded", &build(&program()));
+    let read = read::read(&written).expect("a profile");
+    assert_eq!(
+        String::from_utf8(bytes("folded", &read)),
+        String::from_utf8(written)
+    );
+}
+
+/// What `go tool pprof` says of each function, and `pyagent report --native` beside it.
+#[test]
+fn a_report_has_the_figures_of_gos_pprof() {
+    let profile = build(&program());
+    let arguments = ["-top", "-nodefraction=0", "-unit=ns"];
+    let Some(top) = go_pprof(&arguments, &profile) else {
+        return;
+    };
+    let folding = Folding::default();
+    let question = Question {
+        profile: &profile,
+        measure: Measure::main(&profile),
+        sort: SortKey::Own,
+        top: Some(usize::MAX),
+        restrictions: &[],
+        labels: &[],
+        folding: &folding,
+        style: Style::default(),
+    };
+    let document = View::named("functions").expect("a row").json(&question);
+    let rows = document["functions"].as_array().expect("a list");
+    let mut n_compared = 0;
+    for row in rows {
+        let name = row["function"].as_str().expect("text");
+        let line = top.lines().find(|line| line.ends_with(&format!(" {name}")));
+        let Some(columns) = line.map(|line| line.split_whitespace().collect::<Vec<_>>()) else {
+            // Its name has line breaks and the like.
+            assert_eq!(name, HOSTILE.name);
+            continue;
+        };
+        let text = |key: &str| match row[key].as_i64().expect("a number") {
+            0 => "0".to_owned(),
+            weight => format!("{weight}ns"),
+        };
+        assert_eq!(
+            (columns[0], columns[3]),
+            (&*text("self"), &*text("total")),
+            "{name} in {top}"
+        );
+        n_compared += 1;
+    }
+    assert!(n_compared >= 7, "{top}");
 }
 
 const SVG_READER: &str = r"

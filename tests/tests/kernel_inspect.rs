@@ -240,6 +240,126 @@ fn stacks_are_those_that_the_interpreter_sees() {
     agent.process.stop();
 }
 
+/// What `pyagent dump --json` prints of one process, in the form of the service's answer.
+fn command(arguments: &[&str], pid: u32) -> proto::DumpStacksResponse {
+    let output = Command::new(binary())
+        .args(["dump", "--json", "--pid", &pid.to_string()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let number = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
+    let thread = |thread: &Value| {
+        let frames = thread["frames"].as_array().unwrap().iter();
+        let frames = frames.map(|frame| proto::StackFrame {
+            function: text(&frame["function"]),
+            file: text(&frame["file"]),
+            line: number(&frame["line"]),
+            start_line: number(&frame["start_line"]),
+        });
+        let state = match thread["state"].as_str().unwrap() {
+            "running" => proto::ThreadState::Running,
+            "sleeping" => proto::ThreadState::Sleeping,
+            state => panic!("{state}"),
+        };
+        proto::ThreadStack {
+            tid: number(&thread["tid"]),
+            frames: frames.collect(),
+            name: text(&thread["name"]),
+            state: state.into(),
+            wait_function: text(&thread["wait_function"]),
+            holds_gil: thread["holds_gil"].as_bool(),
+            is_uncertain: thread["uncertain"].as_bool().unwrap(),
+            is_truncated: thread["truncated"].as_bool().unwrap(),
+        }
+    };
+    let processes = document["processes"].as_array().unwrap();
+    assert_eq!(processes.len(), 1);
+    let process = &processes[0];
+    let threads = process["threads"].as_array().unwrap().iter();
+    proto::DumpStacksResponse {
+        pid: number(&process["pid"]),
+        python_version: text(&process["python_version"]),
+        threads: threads.map(thread).collect(),
+        n_other_threads: number(&process["other_threads"]),
+        ..proto::DumpStacksResponse::default()
+    }
+}
+
+#[test]
+fn the_command_shows_the_same_stacks_with_and_without_an_agent() {
+    let mut agent = Agent::start();
+    let address = agent.process.address().to_string();
+    let mut wrong = Vec::new();
+    for python in interpreters::usual() {
+        let mut target = start(&mut Command::new(&python.path));
+        let pid = target.pid().0;
+        agent.dump_of(pid);
+        let truth = truth(&mut target);
+        for arguments in [&[][..], &[address.as_str()][..]] {
+            let dump = command(arguments, pid);
+            assert_eq!(
+                (dump.pid, dump.python_version.clone()),
+                (pid, version(&python))
+            );
+            let errors = errors(&dump, &truth).into_iter();
+            wrong
+                .extend(errors.map(|error| format!("{} {arguments:?}: {error}", version(&python))));
+        }
+        let printed = Command::new(binary())
+            .args(["dump", "--pid", &pid.to_string()])
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(printed.stdout).unwrap();
+        for part in [
+            "\"MainThread\": ",
+            "\"sleeper\": sleeps (",
+            "\"locker\": waits for a lock (",
+            "\"reader\": waits for a pipe (",
+            "    lock_twice  ",
+        ] {
+            assert!(printed.contains(part), "{part} in {printed}");
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // All of them: the agent's own tests run Python too, so that there is one more at least.
+    let target = start(&mut Command::new(&interpreters::newest().path));
+    let output = Command::new(binary())
+        .args(["dump", "--all-python", "--json"])
+        .output()
+        .unwrap();
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let processes = document["processes"].as_array().unwrap();
+    let found = processes.iter().find(|it| it["pid"] == target.pid().0);
+    assert_eq!(found.unwrap()["threads"].as_array().unwrap().len(), 6);
+    agent.process.stop();
+}
+
+#[test]
+fn who_cannot_be_dumped_is_said_in_one_line() {
+    let fails = |arguments: &[&str], code: i32, part: &str| {
+        let output = Command::new(binary())
+            .arg("dump")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(part), "{arguments:?}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    };
+    fails(&[], 2, "--pid");
+    fails(&["--pid", "4194304"], 4, "4194304");
+    fails(&["--pid", "1"], 1, "does not run Python");
+    fails(&["127.0.0.1:1", "--pid", "1"], 1, "no agent answers");
+    fails(&["nonsense", "--pid", "1"], 2, "nonsense");
+}
+
 #[test]
 fn threads_of_another_pid_namespace_have_the_ids_of_the_hosts() {
     let mut agent = Agent::start();

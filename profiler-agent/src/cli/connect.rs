@@ -13,6 +13,14 @@ pub struct ConnectArgs {
     /// The agent: host:port, https://host:port or unix:/path
     #[arg(value_name = "ADDR", env = "PYAGENT_ADDR", default_value = DEFAULT_ADDRESS)]
     pub address: String,
+    /// What it is shown.
+    #[command(flatten)]
+    pub shown: ShownArgs,
+}
+
+/// What an agent is shown.
+#[derive(Debug, Args, Clone)]
+pub struct ShownArgs {
     /// Authorities that sign agents' certificates, as PEM (default: this system's)
     #[arg(
         long,
@@ -60,7 +68,14 @@ pub struct ConnectArgs {
 impl ConnectArgs {
     /// The way to the agent; the files are read.
     pub fn agent(&self) -> Result<AgentAddress, ConnectError> {
-        let address: AgentAddress = self.address.parse()?;
+        self.shown.agent(&self.address)
+    }
+}
+
+impl ShownArgs {
+    /// The way to the agent at an address; the files are read.
+    pub fn agent(&self, address: &str) -> Result<AgentAddress, ConnectError> {
+        let address: AgentAddress = address.parse()?;
         address.with(&ClientConfigFiles {
             ca: self.tls_ca.clone(),
             identity: self.tls_cert.clone().zip(self.tls_key.clone()),

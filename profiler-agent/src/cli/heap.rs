@@ -316,7 +316,12 @@ impl Life {
 /// The interpreter of a process, or why there is none.
 pub(super) fn interpreter(pid: Pid) -> Result<Interpreter> {
     named::check(&[pid.0])?;
-    match Discoverer::default().discover(pid, &mut |_| {}) {
+    found(pid, Discoverer::default().discover(pid, &mut |_| {}))
+}
+
+/// The interpreter that was found, or why there is none.
+pub(super) fn found(pid: Pid, discovery: Discovery) -> Result<Interpreter> {
+    match discovery {
         Discovery::Python(interpreter) => Ok(*interpreter),
         Discovery::Gone => Err(gone(pid).into()),
         Discovery::NotYet | Discovery::NotPython { .. } => {

@@ -5,6 +5,7 @@ mod escape;
 pub mod file;
 mod folded;
 mod pprof;
+pub mod read;
 mod svg;
 mod text;
 
@@ -12,7 +13,9 @@ use std::io::{self, Write};
 use std::path::Path;
 
 pub use self::escape::escape;
-pub use self::text::{bytes_text, duration_text, frame_text, weight_text};
+pub use self::text::{
+    bytes_text, duration_text, frame_text, is_of_library, short_file, weight_text,
+};
 use crate::profile::model::Profile;
 
 /// A format that profiles can be written in.

@@ -47,12 +47,19 @@ fn encode(profile: &Profile) -> proto::Profile {
             .iter()
             .map(|text| strings.add(text))
             .collect(),
-        default_sample_type: strings.add(profile.sample_types[profile.weight_idx().max(1)].kind),
+        default_sample_type: strings.add(default_type(profile)),
         drop_frames: 0,
         keep_frames: 0,
         doc_url: 0,
         string_table: strings.table,
     }
+}
+
+/// The kind of value that readers are to show first: of pyagent's own profiles never the number of samples.
+fn default_type(profile: &Profile) -> &'static str {
+    let idx = profile.main_value.unwrap_or(profile.weight_idx().max(1));
+    let found = profile.sample_types.get(idx);
+    found.unwrap_or(&profile.sample_types[0]).kind
 }
 
 /// The profile's texts, escaped, and after them those that only pprof needs.

@@ -98,8 +98,15 @@ pub(super) fn origin(file: &str) -> Origin {
     split_origin(file).0
 }
 
+/// Whether a Python file is none of the program's own: an installed package, or the standard library.
+#[must_use]
+pub fn is_of_library(file: &str) -> bool {
+    origin(file) != Origin::Program
+}
+
 /// The file's path without the folders above its package.
-pub(super) fn short_file(file: &str) -> &str {
+#[must_use]
+pub fn short_file(file: &str) -> &str {
     split_origin(file).1
 }
 

@@ -381,15 +381,28 @@ fn tick_ns(ticks: u64) -> u64 {
     ticks.saturating_mul(1_000_000_000 / per_second.max(1))
 }
 
+/// Nanoseconds since the start of the system, as the kernel programs stamp samples.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos())
+        .unwrap_or(u64::MAX)
+}
+
+/// When a thread began, in nanoseconds since boot, by ticks of 10 ms; `None`: it has ended.
+#[must_use]
+pub fn thread_started_ns(pid: Pid, tid: Tid) -> Option<u64> {
+    let stat = Stat::read(&format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    Some(tick_ns(stat.start_ticks))
+}
+
 /// Wall time of a moment in nanoseconds since boot, by the clock as it is now: the same each time, unless it was set.
-fn wall_time(boot_ns: u64) -> SystemTime {
+fn wall_time(at_ns: u64) -> SystemTime {
     /// The clock is disciplined by less than this between two looks, and set by more.
     const STEP: Duration = Duration::from_millis(100);
     static BOOT: Mutex<Option<SystemTime>> = Mutex::new(None);
-    let since_boot = Duration::from_nanos(boot_ns);
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
-    let boot = SystemTime::now() - now;
+    let since_boot = Duration::from_nanos(at_ns);
+    let boot = SystemTime::now() - Duration::from_nanos(boot_ns());
     let mut known = BOOT.lock().unwrap_or_else(PoisonError::into_inner);
     let is_same = |known: &SystemTime| {
         let apart = boot.duration_since(*known);

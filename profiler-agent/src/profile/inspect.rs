@@ -49,6 +49,21 @@ pub struct Stacks {
     pub n_other_threads: u32,
 }
 
+/// The stacks of one process.
+#[derive(Debug, Clone)]
+pub struct ProcessStacks {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// When it was started.
+    pub start_time: SystemTime,
+    /// The program, and what it runs.
+    pub program: String,
+    /// Version of the interpreter.
+    pub python_version: String,
+    /// The stacks, or why there are none, in words.
+    pub stacks: Result<Stacks, String>,
+}
+
 /// What is counted of one type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CensusType {

@@ -2,11 +2,14 @@
 //! it only about profiles. No I/O, no serde, no proto here.
 
 pub mod aggregate;
+pub mod calls;
+pub mod groups;
 pub mod growth;
 pub mod in_use;
 pub mod inspect;
 mod intern;
 pub mod line_growth;
+pub mod measure;
 pub mod memory;
 pub mod merge;
 pub mod model;
@@ -15,4 +18,5 @@ pub mod selector;
 pub mod tables;
 pub mod time;
 pub mod totals;
+pub mod tree;
 pub mod window;

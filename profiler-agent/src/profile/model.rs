@@ -453,7 +453,7 @@ pub struct Sample {
 /// A profile over one span of time.
 #[derive(Debug, Clone)]
 pub struct Profile {
-    /// What the values of each sample mean: at least two, at most [`MAX_VALUES`].
+    /// What the values of each sample mean: at least one, at most [`MAX_VALUES`]; two of pyagent's own.
     pub sample_types: &'static [ValueType],
     /// What [`Profile::period`] counts.
     pub period_type: ValueType,
@@ -533,7 +533,10 @@ impl Profile {
         }
         let is_peak = |it: &ValueType| it.kind == PEAK_SPACE;
         let peak = self.sample_types.iter().position(is_peak);
-        peak.unwrap_or_else(|| usize::from(self.sample_types[1].unit == "bytes"))
+        peak.unwrap_or_else(|| {
+            let second = self.sample_types.get(1);
+            usize::from(second.is_some_and(|it| it.unit == "bytes"))
+        })
     }
 
     /// Sum of the weights of all samples.

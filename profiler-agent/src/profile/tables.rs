@@ -210,7 +210,11 @@ impl Tables {
         }
         Profile {
             sample_types: head.sample_types,
-            period_type: head.sample_types[1],
+            period_type: head
+                .sample_types
+                .get(1)
+                .copied()
+                .unwrap_or(head.sample_types[0]),
             main_value: None,
             period: head.period,
             start: head.start,

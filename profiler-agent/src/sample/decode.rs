@@ -62,6 +62,8 @@ pub struct RawSample {
     pub user_ip: Address,
     /// `PyThreadState`; 0 when none was found.
     pub thread_state: Address,
+    /// Its `pthread_t`; 0 without a thread state.
+    pub thread_ident: u64,
     /// The thread state's current frame.
     pub frame: Address,
     /// Bits of [`sample_flags`].
@@ -162,6 +164,7 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
     let generation = Generation(reader.u64()?);
     let user_ip = Address(reader.u64()?);
     let thread_state = Address(reader.u64()?);
+    let thread_ident = reader.u64()?;
     let frame = Address(reader.u64()?);
     let period = reader.u64()?;
     let address = Address(reader.u64()?);
@@ -201,6 +204,7 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
         n_bytes,
         user_ip,
         thread_state,
+        thread_ident,
         frame,
         flags,
         python_status: PythonStatus::from_u8(python_status).unwrap_or_default(),
@@ -277,6 +281,7 @@ mod tests {
             header.generation,
             header.user_ip,
             header.thread_state,
+            header.thread_ident,
             header.frame,
             header.period,
             header.address,

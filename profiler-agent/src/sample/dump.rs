@@ -19,7 +19,7 @@ use crate::process::memory::ProcessMemory;
 use crate::process::program::ProgramId;
 use crate::process::task_state::{Activity, TaskState};
 use crate::process::thread_ids::ThreadIds;
-use crate::profile::inspect::{Stacks, ThreadStack, ThreadState};
+use crate::profile::inspect::{ProcessStacks, Stacks, ThreadStack, ThreadState};
 use crate::profile::model::FrameKind;
 use crate::python::native_ids;
 use crate::python::process::PythonProcess;
@@ -48,6 +48,19 @@ pub enum DumpError {
     /// There are thread states, and the interpreter does not say whose (before 3.11).
     #[error("which threads these are cannot be told: the records of its C library are not known")]
     UnknownThreads,
+}
+
+/// Reads the stacks of a process, and says whose they are. `is_over` is asked between threads: whether somebody still waits.
+pub fn of_process(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> ProcessStacks {
+    let stacks = dump(process, is_over);
+    let facts = &process.facts;
+    ProcessStacks {
+        pid: facts.pid.0,
+        start_time: facts.started,
+        program: facts.program(),
+        python_version: process.interpreter.version.to_string(),
+        stacks: stacks.map_err(|error| error.to_string()),
+    }
 }
 
 /// Reads the stacks of a process. `is_over` is asked between threads: whether somebody still waits.

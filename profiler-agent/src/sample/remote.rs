@@ -164,6 +164,7 @@ pub(super) fn raw_sample(
         n_bytes: 0,
         user_ip: Address(0),
         thread_state: Address(thread.state),
+        thread_ident: thread.ident,
         frame: Address(thread.frame),
         flags: thread.flags,
         python_status: PythonStatus::Complete,

@@ -18,6 +18,7 @@ use super::native::NativeSymbolizer;
 use crate::ids::{Address, Generation, Tid};
 use crate::native::eval_loop::{EvalLoop, MAX_EVAL_LOOP_BYTES, RepairRule, TEXT_BYTES};
 use crate::process::container::Runtime;
+use crate::process::facts;
 use crate::process::file::FileKey;
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::process::service::LabelOptions;
@@ -36,8 +37,16 @@ const MAX_RULES: usize = 65_536;
 /// Thread names are read again after this long; threads can be renamed.
 const NAMES_MAX_AGE: Duration = Duration::from_secs(10);
 
-/// A thread without a known name makes the names be read again, but not more often than this.
-const NAMES_MIN_AGE: Duration = Duration::from_secs(1);
+/// A thread without a known name makes the names be read again after this long; twice as long after each reading that does
+/// not have it, up to the longest.
+const NAMES_WAIT: Duration = Duration::from_millis(10);
+const MAX_NAMES_WAIT: Duration = Duration::from_secs(1);
+
+/// Reading names takes at most one part in so many of a CPU.
+const NAMES_REST: u32 = 100;
+
+/// The starts of threads are known to so much.
+const TICK_NS: u64 = 10_000_000;
 
 /// Threads of one process whose labels are remembered.
 const MAX_THREADS: usize = 65_536;
@@ -66,11 +75,36 @@ struct Program {
     labels: Arc<ProcessLabels>,
     bytecode: ThreadBytecode,
     threads: HashMap<(Tid, u64), Arc<ThreadLabels>, RandomState>,
-    /// Names by ident (pthread_t), as `threading` has them.
-    names: HashMap<u64, Box<str>>,
-    names_read: Option<Instant>,
-    /// That of the main thread, once it was seen.
-    main_ident: Option<u64>,
+    names: Option<Names>,
+    /// Until the names may be read again.
+    names_wait: Duration,
+}
+
+/// The names of a program's threads, as `threading` has them.
+struct Names {
+    /// By ident (`pthread_t`).
+    by_ident: HashMap<u64, Box<str>>,
+    /// When their reading began,
+    read: Instant,
+    /// and the same in nanoseconds since boot.
+    read_ns: u64,
+}
+
+impl Names {
+    /// The name of this ident, and when it was read.
+    fn of(&self, ident: u64) -> Option<(Box<str>, u64)> {
+        Some((self.by_ident.get(&ident)?.clone(), self.read_ns))
+    }
+}
+
+/// What is known of a thread's name.
+enum ThreadName {
+    /// This is it.
+    Known(Box<str>),
+    /// It has none, or has ended before its name was read.
+    None,
+    /// It may get one.
+    NotYet,
 }
 
 /// Resolves samples; owns all caches.
@@ -272,9 +306,8 @@ impl Program {
             codes,
             bytecode: ThreadBytecode::default(),
             threads: HashMap::default(),
-            names: HashMap::new(),
-            names_read: None,
-            main_ident: None,
+            names: None,
+            names_wait: NAMES_WAIT,
         }
     }
 
@@ -317,31 +350,29 @@ impl Program {
     }
 
     fn labels(&mut self, sample: &RawSample) -> Arc<ThreadLabels> {
-        let age = self.names_read.map(|read| read.elapsed());
+        let age = self.names.as_ref().map(|names| names.read.elapsed());
         if age.is_some_and(|age| age > NAMES_MAX_AGE) {
             self.threads.clear();
-            self.names_read = None;
+            self.names = None;
         }
         let key = (sample.tid, sample.thread_state.0);
         if let Some(labels) = self.threads.get(&key) {
             return labels.clone();
         }
-        let ident = self.ident(sample);
-        let may_read = self
-            .names_read
-            .is_none_or(|read| read.elapsed() > NAMES_MIN_AGE);
-        if ident.is_some_and(|ident| !self.names.contains_key(&ident)) && may_read {
-            self.read_names();
-        }
-        let name = ident.and_then(|ident| self.names.get(&ident)).cloned();
-        let has_final_name = name.is_some() || sample.thread_state.is_null();
+        let name = match sample.thread_ident {
+            0 => ThreadName::None,
+            ident => self.name(sample.tid, ident),
+        };
+        let is_final = !matches!(name, ThreadName::NotYet);
         let labels = Arc::new(ThreadLabels {
             process: self.labels.clone(),
             tid: sample.tid.0,
-            thread_name: name.unwrap_or_else(|| comm_text(&sample.comm).into_boxed_str()),
+            thread_name: match name {
+                ThreadName::Known(name) => name,
+                ThreadName::None | ThreadName::NotYet => comm_text(&sample.comm).into_boxed_str(),
+            },
         });
-        // A name that was not there yet is looked for again.
-        if has_final_name {
+        if is_final {
             if self.threads.len() >= MAX_THREADS {
                 self.threads.clear();
             }
@@ -350,26 +381,44 @@ impl Program {
         labels
     }
 
-    /// The thread's ident: its pthread_t.
-    fn ident(&mut self, sample: &RawSample) -> Option<u64> {
-        if sample.thread_state.is_null() {
-            return None;
+    /// The name of a thread that was seen with this ident. The C library gives the ident of a thread that has ended to the
+    /// next one: a name is the thread's if it was there before the names were read, and is there still.
+    fn name(&mut self, tid: Tid, ident: u64) -> ThreadName {
+        let of_earlier = self.names.as_ref().and_then(|names| names.of(ident));
+        if let Some((name, read_ns)) = of_earlier {
+            match facts::thread_started_ns(self.process.pid, tid) {
+                None => return ThreadName::None,
+                Some(began_ns) if began_ns + TICK_NS < read_ns => return ThreadName::Known(name),
+                Some(_) => {}
+            }
         }
-        let offset = self.process.interpreter.layout.walk.tstate_thread_id;
-        let ident = self
-            .memory
-            .read_u64(sample.thread_state.add(offset.into()))
-            .ok()?;
-        if sample.tid.0 == sample.pid.0 {
-            self.main_ident = Some(ident);
+        let age = self.names.as_ref().map(|names| names.read.elapsed());
+        if age.is_some_and(|age| age <= self.names_wait) {
+            return ThreadName::NotYet;
         }
-        // Up to 3.11 the state of a thread that is about to begin has the ident of the thread that starts it: that of the
-        // sample has ended since, and its state's memory is another's.
-        (sample.tid.0 == sample.pid.0 || self.main_ident != Some(ident)).then_some(ident)
+        self.read_names();
+        let name = self.names.as_ref().and_then(|names| names.of(ident));
+        let cost = self.names.as_ref().map(|names| names.read.elapsed());
+        let wait = match name {
+            Some(_) => NAMES_WAIT,
+            None => (self.names_wait * 2).min(MAX_NAMES_WAIT),
+        };
+        self.names_wait = wait.max(cost.unwrap_or_default() * NAMES_REST);
+        let is_there = facts::thread_started_ns(self.process.pid, tid).is_some();
+        match name {
+            _ if !is_there => ThreadName::None,
+            Some((name, _)) => ThreadName::Known(name),
+            None => ThreadName::NotYet,
+        }
     }
 
     fn read_names(&mut self) {
-        self.names_read = Some(Instant::now());
+        let (read, read_ns) = (Instant::now(), facts::boot_ns());
+        let names = self.names.insert(Names {
+            by_ident: HashMap::new(),
+            read,
+            read_ns,
+        });
         let interpreter = &self.process.interpreter;
         let Some(layout) = ThreadNameLayout::of_interpreter(
             interpreter.version,
@@ -378,8 +427,8 @@ impl Program {
         ) else {
             return;
         };
-        if let Ok(names) = thread_names(&self.memory, &layout, interpreter.main) {
-            self.names = names;
+        if let Ok(by_ident) = thread_names(&self.memory, &layout, interpreter.main) {
+            names.by_ident = by_ident;
         }
     }
 }

@@ -1,14 +1,18 @@
-//! The client of the service: `pyagent pull`.
+//! The client of the service: `pyagent pull`, `pyagent report` and `pyagent dump`.
 
 use std::collections::BTreeSet;
 use std::error::Error as _;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use prost::Message as _;
 use tonic::Code;
 
 use crate::format::{Format, escape};
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::pull_profile_response::Part;
+use crate::profile::aggregate::{ResolvedFrame, ResolvedFunction};
+use crate::profile::inspect::{ProcessStacks, Stacks, ThreadStack, ThreadState};
 use crate::profile::model::ProfileType;
 use crate::profile::query::{LabelFilter, ProcessFilter, TimeRange};
 
@@ -124,6 +128,102 @@ pub async fn pull(
             address,
             &tonic::Status::deadline_exceeded("it does not answer"),
         )),
+    }
+}
+
+/// The stacks of the processes that are meant, as they are now. Those of one process come in several messages when they
+/// are many.
+pub async fn dump(
+    address: &AgentAddress,
+    filter: &ProcessFilter,
+) -> Result<Vec<ProcessStacks>, PullFailure> {
+    let mut client = address.connect().await?;
+    let request = proto::DumpStacksRequest {
+        selector: Some(selector(filter)),
+    };
+    let received = async {
+        let mut messages = client.dump_stacks(request).await?.into_inner();
+        let mut processes: Vec<ProcessStacks> = Vec::new();
+        let mut has_more = false;
+        let mut n_bytes = 0;
+        while let Some(message) = messages.message().await? {
+            n_bytes += message.encoded_len() as u64;
+            if n_bytes > MAX_PROFILE_BYTES {
+                return Err(tonic::Status::data_loss("the stacks are larger than 1 GiB"));
+            }
+            let goes_on = std::mem::replace(&mut has_more, message.has_more);
+            let stacks = process_stacks(message);
+            match (processes.last_mut(), stacks) {
+                (
+                    Some(ProcessStacks {
+                        stacks: Ok(known), ..
+                    }),
+                    ProcessStacks {
+                        stacks: Ok(more), ..
+                    },
+                ) if goes_on => known.threads.extend(more.threads),
+                (_, stacks) => processes.push(stacks),
+            }
+        }
+        Ok(processes)
+    };
+    match tokio::time::timeout(PULL_GRACE, received).await {
+        Ok(received) => received.map_err(|status| refused(address, &status)),
+        Err(_) => Err(refused(
+            address,
+            &tonic::Status::deadline_exceeded("it does not answer"),
+        )),
+    }
+}
+
+fn process_stacks(message: proto::DumpStacksResponse) -> ProcessStacks {
+    let time = |time: Option<prost_types::Timestamp>| {
+        time.and_then(|time| SystemTime::try_from(time).ok())
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    };
+    let stacks = Stacks {
+        time: time(message.time),
+        threads: message.threads.into_iter().map(thread_stack).collect(),
+        n_other_threads: message.n_other_threads,
+    };
+    ProcessStacks {
+        pid: message.pid,
+        start_time: time(message.start_time),
+        program: message.program,
+        python_version: message.python_version,
+        stacks: if message.problem.is_empty() {
+            Ok(stacks)
+        } else {
+            Err(message.problem)
+        },
+    }
+}
+
+fn thread_stack(thread: proto::ThreadStack) -> ThreadStack {
+    let state = match thread.state() {
+        proto::ThreadState::Running | proto::ThreadState::Unspecified => ThreadState::Running,
+        proto::ThreadState::Sleeping => ThreadState::Sleeping,
+        proto::ThreadState::Uninterruptible => ThreadState::Uninterruptible,
+        proto::ThreadState::Stopped => ThreadState::Stopped,
+    };
+    let frames = thread.frames.into_iter().map(|frame| ResolvedFrame {
+        function: Arc::new(ResolvedFunction::python(
+            &frame.function,
+            &frame.file,
+            frame.start_line,
+        )),
+        line: frame.line,
+        address: 0,
+    });
+    ThreadStack {
+        tid: thread.tid,
+        name: thread.name.into(),
+        state,
+        wait_function: thread.wait_function,
+        holds_gil: thread.holds_gil,
+        frames: frames.collect(),
+        is_uncertain: thread.is_uncertain,
+        is_truncated: thread.is_truncated,
     }
 }
 

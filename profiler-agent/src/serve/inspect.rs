@@ -11,10 +11,12 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::query::{Asker, CensusPart, InspectError, ProcessInfo, ProcessStacks, ProcessState};
+use super::query::{Asker, CensusPart, InspectError, ProcessInfo, ProcessState};
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::heap_census_response::Part;
-use crate::profile::inspect::{Census, CensusObject, CensusType, ThreadStack, ThreadState};
+use crate::profile::inspect::{
+    Census, CensusObject, CensusType, ProcessStacks, ThreadStack, ThreadState,
+};
 use crate::profile::query::{Criteria, ProcessFilter, Viewer};
 
 /// Most clients that are sent stacks at a time, and most of them that do not see all processes.

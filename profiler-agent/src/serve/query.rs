@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::profile::in_use::InUse;
-use crate::profile::inspect::{Census, Stacks};
+use crate::profile::inspect::{Census, ProcessStacks};
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, RecordedRequest, function_totals};
@@ -80,21 +80,6 @@ pub enum Query {
         /// The answer.
         reply: oneshot::Sender<Status>,
     },
-}
-
-/// The stacks of one process.
-#[derive(Debug)]
-pub struct ProcessStacks {
-    /// Process id in the initial pid namespace.
-    pub pid: u32,
-    /// When it was started.
-    pub start_time: SystemTime,
-    /// The program, and what it runs.
-    pub program: String,
-    /// Version of the interpreter.
-    pub python_version: String,
-    /// The stacks, or why there are none, in words.
-    pub stacks: Result<Stacks, String>,
 }
 
 /// A part of what is said of a heap.

@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::columns::{cut, wrapped};
+use super::columns::{cut, thousands, wrapped};
 use crate::format::{escape, frame_text, weight_text};
 use crate::profile::model::{Frame, FrameKind, Profile};
 use crate::profile::query::{FunctionTotals, function_totals, n_processes};
@@ -114,22 +114,6 @@ fn counted(count: i64, one: &str, many: &str) -> String {
         thousands(count),
         if count == 1 { one } else { many }
     )
-}
-
-/// `1,234,567`.
-fn thousands(count: i64) -> String {
-    let digits = count.unsigned_abs().to_string();
-    let mut text = String::new();
-    if count < 0 {
-        text.push('-');
-    }
-    for (idx, digit) in digits.chars().enumerate() {
-        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub const MAX_LISTED: u32 = 4096;
 pub struct Thread {
     /// Address of its `PyThreadState`; 0 when none was found.
     pub state: u64,
+    /// Its `thread_id`: the `pthread_t` of the thread.
+    pub ident: u64,
     /// Its current frame; 0 between calls into Python.
     pub frame: u64,
     /// Its `_PyCFrame` for [`FrameRoot::CFrame`], else 0.
@@ -72,10 +74,12 @@ pub fn accept<R: ReadUser>(
     thread: &mut Thread,
 ) -> Result<bool, Fault> {
     reader.window(state, u64::from(layout.tstate_bytes & 0x3f8), window)?;
-    if !arch::THIS.is_id_of_thread(window.word_at(layout.tstate_thread_id), thread_pointer) {
+    let ident = window.word_at(layout.tstate_thread_id);
+    if !arch::THIS.is_id_of_thread(ident, thread_pointer) {
         return Ok(false);
     }
     thread.state = state;
+    thread.ident = ident;
     thread.frame = window.word_at(layout.tstate_frame);
     thread.cframe = 0;
     thread.previous_cframe = 0;

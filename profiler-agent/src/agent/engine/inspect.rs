@@ -11,12 +11,12 @@ use super::pull::matches;
 use crate::heap::report::full_name;
 use crate::heap::snapshot::{HeapError, Snapshot};
 use crate::process::memory::MemoryError;
-use crate::profile::inspect::{Census, CensusObject, CensusType};
+use crate::profile::inspect::{Census, CensusObject, CensusType, ProcessStacks};
 use crate::profile::query::ProcessFilter;
 use crate::python::layout::Version;
 use crate::python::process::PythonProcess;
 use crate::sample::dump;
-use crate::serve::query::{CensusPart, InspectError, ProcessStacks};
+use crate::serve::query::{CensusPart, InspectError};
 
 /// Objects that are named one by one in a census.
 const N_LARGEST: usize = 10;
@@ -47,15 +47,7 @@ impl Engine {
                 let _ = reply.blocking_send(Err(InspectError::NoMatch));
             }
             for process in processes {
-                let stacks = dump::dump(&process, &|| reply.is_closed());
-                let facts = &process.facts;
-                let message = ProcessStacks {
-                    pid: facts.pid.0,
-                    start_time: facts.started,
-                    program: facts.program(),
-                    python_version: process.interpreter.version.to_string(),
-                    stacks: stacks.map_err(|error| error.to_string()),
-                };
+                let message = dump::of_process(&process, &|| reply.is_closed());
                 // Whoever asked may have left.
                 if reply.blocking_send(Ok(message)).is_err() {
                     return;

@@ -1,0 +1,200 @@
+//! Where the profile comes from that a view shows: a file, standard input, or an agent.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args;
+
+use super::connect::ShownArgs;
+use super::exit::ExitError;
+use super::{parse_duration, parse_label, parse_time};
+use crate::config::DEFAULT_ADDRESS;
+use crate::format::read::{self, MAX_BYTES};
+use crate::format::{Format, escape};
+use crate::profile::model::{Profile, ProfileType};
+use crate::profile::query::{Criteria, LabelFilter, ProcessFilter, TimeRange, with_labels};
+use crate::serve::client::{PullFailure, PullQuestion, PullTime, pull};
+
+/// Which profile.
+#[derive(Debug, Args, Clone)]
+pub struct InputArgs {
+    /// File (.pb.gz, .folded; `-`: standard input), or agent: host:port, https://host:port, unix:/path
+    #[arg(value_name = "FILE|ADDR", env = "PYAGENT_ADDR", default_value = DEFAULT_ADDRESS)]
+    pub input: String,
+    /// Of an agent: what it recorded in the last minutes, as 10m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["duration", "from", "to"])]
+    pub last: Option<Duration>,
+    /// Of an agent: so long from now on [default: 10s]
+    #[arg(long, short, value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["from", "to"])]
+    pub duration: Option<Duration>,
+    /// Of an agent: what it recorded from this time on, as 2026-03-01T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time, hide_short_help = true)]
+    pub from: Option<SystemTime>,
+    /// Of an agent: what it recorded until this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time, hide_short_help = true)]
+    pub to: Option<SystemTime>,
+    /// Of an agent: cpu, faults, pools, alloc, mmap
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        default_value = "cpu",
+        env = "PYAGENT_TYPE"
+    )]
+    pub profile_type: ProfileType,
+    /// Only of this process (repeatable)
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+    /// Only samples with such a label, as thread_name=^Worker (repeatable: all of them)
+    #[arg(long = "filter", value_name = "LABEL=REGEX", value_parser = parse_label)]
+    pub filters: Vec<LabelFilter>,
+    /// What the agent is shown.
+    #[command(flatten)]
+    pub shown: ShownArgs,
+}
+
+/// How long an agent samples when nobody says so.
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+impl InputArgs {
+    /// The profile; Ctrl-C ends the waiting for it.
+    pub async fn profile(&self) -> Result<Profile> {
+        let profile = match self.source() {
+            Source::Stdin => {
+                self.check_no_agent("standard input")?;
+                read_all(io::stdin().lock(), "standard input")?
+            }
+            Source::File(path) => {
+                self.check_no_agent(path)?;
+                let name = escape(path).into_owned();
+                let file = File::open(path).with_context(|| {
+                    if path.contains(':') {
+                        format!("{name} is no file that can be read, and no address")
+                    } else {
+                        format!("cannot read {name}")
+                    }
+                })?;
+                read_all(file, &name)?
+            }
+            Source::Agent(address) => self.pulled(address).await?,
+        };
+        let profile = with_labels(profile, &self.filters);
+        Ok(self.of_pids(profile))
+    }
+
+    /// A file of this name comes first; what looks like an address is one.
+    fn source(&self) -> Source<'_> {
+        let input = self.input.as_str();
+        let has_scheme = ["http://", "https://", "unix:"]
+            .iter()
+            .any(|scheme| input.starts_with(scheme));
+        if input == "-" {
+            Source::Stdin
+        } else if has_scheme {
+            Source::Agent(input)
+        } else if Path::new(input).exists() {
+            Source::File(input)
+        } else if is_host_and_port(input) {
+            Source::Agent(input)
+        } else {
+            Source::File(input)
+        }
+    }
+
+    /// What is said of an agent means nothing for a file.
+    fn check_no_agent(&self, path: &str) -> Result<(), ExitError> {
+        let named = [
+            ("--last", self.last.is_some()),
+            ("--duration", self.duration.is_some()),
+            ("--from", self.from.is_some()),
+            ("--to", self.to.is_some()),
+        ];
+        match named.iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(ExitError::Usage(format!(
+                "{flag} is for agents (host:port), and {} is none",
+                escape(path)
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn time(&self) -> PullTime {
+        match (self.last, self.from, self.to) {
+            (Some(last), ..) => PullTime::Recorded(TimeRange::Last(last)),
+            (None, None, None) => PullTime::Next(self.duration.unwrap_or(DEFAULT_DURATION)),
+            (None, from, to) => PullTime::Recorded(TimeRange::Between { from, to }),
+        }
+    }
+
+    async fn pulled(&self, address: &str) -> Result<Profile> {
+        let agent = self
+            .shown
+            .agent(address)
+            .map_err(|error| ExitError::Usage(error.to_string()))?;
+        let time = self.time();
+        if let PullTime::Next(duration) = time {
+            tell!("pulling {:.1} s from {agent}", duration.as_secs_f64());
+        }
+        let filter = ProcessFilter {
+            include: Criteria {
+                pids: self.pid.clone(),
+                ..Criteria::default()
+            },
+            ..ProcessFilter::default()
+        };
+        let question = PullQuestion {
+            profile_type: self.profile_type,
+            filter: &filter,
+            labels: &self.filters,
+            time,
+            format: Format::default_format(),
+        };
+        let pulled = tokio::select! {
+            pulled = pull(&agent, question) => pulled,
+            _ = tokio::signal::ctrl_c() => return Err(anyhow!("interrupted")),
+        };
+        let pulled = match pulled {
+            Err(error @ PullFailure::NoMatch { .. }) => {
+                return Err(ExitError::NothingMatched(error.to_string()).into());
+            }
+            pulled => pulled?,
+        };
+        read::read(&pulled.bytes).with_context(|| format!("what {agent} sent is no profile"))
+    }
+
+    fn of_pids(&self, profile: Profile) -> Profile {
+        if self.pid.is_empty() {
+            return profile;
+        }
+        profile.part(|sample| {
+            let pid = profile.thread(sample.labels).pid;
+            self.pid.iter().any(|wanted| i64::from(*wanted) == pid)
+        })
+    }
+}
+
+/// Where a profile comes from.
+#[derive(Debug, PartialEq, Eq)]
+enum Source<'a> {
+    Stdin,
+    File(&'a str),
+    Agent(&'a str),
+}
+
+/// `localhost:7099`, `[::1]:7099`, but no path.
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
+    })
+}
+
+fn read_all(source: impl Read, name: &str) -> Result<Profile> {
+    let mut bytes = Vec::new();
+    source
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {name}"))?;
+    read::read(&bytes).with_context(|| format!("{name} is no profile"))
+}

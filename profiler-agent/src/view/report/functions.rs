@@ -1,0 +1,71 @@
+//! The table of functions.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::Question;
+use super::select::selected;
+use super::style::{cell, function_json, function_text, heads, share};
+use crate::profile::calls::{FunctionAmounts, functions};
+use crate::view::columns::thousands;
+
+/// Functions when nobody says how many.
+const DEFAULT_TOP: usize = 30;
+
+/// Columns of the numbers.
+const NUMBERS: usize = 47;
+
+pub(super) fn text(question: &Question<'_>) -> String {
+    let (rows, n_all) = chosen(question);
+    let unit = question.measure.unit;
+    let [own, total] = heads(unit);
+    let mut text = format!("  samples  {own:>10}       %  {total:>10}       %  function\n");
+    let whole = question.measure.whole(question.profile).weight;
+    for row in &rows {
+        let line = format!(
+            "{:>9}  {:>10}  {:>5.1}%  {:>10}  {:>5.1}%",
+            thousands(row.total.n_samples),
+            cell(unit, row.own.weight),
+            100.0 * share(row.own.weight, whole),
+            cell(unit, row.total.weight),
+            100.0 * share(row.total.weight, whole),
+        );
+        let style = question.style;
+        let name = style.fit(&function_text(question.profile, row.function), NUMBERS + 2);
+        let line = style.by_share(&line, share(row.own.weight, whole));
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{line}  {name}");
+    }
+    if rows.len() < n_all {
+        let _ = writeln!(
+            text,
+            "{} of {} functions; --top N shows more",
+            thousands(rows.len() as i64),
+            thousands(n_all as i64)
+        );
+    }
+    text
+}
+
+pub(super) fn json(question: &Question<'_>) -> Value {
+    let (rows, _) = chosen(question);
+    let rows = rows.iter().map(|row| {
+        let mut value = function_json(question.profile, row.function);
+        value["samples"] = row.total.n_samples.into();
+        value["self_samples"] = row.own.n_samples.into();
+        value["self"] = row.own.weight.into();
+        value["total"] = row.total.weight.into();
+        value
+    });
+    rows.collect()
+}
+
+fn chosen(question: &Question<'_>) -> (Vec<FunctionAmounts>, usize) {
+    let all = functions(question.profile, question.measure);
+    let (mut rows, n_all) = selected(question, all);
+    if question.top.is_none() && question.restrictions.is_empty() {
+        rows.truncate(DEFAULT_TOP);
+    }
+    (rows, n_all)
+}
