@@ -29,7 +29,7 @@ const WAITS: [(&str, &str); 26] = [
     ("ep_poll", "epoll"),
     ("do_poll", "poll"),
     ("do_select", "select"),
-    ("poll_schedule_timeout", "poll"),
+    ("poll_schedule_timeout", "poll or select"),
     ("do_sys_poll", "poll"),
     ("do_nanosleep", "sleep"),
     ("hrtimer_nanosleep", "sleep"),
@@ -133,6 +133,8 @@ fn waits_text(thread: &ThreadStack) -> String {
 
 /// What is waited for in this function of the kernel; `None`: it is not known.
 fn wait_of(function: &str) -> Option<&'static str> {
+    // Behind the point stands what the compiler did to it: `poll_schedule_timeout.constprop.0`.
+    let function = function.split('.').next().unwrap_or_default();
     let known = WAITS.iter().find(|(known, _)| *known == function);
     known.map(|(_, what)| *what)
 }
@@ -269,6 +271,13 @@ mod tests {
                         "some_function",
                         Vec::new(),
                     ),
+                    thread(
+                        15,
+                        "old",
+                        ThreadState::Sleeping,
+                        "do_poll.constprop.0",
+                        Vec::new(),
+                    ),
                 ],
                 n_other_threads: 1,
             }),
@@ -289,6 +298,9 @@ mod tests {
              \x20   Queue.get  queue.py:180\n\
              \n\
              thread 14 \"new\": waits (some_function)\n\
+             \x20   [no Python function]\n\
+             \n\
+             thread 15 \"old\": waits for poll (do_poll.constprop.0)\n\
              \x20   [no Python function]\n\
              \n\
              1 more thread is none of Python's\n"
