@@ -129,9 +129,8 @@ fn looked_up(args: &DumpArgs) -> Result<Vec<ProcessStacks>> {
         }
         return Ok(processes);
     }
-    for problem in named::check(&args.pid)? {
-        tell!("{problem}");
-    }
+    // An error when none can be read; else each says below what is wrong with it.
+    named::check(&args.pid)?;
     for pid in args.pid.iter().copied().map(Pid) {
         let interpreter = heap::found(pid, discoverer.discover(pid, &mut |_| {}));
         match interpreter {
@@ -139,9 +138,8 @@ fn looked_up(args: &DumpArgs) -> Result<Vec<ProcessStacks>> {
                 let process = python_process(Facts::read(pid)?, interpreter);
                 processes.push(of_process(&process, &|| false));
             }
-            // It was said above, if others are there.
             Err(error) if args.pid.len() == 1 => return Err(error),
-            Err(error) => tell!("{error:#}"),
+            Err(error) => tell!("pyagent: {error:#}"),
         }
     }
     Ok(processes)

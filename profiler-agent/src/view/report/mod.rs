@@ -18,7 +18,7 @@ use self::style::{amount_text, unit_name};
 use super::columns::{thousands, wrapped};
 use crate::format::{duration_text, escape};
 use crate::profile::measure::Measure;
-use crate::profile::model::Profile;
+use crate::profile::model::{Profile, ValueType};
 use crate::profile::query::n_processes;
 
 /// Columns of the remarks at the end, at most.
@@ -176,11 +176,8 @@ fn head(question: &Question<'_>) -> String {
         let _ = write!(head, ": {amount} {}", unit_name(question));
     }
     head.push('\n');
-    if profile
-        .sample_types
-        .first()
-        .is_some_and(|it| it.kind == "samples")
-    {
+    let is_of_cpu = |it: &ValueType| it.kind == ValueType::CPU.kind;
+    if profile.sample_types.iter().any(is_of_cpu) {
         head.push_str("time on the CPU; waiting is not in it\n");
     }
     head
