@@ -37,6 +37,7 @@ pub mod push;
 pub mod record;
 mod recorder;
 pub mod report;
+mod source;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -537,6 +537,7 @@ fn a_report_has_the_figures_of_gos_pprof() {
         restrictions: &[],
         labels: &[],
         folding: &folding,
+        sources: &BTreeMap::new(),
         style: Style::default(),
     };
     let document = View::named("functions").expect("a row").json(&question);

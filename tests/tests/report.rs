@@ -86,7 +86,10 @@ fn each_view_prints_text_and_json() {
         let printed = text(&report(&all, STACKS.as_bytes()));
         assert!(printed.contains(part), "{arguments:?}: {printed}");
         // What is counted is not said in such a file.
-        assert!(!printed.contains('\x1b') && !printed.contains("CPU"), "{printed}");
+        assert!(
+            !printed.contains('\x1b') && !printed.contains("CPU"),
+            "{printed}"
+        );
         let all = [&["-", "--json"], arguments].concat();
         let document: Value =
             serde_json::from_str(&text(&report(&all, STACKS.as_bytes()))).unwrap();

@@ -1,5 +1,6 @@
 //! `pyagent report`: views of a profile.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
@@ -9,18 +10,18 @@ use clap::Args;
 use super::exit::ExitError;
 use super::input::InputArgs;
 use super::output::print;
-use super::parse_regex;
+use super::{parse_regex, source};
 use crate::format::escape;
 use crate::profile::measure::Measure;
 use crate::profile::model::{Profile, label};
-use crate::view::report::{Folding, Question, Restriction, SortKey, Style, View};
+use crate::view::report::{Folding, Question, Restriction, SortKey, Style, View, files};
 
 /// `pyagent report`.
 #[derive(Debug, Args, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[command(
-    group(clap::ArgGroup::new("view").args(["functions", "callers", "callees", "tree", "threads", "processes", "by"])),
-    after_help = "Examples:\n  pyagent report app.pb.gz                         functions, by their own time\n  pyagent report app.pb.gz --sort cumtime 20 django  twenty of them, of those what matches\n  pyagent report app.pb.gz --callers 'dumps$'      who calls them?\n  pyagent report --last 10m --tree                 of the agent on this host\n  pyagent report web1:7099 --by service_name,pid   whose is it?"
+    group(clap::ArgGroup::new("view").args(["functions", "callers", "callees", "tree", "lines", "threads", "processes", "by"])),
+    after_help = "Examples:\n  pyagent report app.pb.gz                         functions, by their own time\n  pyagent report app.pb.gz --sort cumtime 20 django  twenty of them, of those what matches\n  pyagent report app.pb.gz --callers 'dumps$'      who calls them?\n  pyagent report app.pb.gz --lines view            its source, with the time of each line\n  pyagent report --last 10m --tree                 of the agent on this host\n  pyagent report web1:7099 --by service_name,pid   whose is it?"
 )]
 pub struct ReportArgs {
     /// Which profile.
@@ -41,6 +42,9 @@ pub struct ReportArgs {
     /// The call tree; frames of libraries are folded
     #[arg(long)]
     pub tree: bool,
+    /// The source of functions: what each line takes, in Python, in machine code, in the kernel
+    #[arg(long)]
+    pub lines: bool,
     /// By thread
     #[arg(long)]
     pub threads: bool,
@@ -79,7 +83,7 @@ pub struct ReportArgs {
 /// Runs the command.
 pub async fn run(args: ReportArgs) -> Result<ExitCode> {
     let profile = args.input.profile().await?;
-    let profile = if args.native {
+    let profile = if args.native || args.lines {
         profile
     } else {
         profile.without_native()
@@ -90,6 +94,7 @@ pub async fn run(args: ReportArgs) -> Result<ExitCode> {
         hide: args.hide.clone(),
         show: args.show.clone(),
     };
+    let none = BTreeMap::new();
     let question = Question {
         profile: &profile,
         measure: measure(&profile, args.value.as_deref())?,
@@ -98,7 +103,17 @@ pub async fn run(args: ReportArgs) -> Result<ExitCode> {
         restrictions: &args.restrictions,
         labels: &labels,
         folding: &folding,
+        sources: &none,
         style: style(),
+    };
+    let sources = if args.lines {
+        source::read(&profile, files(&question))
+    } else {
+        BTreeMap::new()
+    };
+    let question = Question {
+        sources: &sources,
+        ..question
     };
     let text = if args.json {
         format!("{}\n", view.json(&question))
@@ -127,6 +142,8 @@ impl ReportArgs {
             ("callees", Vec::new())
         } else if self.tree {
             ("tree", Vec::new())
+        } else if self.lines {
+            ("lines", Vec::new())
         } else {
             ("functions", Vec::new())
         };

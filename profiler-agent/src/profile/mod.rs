@@ -9,6 +9,7 @@ pub mod in_use;
 pub mod inspect;
 mod intern;
 pub mod line_growth;
+pub mod lines;
 pub mod measure;
 pub mod memory;
 pub mod merge;

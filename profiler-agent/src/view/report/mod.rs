@@ -4,14 +4,17 @@
 mod calls;
 mod functions;
 mod groups;
+mod lines;
 mod select;
 mod style;
 mod tree;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
+pub use self::lines::{Source, files};
 pub use self::select::{Restriction, RestrictionError, SortKey};
 pub use self::style::Style;
 use self::style::{amount_text, unit_name};
@@ -65,6 +68,12 @@ pub static VIEWS: &[View] = &[
         json: tree::json,
     },
     View {
+        name: "lines",
+        description: "the source of functions, with what each line takes in Python, machine code and the kernel",
+        text: lines::text,
+        json: lines::json,
+    },
+    View {
         name: "by",
         description: "how much each value of a label has",
         text: groups::text,
@@ -89,6 +98,8 @@ pub struct Question<'a> {
     pub labels: &'a [&'a str],
     /// Which frames of the tree are folded.
     pub folding: &'a Folding,
+    /// The source of files by their names, for the view of lines.
+    pub sources: &'a BTreeMap<String, Source>,
     /// How it looks.
     pub style: Style,
 }

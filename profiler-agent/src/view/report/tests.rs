@@ -71,6 +71,7 @@ fn web() -> Profile {
 
 fn shown(view: &str, profile: &Profile, change: impl FnOnce(&mut Question<'_>)) -> String {
     let folding = Folding::default();
+    let sources = BTreeMap::new();
     let mut question = Question {
         profile,
         measure: Measure::main(profile),
@@ -79,6 +80,7 @@ fn shown(view: &str, profile: &Profile, change: impl FnOnce(&mut Question<'_>)) 
         restrictions: &[],
         labels: &["tid", "thread_name"],
         folding: &folding,
+        sources: &sources,
         style: Style::default(),
     };
     change(&mut question);
@@ -230,6 +232,7 @@ fn labels_tell_whose_it_is() {
 fn programs_read_the_same_figures() {
     let profile = web().without_native();
     let folding = Folding::default();
+    let sources = BTreeMap::new();
     let question = Question {
         profile: &profile,
         measure: Measure::main(&profile),
@@ -238,6 +241,7 @@ fn programs_read_the_same_figures() {
         restrictions: &[],
         labels: &["tid"],
         folding: &folding,
+        sources: &sources,
         style: Style::default(),
     };
     for view in VIEWS {
