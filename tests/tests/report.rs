@@ -149,3 +149,75 @@ fn a_reader_that_goes_is_no_error() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && errors.is_empty(), "{errors}");
 }
+
+#[test]
+fn the_source_is_shown_with_what_each_line_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("app.py");
+    let source = "\
+import zlib
+
+def work(data):
+    total = 0
+    for byte in data:
+        total += byte
+    return zlib.compress(data), helper(total)
+
+def helper(total):
+    return total * 2
+";
+    fs::write(&file, source).unwrap();
+    let file = file.display();
+    // 100 samples: 20 in the loop, 50 in its body, 25 in zlib, 3 in the kernel, 2 in what it calls.
+    let stacks = format!(
+        "work ({file}:5) 20\nwork ({file}:6) 50\nwork ({file}:7);[libz.so.1] deflate 25\n\
+         work ({file}:7);copy_[k] 3\nwork ({file}:7);helper ({file}:10) 2\n"
+    );
+    let printed = text(&report(&["-", "--lines", "work"], stacks.as_bytes()));
+    let rows: Vec<Vec<&str>> = printed
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let row = |number: &str| {
+        let found = rows.iter().find(|row| row.first() == Some(&number));
+        found
+            .unwrap_or_else(|| panic!("{number} in {printed}"))
+            .clone()
+    };
+    assert!(
+        printed.contains(": 98 of its own, 100 in all (100.0%)\n"),
+        "{printed}"
+    );
+    assert_eq!(row("3"), ["3", "def", "work(data):"]);
+    assert_eq!(
+        row("5"),
+        ["5", "20", "20.0%", "20", "for", "byte", "in", "data:"]
+    );
+    assert_eq!(row("6"), ["6", "50", "50.0%", "50", "total", "+=", "byte"]);
+    assert_eq!(row("7")[..5], ["7", "30", "30.0%", "25", "3"]);
+    // It ends where the next one begins.
+    assert!(
+        !rows.iter().any(|row| row.first() == Some(&"9")),
+        "{printed}"
+    );
+    let document: Value = serde_json::from_str(&text(&report(
+        &["-", "--lines", "--json"],
+        stacks.as_bytes(),
+    )))
+    .unwrap();
+    let work = &document["lines"][0];
+    assert_eq!(
+        (&work["function"], &work["self"]),
+        (&"work".into(), &98.into())
+    );
+    assert_eq!(work["lines"][2]["native"], 25);
+    assert_eq!(
+        work["lines"][2]["source"],
+        "    return zlib.compress(data), helper(total)"
+    );
+    // Without the file the figures are there still.
+    drop(folder);
+    let printed = text(&report(&["-", "--lines", "work"], stacks.as_bytes()));
+    assert!(printed.contains("the source is not here: "), "{printed}");
+    assert!(printed.contains("       6         50   50.0%"), "{printed}");
+}
