@@ -123,14 +123,15 @@ fn shown(lines: &Lines, start: u32, source: Option<&Source>) -> Vec<Shown> {
     let Some(source) = source else {
         return lines.keys().map(|line| Shown::Line(*line)).collect();
     };
-    let first = start.max(1).min(
-        lines
-            .keys()
-            .copied()
-            .find(|line| *line > 0)
-            .unwrap_or(start)
-            .max(1),
-    );
+    let sampled = lines
+        .keys()
+        .copied()
+        .find(|line| *line > 0)
+        .unwrap_or(start.max(1));
+    let first = match start {
+        0 => begin_of_block(source, sampled),
+        start => start.min(sampled),
+    };
     let end = end_of_block(source, first, last);
     let is_long = end - first >= LONG;
     let is_near = |line: u32| {
@@ -153,6 +154,21 @@ fn shown(lines: &Lines, start: u32, source: Option<&Source>) -> Vec<Shown> {
         rows.push(Shown::Line(0));
     }
     rows
+}
+
+/// The line of the `def` that a line is in, where the profile does not say it; without one the line itself.
+fn begin_of_block(source: &Source, line: u32) -> u32 {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let above = source.get(..line as usize).unwrap_or_default();
+    let Some((own, above)) = above.split_last() else {
+        return line;
+    };
+    let is_def = |text: &&String| {
+        let code = text.trim_start();
+        indent(text) < indent(own) && (code.starts_with("def ") || code.starts_with("async def "))
+    };
+    let found = above.iter().rposition(|text| is_def(&text));
+    found.map_or(line, |idx| idx as u32 + 1)
 }
 
 /// The last line of what begins at `first` and goes on to `last` at least: where a line is indented no more than the first.
@@ -266,6 +282,9 @@ mod tests {
         assert_eq!(end_of_block(&source, 10, 10), 11);
         // Behind its end: the file is another one by now.
         assert_eq!(end_of_block(&source, 90, 95), 95);
+        assert_eq!(begin_of_block(&source, 8), 3);
+        assert_eq!(begin_of_block(&source, 1), 1);
+        assert_eq!(begin_of_block(&source, 90), 90);
     }
 
     #[test]
