@@ -186,6 +186,8 @@ impl Recorder {
         };
         let is_taken = self.agent.asker().ask(Query::Pull { request, reply });
         assert!(is_taken, "the agent runs");
+        // Questions are answered one after the other: it has begun when the next one is.
+        drop(self.status());
         Beside(profile)
     }
 
