@@ -10,6 +10,7 @@ use super::style::{amount_text, cell, function_json, function_text, share};
 use crate::format::escape;
 use crate::profile::calls::{FunctionAmounts, functions};
 use crate::profile::lines::{LineAmounts, Lines, lines};
+use crate::profile::measure::Amount;
 use crate::profile::model::{FrameKind, FunctionId};
 
 /// Functions when nobody says how many.
@@ -55,7 +56,7 @@ fn chosen(question: &Question<'_>) -> Vec<(FunctionAmounts, Lines)> {
     // A function's own is what its lines take: machine code that it calls included.
     for function in &mut all {
         let lines = by_function.get(&function.function);
-        function.own = Default::default();
+        function.own = Amount::default();
         for line in lines.iter().flat_map(|lines| lines.values()) {
             function.own.add(line.own());
         }
