@@ -31,6 +31,15 @@ fn report(arguments: &[&str], input: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// The stacks as pyagent writes them.
+fn pprof() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let profile = read(STACKS.as_bytes()).unwrap();
+    let format = Format::from_name("pprof").unwrap();
+    format.write(&profile, &mut bytes).unwrap();
+    bytes
+}
+
 fn text(output: &Output) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
@@ -42,12 +51,7 @@ fn files_of_each_format_that_is_read_show_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let folded = folder.path().join("app.folded");
     fs::write(&folded, STACKS).unwrap();
-    let mut pprof = Vec::new();
-    let profile = read(STACKS.as_bytes()).unwrap();
-    Format::from_name("pprof")
-        .unwrap()
-        .write(&profile, &mut pprof)
-        .unwrap();
+    let pprof = pprof();
     let packed = folder.path().join("app.pb.gz");
     fs::write(&packed, &pprof).unwrap();
     let of_folded = text(&report(&[folded.to_str().unwrap()], b""));
@@ -101,12 +105,7 @@ fn each_view_prints_text_and_json() {
 fn what_cannot_be_shown_is_one_line_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let cut = folder.path().join("cut.pb.gz");
-    let mut pprof = Vec::new();
-    let profile = read(STACKS.as_bytes()).unwrap();
-    Format::from_name("pprof")
-        .unwrap()
-        .write(&profile, &mut pprof)
-        .unwrap();
+    let pprof = pprof();
     fs::write(&cut, &pprof[..pprof.len() / 2]).unwrap();
     let (cut, folder) = (cut.to_str().unwrap(), folder.path().to_str().unwrap());
     for (arguments, code, part) in [

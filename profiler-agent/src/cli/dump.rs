@@ -8,7 +8,6 @@ use clap::Args;
 
 use super::connect::ShownArgs;
 use super::exit::ExitError;
-use super::heap;
 use super::named;
 use super::output::print;
 use crate::ids::{Generation, Pid};
@@ -132,7 +131,7 @@ fn looked_up(args: &DumpArgs) -> Result<Vec<ProcessStacks>> {
     // An error when none can be read; else each says below what is wrong with it.
     named::check(&args.pid)?;
     for pid in args.pid.iter().copied().map(Pid) {
-        let interpreter = heap::found(pid, discoverer.discover(pid, &mut |_| {}));
+        let interpreter = named::found(pid, discoverer.discover(pid, &mut |_| {}));
         match interpreter {
             Ok(interpreter) => {
                 let process = python_process(Facts::read(pid)?, interpreter);

@@ -27,7 +27,7 @@ use crate::ids::Pid;
 use crate::process::facts::{self, Stat};
 use crate::process::memory::MemoryError;
 use crate::process::program::ProgramId;
-use crate::python::discover::{Discoverer, Discovery, Interpreter};
+use crate::python::discover::Interpreter;
 
 /// Progress is shown when a scan takes longer than this, and then as often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -83,7 +83,7 @@ pub async fn run(args: HeapArgs) -> Result<ExitCode> {
     if let Some(path) = &args.output {
         check_ending(path)?;
     }
-    let interpreter = interpreter(pid)?;
+    let interpreter = named::interpreter(pid)?;
     let suspension = Suspension::put_off(args.freeze.is_some())?;
     if let (Some(interval), Some(path)) = (args.every, &args.output) {
         let page = Page::new(path, args.top)?;
@@ -313,31 +313,9 @@ impl Life {
     }
 }
 
-/// The interpreter of a process, or why there is none.
-pub(super) fn interpreter(pid: Pid) -> Result<Interpreter> {
-    named::check(&[pid.0])?;
-    found(pid, Discoverer::default().discover(pid, &mut |_| {}))
-}
-
-/// The interpreter that was found, or why there is none.
-pub(super) fn found(pid: Pid, discovery: Discovery) -> Result<Interpreter> {
-    match discovery {
-        Discovery::Python(interpreter) => Ok(*interpreter),
-        Discovery::Gone => Err(gone(pid).into()),
-        Discovery::NotYet | Discovery::NotPython { .. } => {
-            bail!("process {pid} does not run Python yet: try again, or ask `pyagent doctor {pid}`")
-        }
-        Discovery::Refused { refusal, .. } => bail!("process {pid}: {refusal}"),
-    }
-}
-
 fn start_ticks(pid: Pid) -> Result<u64> {
-    let stat = Stat::read(&format!("/proc/{pid}/stat")).map_err(|_| gone(pid))?;
+    let stat = Stat::read(&format!("/proc/{pid}/stat")).map_err(|_| named::gone(pid))?;
     Ok(stat.start_ticks)
-}
-
-fn gone(pid: Pid) -> ExitError {
-    ExitError::NothingMatched(format!("process {pid} has ended"))
 }
 
 fn take(
@@ -361,7 +339,7 @@ fn take(
 /// What to do about it.
 pub(super) fn explained(pid: Pid, error: HeapError) -> anyhow::Error {
     match error {
-        HeapError::Memory(MemoryError::Gone) => gone(pid).into(),
+        HeapError::Memory(MemoryError::Gone) => named::gone(pid).into(),
         HeapError::Memory(MemoryError::Denied) => {
             anyhow::Error::from(error).context(format!("process {pid}: run pyagent with sudo"))
         }

@@ -16,7 +16,7 @@ use super::heap::Life;
 use super::log::LogArgs;
 use super::output::print;
 use super::record::probes_text;
-use super::{LeaksArgs, heap};
+use super::{LeaksArgs, heap, named};
 use crate::agent::{Agent, AgentAsker, Purpose, Recording, RecordingResult};
 use crate::config::SamplingConfig;
 use crate::format::duration_text;
@@ -46,15 +46,15 @@ const PLACED_INTERVAL: Duration = Duration::from_millis(50);
 /// Runs the command.
 pub async fn run(args: LeaksArgs, log: &LogArgs) -> Result<ExitCode> {
     let pid = Pid(args.pid);
-    let interpreter = heap::interpreter(pid)?;
-    for problem in super::named::check(&[args.pid])? {
+    let interpreter = named::interpreter(pid)?;
+    for problem in named::check(&[args.pid])? {
         tell!("{problem}");
     }
     let missing = Rights::of_this_process().missing();
     if !missing.is_empty() {
         return Err(ExitError::Rights(missing).into());
     }
-    super::named::check_namespace()?;
+    named::check_namespace()?;
     let types = [ProfileType::Faults, ProfileType::Pools, ProfileType::Alloc];
     let mut watched = Watched::new(args.allocation.alloc_period);
     let (mut agent, profile) = match start(&args, log, &types) {

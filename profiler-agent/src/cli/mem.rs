@@ -15,11 +15,11 @@ use super::ending::Ending;
 use super::exit::ExitError;
 use super::log::LogArgs;
 use super::output::print;
-use super::{MemArgs, heap, named};
+use super::{MemArgs, named};
 use crate::agent::{Agent, AgentAsker, Purpose};
 use crate::config::DEFAULT_MAX_SAMPLES_PER_SECOND;
-use crate::format::escape;
 use crate::format::file::Target;
+use crate::format::{escape, unix_seconds};
 use crate::heap::parts;
 use crate::ids::Pid;
 use crate::kernel::probe::Rights;
@@ -246,7 +246,7 @@ impl PartsReader {
         });
         if is_due {
             let look = move || {
-                let interpreter = heap::interpreter(Pid(pid)).ok()?;
+                let interpreter = named::interpreter(Pid(pid)).ok()?;
                 let begun = Instant::now();
                 let parts = parts::of_process(Pid(pid), &interpreter).ok();
                 Some((begun.elapsed(), parts))
@@ -403,12 +403,6 @@ impl Drop for Screen<'_> {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-fn unix_seconds(at: SystemTime) -> f64 {
-    at.duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
 }
 
 fn memory_json(MemoryInfo { resident, gc }: MemoryInfo) -> Value {

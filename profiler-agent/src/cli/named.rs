@@ -12,7 +12,7 @@ use crate::process::container::{self, Container};
 use crate::process::facts::{self, Stat};
 use crate::profile::query::Criteria;
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
-use crate::python::discover::{Discoverer, Discovery};
+use crate::python::discover::{Discoverer, Discovery, Interpreter};
 
 /// What is wrong with some of them, a line each; an error when it is so with all.
 pub(super) fn check(pids: &[u32]) -> Result<Vec<String>, ExitError> {
@@ -167,4 +167,29 @@ fn problem(pid: Pid) -> Option<String> {
         escape(&comm),
         escape(&why)
     ))
+}
+
+/// The interpreter of a process, or why there is none.
+pub(super) fn interpreter(pid: Pid) -> anyhow::Result<Interpreter> {
+    check(&[pid.0])?;
+    found(pid, Discoverer::default().discover(pid, &mut |_| {}))
+}
+
+/// The interpreter that was found, or why there is none.
+pub(super) fn found(pid: Pid, discovery: Discovery) -> anyhow::Result<Interpreter> {
+    match discovery {
+        Discovery::Python(interpreter) => Ok(*interpreter),
+        Discovery::Gone => Err(gone(pid).into()),
+        Discovery::NotYet | Discovery::NotPython { .. } => {
+            anyhow::bail!(
+                "process {pid} does not run Python yet: try again, or ask `pyagent doctor {pid}`"
+            )
+        }
+        Discovery::Refused { refusal, .. } => anyhow::bail!("process {pid}: {refusal}"),
+    }
+}
+
+/// A process that is not there any more.
+pub(super) fn gone(pid: Pid) -> ExitError {
+    ExitError::NothingMatched(format!("process {pid} has ended"))
 }

@@ -14,7 +14,8 @@ use std::path::Path;
 
 pub use self::escape::escape;
 pub use self::text::{
-    bytes_text, duration_text, frame_text, is_of_library, short_file, weight_text,
+    bytes_text, duration_text, frame_text, is_of_library, short_file, thousands, unix_seconds,
+    weight_text,
 };
 use crate::profile::model::Profile;
 

@@ -11,7 +11,7 @@
 //! (`django/core/handlers/base.py`, `threading.py`), others with their whole path: two files never become one
 //! for want of a folder, as they would with the last component alone.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::escape::escape;
 use crate::profile::model::{Frame, FrameKind, Profile, ValueType};
@@ -65,6 +65,31 @@ pub fn bytes_text(n_bytes: i64) -> String {
         "B" => format!("{n_bytes} B"),
         unit => format!("{value:.1} {unit}"),
     }
+}
+
+/// A number for people: `1,234,567`.
+#[must_use]
+pub fn thousands(count: i64) -> String {
+    let digits = count.unsigned_abs().to_string();
+    let mut text = String::new();
+    if count < 0 {
+        text.push('-');
+    }
+    for (idx, digit) in digits.chars().enumerate() {
+        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Seconds since 1970, for programs; 0 for a clock that is before it.
+#[must_use]
+pub fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }
 
 /// A time for people: `250 ms`, `2.5 s`, `5 min`.

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::names::TypeName;
-use super::report::{full_name, thousands};
+use super::report::full_name;
 use super::snapshot::Snapshot;
 use super::tally::TypeCount;
-use crate::format::{bytes_text, escape};
+use crate::format::{bytes_text, escape, thousands};
 use crate::ids::Pid;
 use crate::python::layout::Version;
 

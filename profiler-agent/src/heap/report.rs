@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::snapshot::{LargeRow, Snapshot, TypeRow};
 use super::stopped::Stopped;
-use crate::format::{bytes_text, escape};
+use crate::format::{bytes_text, escape, thousands};
 use crate::ids::Pid;
 use crate::process::program::ProgramId;
 use crate::process::regions::NotRead;
@@ -447,22 +447,6 @@ fn signed_bytes(change: i64) -> String {
     let sign = if change < 0 { "-" } else { "+" };
     let n_bytes = i64::try_from(change.unsigned_abs()).unwrap_or(i64::MAX);
     format!("{sign}{}", bytes_text(n_bytes))
-}
-
-/// A number with a comma between each three digits.
-pub(super) fn thousands(number: i64) -> String {
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::new();
-    if number < 0 {
-        text.push('-');
-    }
-    for (idx, digit) in digits.chars().enumerate() {
-        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

@@ -506,6 +506,19 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_got_the_number_of_another_is_not_that_one() {
+        let mut facts = Facts::read(Pid(std::process::id())).unwrap();
+        assert!(facts.is_there());
+        // What a fork is known by is the time of its event, which is less than a tick off.
+        facts.started_ns += tick_ns(1);
+        assert!(facts.is_there());
+        facts.started_ns -= tick_ns(5);
+        assert!(!facts.is_there());
+        facts.pid = Pid(4_194_305);
+        assert!(!facts.is_there());
+    }
+
+    #[test]
     fn only_program_and_script_or_module_are_shown() {
         assert_eq!(
             shown(&["python3", "app.py", "--password", "secret"]),

@@ -1,5 +1,6 @@
 //! Functions, and who calls whom, as the stacks show it: what pstats tells of a program that was traced.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
@@ -32,7 +33,10 @@ pub struct Call {
 }
 
 /// What each stack counts, over all threads.
-fn by_stack(profile: &Profile, measure: Measure) -> HashMap<StackId, Amount, RandomState> {
+pub(super) fn by_stack(
+    profile: &Profile,
+    measure: Measure,
+) -> HashMap<StackId, Amount, RandomState> {
     let mut amounts: HashMap<StackId, Amount, RandomState> = HashMap::default();
     for sample in &profile.samples {
         amounts
@@ -69,6 +73,15 @@ pub fn functions(profile: &Profile, measure: Measure) -> Vec<FunctionAmounts> {
         }
     }
     all.retain(|function| function.total != Amount::default());
+    all
+}
+
+/// Every function by the profile's weight: the most of its own first, then the most in all, then in the order of the table.
+#[must_use]
+pub fn hottest(profile: &Profile) -> Vec<FunctionAmounts> {
+    let mut all = functions(profile, Measure::weight(profile));
+    all.retain(|function| function.total.weight != 0);
+    all.sort_by_key(|function| Reverse((function.own.weight, function.total.weight)));
     all
 }
 

@@ -1,11 +1,12 @@
 //! Lines of Python functions: what each takes by itself, in machine code and in the kernel, and with what it calls.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 
+use super::calls::by_stack;
 use super::measure::{Amount, Measure};
-use super::model::{FrameKind, FunctionId, Profile, StackId};
+use super::model::{FrameKind, FunctionId, Profile};
 
 /// What a line takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,16 +38,9 @@ pub type Lines = BTreeMap<u32, LineAmounts>;
 /// The lines of every Python function, of a profile with its native frames.
 #[must_use]
 pub fn lines(profile: &Profile, measure: Measure) -> HashMap<FunctionId, Lines, RandomState> {
-    let mut by_stack: HashMap<StackId, Amount, RandomState> = HashMap::default();
-    for sample in &profile.samples {
-        by_stack
-            .entry(sample.stack)
-            .or_default()
-            .add(measure.of(sample));
-    }
     let mut functions: HashMap<FunctionId, Lines, RandomState> = HashMap::default();
-    let mut seen = Vec::new();
-    for (stack, amount) in by_stack {
+    let mut seen = HashSet::new();
+    for (stack, amount) in by_stack(profile, measure) {
         seen.clear();
         let leaf = profile.frames(stack).next().map(|frame| frame.kind);
         let python = profile
@@ -67,8 +61,7 @@ pub fn lines(profile: &Profile, measure: Measure) -> HashMap<FunctionId, Lines, 
                 };
                 own.add(amount);
             }
-            if !seen.contains(&place) {
-                seen.push(place);
+            if seen.insert(place) {
                 line.total.add(amount);
             }
         }

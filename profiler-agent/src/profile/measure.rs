@@ -52,6 +52,12 @@ impl Measure {
         Self::at(profile, idx)
     }
 
+    /// The value that samples are weighed by: [`Profile::weight_idx`].
+    #[must_use]
+    pub fn weight(profile: &Profile) -> Self {
+        Self::at(profile, profile.weight_idx())
+    }
+
     /// The value of this kind, such as `alloc_space`; `None`: the profile has none.
     #[must_use]
     pub fn named(profile: &Profile, kind: &str) -> Option<Self> {

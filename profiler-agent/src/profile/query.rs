@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use foldhash::fast::RandomState;
 use regex::{Regex, RegexBuilder};
 
-use super::model::{FunctionId, LabelSetId, LabelValue, Process, Profile, ProfileType, label};
+use super::model::{LabelSetId, LabelValue, Process, Profile, ProfileType, label};
 use super::selector::{CgroupSelector, ContainerSelector};
 
 /// Longest regular expression that is accepted, in bytes.
@@ -305,47 +305,6 @@ fn any<T>(values: &[T], matches: impl Fn(&T) -> bool) -> Option<bool> {
     (!values.is_empty()).then(|| values.iter().any(matches))
 }
 
-/// How much of a profile is a function's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FunctionTotals {
-    /// The function.
-    pub function: FunctionId,
-    /// Weight of the samples in which it was the leaf.
-    pub self_weight: i64,
-    /// Weight of those in which it was anywhere in the stack; a recursion counts once.
-    pub total_weight: i64,
-}
-
-/// Totals of every function that was sampled: the most self samples first, then the most total samples, then
-/// in the order of the table.
-#[must_use]
-pub fn function_totals(profile: &Profile) -> Vec<FunctionTotals> {
-    let mut totals: Vec<FunctionTotals> = (0..profile.functions.len())
-        .map(|idx| FunctionTotals {
-            function: FunctionId(idx as u32),
-            self_weight: 0,
-            total_weight: 0,
-        })
-        .collect();
-    // For each function the last stack that it was counted for, so that a recursion counts once.
-    let mut counted_for = vec![None; totals.len()];
-    for (stack, weight) in weight_by_stack(profile) {
-        for (depth, frame) in profile.frames(stack).enumerate() {
-            let idx = frame.function.0 as usize;
-            if depth == 0 {
-                totals[idx].self_weight = totals[idx].self_weight.saturating_add(weight);
-            }
-            if counted_for[idx] != Some(stack) {
-                counted_for[idx] = Some(stack);
-                totals[idx].total_weight = totals[idx].total_weight.saturating_add(weight);
-            }
-        }
-    }
-    totals.retain(|function| function.total_weight != 0);
-    totals.sort_by_key(|function| std::cmp::Reverse((function.self_weight, function.total_weight)));
-    totals
-}
-
 /// Number of different processes in a profile.
 #[must_use]
 pub fn n_processes(profile: &Profile) -> usize {
@@ -359,16 +318,6 @@ pub fn n_processes(profile: &Profile) -> usize {
     pids.len()
 }
 
-/// Weight of each stack, over all threads.
-fn weight_by_stack(profile: &Profile) -> HashMap<super::model::StackId, i64, RandomState> {
-    let mut by_stack: HashMap<_, i64, RandomState> = HashMap::default();
-    for sample in &profile.samples {
-        let sum = by_stack.entry(sample.stack).or_default();
-        *sum = sum.saturating_add(sample.values[profile.weight_idx()]);
-    }
-    by_stack
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -378,6 +327,7 @@ mod tests {
     use crate::profile::aggregate::{
         Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
     };
+    use crate::profile::calls::hottest;
     use crate::profile::model::ValueType;
 
     const WEB: ProcessFacts<'_> = ProcessFacts {
@@ -574,11 +524,11 @@ mod tests {
             });
         }
         let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
-        let totals: Vec<_> = function_totals(&profile)
+        let totals: Vec<_> = hottest(&profile)
             .into_iter()
             .map(|totals| {
                 let name = profile.functions[totals.function.0 as usize].name;
-                (profile.str(name), totals.self_weight, totals.total_weight)
+                (profile.str(name), totals.own.weight, totals.total.weight)
             })
             .collect();
         assert_eq!(totals, [("fib", 5, 8), ("leaf", 3, 3), ("main", 1, 9)]);

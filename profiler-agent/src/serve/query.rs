@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::profile::calls::hottest;
 use crate::profile::in_use::InUse;
 use crate::profile::inspect::{Census, ProcessStacks};
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
-use crate::profile::query::{ProcessFilter, RecordedRequest, function_totals};
+use crate::profile::query::{ProcessFilter, RecordedRequest};
 use crate::profile::totals::Totals;
 use crate::profile::window::ClosedWindow;
 
@@ -306,14 +307,11 @@ impl WindowSummary {
     /// Of a window's profile.
     #[must_use]
     pub fn of(profile: &Profile) -> Self {
-        let hottest = function_totals(profile)
-            .into_iter()
-            .next()
-            .and_then(|totals| {
-                let function = profile.functions.get(totals.function.0 as usize)?;
-                let share = totals.self_weight as f64 / profile.total_weight().max(1) as f64;
-                Some((profile.str(function.name).to_owned(), share))
-            });
+        let hottest = hottest(profile).into_iter().next().and_then(|totals| {
+            let function = profile.functions.get(totals.function.0 as usize)?;
+            let share = totals.own.weight as f64 / profile.total_weight().max(1) as f64;
+            Some((profile.str(function.name).to_owned(), share))
+        });
         Self {
             start: profile.start,
             duration: profile.duration,

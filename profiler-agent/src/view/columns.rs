@@ -68,22 +68,6 @@ pub(super) fn columns_of(char: char) -> usize {
     char.width().unwrap_or(0)
 }
 
-/// `1,234,567`.
-pub(super) fn thousands(count: i64) -> String {
-    let digits = count.unsigned_abs().to_string();
-    let mut text = String::new();
-    if count < 0 {
-        text.push('-');
-    }
-    for (idx, digit) in digits.chars().enumerate() {
-        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,11 +1,10 @@
 //! Stacks of threads at one moment, as text and as JSON.
 
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::format::{escape, short_file};
+use crate::format::{escape, short_file, unix_seconds};
 use crate::profile::aggregate::ResolvedFrame;
 use crate::profile::inspect::{ProcessStacks, ThreadStack, ThreadState};
 use crate::profile::model::FrameKind;
@@ -209,15 +208,10 @@ fn thread_json(thread: &ThreadStack) -> Value {
     })
 }
 
-fn unix_seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::UNIX_EPOCH;
 
     use super::*;
     use crate::profile::aggregate::ResolvedFunction;

@@ -3,10 +3,11 @@
 
 use std::fmt::{self, Write as _};
 
-use super::columns::{cut, thousands, wrapped};
-use crate::format::{escape, frame_text, weight_text};
+use super::columns::{cut, wrapped};
+use crate::format::{escape, frame_text, thousands, weight_text};
+use crate::profile::calls::{FunctionAmounts, hottest};
 use crate::profile::model::{Frame, FrameKind, Profile};
-use crate::profile::query::{FunctionTotals, function_totals, n_processes};
+use crate::profile::query::n_processes;
 
 /// Columns of a line, at most.
 const WIDTH: usize = 80;
@@ -53,7 +54,7 @@ fn write(out: &mut String, profile: &Profile) -> fmt::Result {
     )?;
     if whole > 0 {
         writeln!(out, "\n   self   total  function")?;
-        let totals = function_totals(profile);
+        let totals = hottest(profile);
         for function in totals.iter().take(MAX_FUNCTIONS) {
             write_function(out, profile, function, whole)?;
         }
@@ -77,7 +78,7 @@ fn write(out: &mut String, profile: &Profile) -> fmt::Result {
 fn write_function(
     out: &mut String,
     profile: &Profile,
-    totals: &FunctionTotals,
+    totals: &FunctionAmounts,
     whole: i64,
 ) -> fmt::Result {
     let Some(function) = profile.functions.get(totals.function.0 as usize) else {
@@ -98,8 +99,8 @@ fn write_function(
     writeln!(
         out,
         " {:>5.1}%  {:>5.1}%  {}",
-        percent(totals.self_weight, whole),
-        percent(totals.total_weight, whole),
+        percent(totals.own.weight, whole),
+        percent(totals.total.weight, whole),
         cut(&name, WIDTH - 17),
     )
 }

@@ -2,10 +2,9 @@
 //! (`read_mprofile_file` in mprof.py).
 
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{MemoryWatch, Point, Watched};
-use crate::format::escape;
+use crate::format::{escape, unix_seconds};
 
 /// The text of a file. The process with this id is the main one, everything else a child, numbered in the order of the
 /// process ids.
@@ -31,10 +30,4 @@ pub fn dat(watch: &MemoryWatch, main: u32) -> String {
 fn measured(point: &Point) -> String {
     let mebibytes = point.memory.resident.total() as f64 / f64::from(1 << 20);
     format!("{mebibytes:.6} {:.4}", unix_seconds(point.at))
-}
-
-fn unix_seconds(at: SystemTime) -> f64 {
-    at.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::Question;
 use super::select::selected;
 use super::style::{cell, function_json, function_text, heads, share};
+use crate::format::thousands;
 use crate::profile::calls::{FunctionAmounts, functions};
-use crate::view::columns::thousands;
 
 /// Functions when nobody says how many.
 const DEFAULT_TOP: usize = 30;

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::Question;
 use super::style::{cell, share};
-use crate::format::escape;
+use crate::format::{escape, thousands};
 use crate::profile::groups::{Group, groups, label_names};
-use crate::view::columns::{columns_of, thousands};
+use crate::view::columns::columns_of;
 
 /// Columns of a value, at most.
 const MAX_VALUE_COLUMNS: usize = 60;

@@ -157,9 +157,12 @@ fn shown(lines: &Lines, start: u32, source: Option<&Source>) -> Vec<Shown> {
     rows
 }
 
+fn indent(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
 /// The line of the `def` that a line is in, where the profile does not say it; without one the line itself.
 fn begin_of_block(source: &Source, line: u32) -> u32 {
-    let indent = |line: &str| line.len() - line.trim_start().len();
     let above = source.get(..line as usize).unwrap_or_default();
     let Some((own, above)) = above.split_last() else {
         return line;
@@ -174,7 +177,6 @@ fn begin_of_block(source: &Source, line: u32) -> u32 {
 
 /// The last line of what begins at `first` and goes on to `last` at least: where a line is indented no more than the first.
 fn end_of_block(source: &Source, first: u32, last: u32) -> u32 {
-    let indent = |line: &str| line.len() - line.trim_start().len();
     let at = |number: u32| source.get(number as usize - 1).map(String::as_str);
     let last = last.max(first);
     let Some(outer) = at(first).map(indent) else {

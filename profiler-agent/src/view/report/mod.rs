@@ -18,8 +18,8 @@ pub use self::lines::{Source, files};
 pub use self::select::{Restriction, RestrictionError, SortKey};
 pub use self::style::Style;
 use self::style::{amount_text, unit_name};
-use super::columns::{thousands, wrapped};
-use crate::format::{duration_text, escape};
+use super::columns::wrapped;
+use crate::format::{duration_text, escape, thousands, unix_seconds};
 use crate::profile::measure::Measure;
 use crate::profile::model::{Profile, ValueType};
 use crate::profile::query::n_processes;
@@ -192,12 +192,6 @@ fn head(question: &Question<'_>) -> String {
         head.push_str("time on the CPU; waiting is not in it\n");
     }
     head
-}
-
-fn unix_seconds(time: std::time::SystemTime) -> f64 {
-    time.duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! How amounts and names look.
 
 use super::Question;
-use crate::format::{bytes_text, escape, short_file};
+use crate::format::{bytes_text, escape, short_file, thousands};
 use crate::profile::measure::Unit;
 use crate::profile::model::{FrameKind, FunctionId, Profile};
-use crate::view::columns::{cut, thousands};
+use crate::view::columns::cut;
 
 /// Where it is shown.
 #[derive(Debug, Clone, Copy, Default)]
