@@ -35,9 +35,6 @@ def big():
 
 
 def churn():
-    # Its objects have a place that is never all that is used of its pool: else each would take a pool, and give it back.
-    places = [bytearray() for n in range(1000)]
-    del places[::2]
     for n in range(10 * COUNT):
         block = bytearray(SIZE)
         block = None
@@ -182,7 +179,17 @@ def arena_bytes():
     return int(total.group(1)) * int(size.group(1)) if total and size else None
 
 
+def room():
+    """Pools of every size (Objects/obmalloc.c: 512 bytes at most, one size each 16) with free places that are never all
+    that is used of them: else an object that comes and goes could take a pool each time, or an arena, and give it back."""
+    objects = [bytes(size - sys.getsizeof(b"")) for size in range(48, 513, 16) for n in range(64)]
+    objects += [n + 0.5 for n in range(64)] + [n + (1 << 20) for n in range(64)]
+    del objects[::2]
+    return objects
+
+
 def measured(work):
+    places = room()
     before = arena_bytes()
     amounts = work()
     after = arena_bytes()
