@@ -9,6 +9,7 @@ mod huge_faults;
 mod in_use;
 mod kernel_table;
 mod live_blocks;
+mod opener;
 pub mod outbox;
 mod prober;
 mod rate;
@@ -16,7 +17,6 @@ mod threads;
 mod throttle;
 mod waiting;
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -29,6 +29,7 @@ use tokio::sync::{broadcast, oneshot};
 pub use self::engine::Recording;
 use self::engine::{Engine, EngineParts, RecorderChannel, Sampler, period_ns};
 use self::kernel_table::{BpfTables, NoTables};
+use self::opener::Opener;
 use self::outbox::RecordedOutbox;
 use self::prober::{ProbeNews, Prober};
 use self::threads::{TrackMessage, read_ring, sample_remotely, track};
@@ -40,9 +41,9 @@ use crate::config::{MAX_ALLOCATIONS, POOL_PERIOD, SamplingConfig};
 use crate::ids::Pid;
 use crate::kernel::privileges::{reduce_privileged_thread, reduce_thread};
 use crate::kernel::probe::has_seccomp_filter;
+use crate::kernel::restrictions;
 use crate::process::block::Release;
 use crate::process::facts::boot_ns;
-use crate::process::huge_pages::{PagemapOpener, open_pagemap};
 use crate::process::lifecycle::Lifecycle;
 use crate::profile::in_use::InUse;
 use crate::profile::model::{Profile, ProfileType};
@@ -176,12 +177,14 @@ impl Agent {
             log_level: if config.bpf_debug { 4 } else { 0 },
         };
         let programs = Programs::load(settings).with_context(cannot_load)?;
+        let opener = Opener::start()?;
         let is_sampled = |profile_type| config.types.contains(&profile_type);
         let periods = Periods {
             cpu_ns: is_sampled(ProfileType::Cpu).then(|| period_ns(config.rate_hz)),
             faults: is_sampled(ProfileType::Faults).then_some(config.fault_period),
         };
-        let (sources, mut probes, ring, processes, layouts) = programs.split(periods);
+        let (sources, mut probes, ring, processes, layouts) =
+            programs.split(periods, opener.clone().events());
         let has_probes = config.types.iter().any(|it| it.is_of_allocations());
         let probes = if has_probes {
             let cost = probes.cost().context("cannot place probes")?;
@@ -191,7 +194,7 @@ impl Agent {
         };
         let probe_cost = probes.as_ref().map(|(_, cost)| *cost);
         let mut sources = Box::new(sources);
-        sources.sync().context("cannot sample")?;
+        sources.sync().with_context(restrictions::cannot_sample)?;
         let tables = BpfTables::new(processes, layouts);
         let sampler = Sampler::Kernel(sources);
         let mut agent = Self::spawn(
@@ -203,6 +206,7 @@ impl Agent {
                 read_ring(ring, &events, &tracker, &stop);
             },
             probes,
+            Some(opener),
         )?;
         agent.probe_cost = probe_cost;
         Ok(agent)
@@ -229,6 +233,7 @@ impl Agent {
                 sample_remotely(&receiver, &events, rate_hz, &stop);
             },
             None,
+            None,
         )
     }
 
@@ -241,6 +246,7 @@ impl Agent {
         + Send
         + 'static,
         probes: Option<(Probes, ProbeCost)>,
+        opener: Option<Opener>,
     ) -> Result<Self> {
         let (events, event_receiver) = sync_channel(EVENT_CHANNEL);
         let (track_sender, track_receiver) = sync_channel(TRACK_CHANNEL);
@@ -281,13 +287,9 @@ impl Agent {
         };
         let (recorder, windows) = recorder.map(|it| (it.recorder, it.windows)).unzip();
         let reader = recorder.as_ref().map(Recorder::reader);
-        let samples_faults = config.types.contains(&ProfileType::Faults);
+        let opener = opener.filter(|_| config.types.contains(&ProfileType::Faults));
         let parts = EngineParts {
-            open_pagemap: if samples_faults {
-                pagemap_opener()?
-            } else {
-                Box::new(|_| None)
-            },
+            open_pagemap: opener.map_or_else(|| Box::new(|_| None) as _, Opener::pagemaps),
             recorder: windows.clone().zip(reader),
             pushes,
             prober: probe_sender,
@@ -417,24 +419,6 @@ fn spawn_with_rights<T: Send + 'static>(
         .name(format!("pyagent-{name}"))
         .spawn(work)
         .context("cannot start a thread")
-}
-
-/// Opens what shows the pages of processes by a thread that does nothing else: the kernel shows frames to who has
-/// CAP_SYS_ADMIN when it is opened, and the engine, which reads what processes hold, needs it for nothing.
-fn pagemap_opener() -> Result<PagemapOpener> {
-    let (requests, receiver) = channel::<(Pid, SyncSender<Option<File>>)>();
-    spawn_with_rights("pages", move || {
-        reduce_privileged_thread();
-        for (pid, reply) in receiver {
-            // The engine waits for it.
-            let _ = reply.send(open_pagemap(pid));
-        }
-    })?;
-    Ok(Box::new(move |pid| {
-        let (reply, answer) = sync_channel(1);
-        requests.send((pid, reply)).ok()?;
-        answer.recv().ok()?
-    }))
 }
 
 /// The kernel says the same where the rights are missing and where a filter of system calls forbids it.

@@ -172,7 +172,9 @@ fn pools_say_by_function_what_small_objects_take() {
             }
             let (profile, phases) = record(&python, ProfileType::Pools, probes);
             // The program counts its arenas before and after each function, and may need one more to do so, or to call it.
-            let of_works = phases.iter().map(|(function, _)| sum(&profile, function, ALLOC_SPACE));
+            let of_works = phases
+                .iter()
+                .map(|(function, _)| sum(&profile, function, ALLOC_SPACE));
             let to_count = sum(&profile, "measured", ALLOC_SPACE)
                 - sum(&profile, "room", ALLOC_SPACE)
                 - of_works.sum::<f64>();

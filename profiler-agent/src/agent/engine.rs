@@ -602,7 +602,10 @@ impl Engine {
         {
             match sources.sync() {
                 Ok(n_new) => self.counters.cpu_gaps += n_new as u64,
-                Err(error) => self.throttle.warn("cpu", &error),
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    self.throttle.warn("cpu", &format_args!("{error:#}"));
+                }
             }
         }
     }
@@ -645,7 +648,9 @@ impl Engine {
             && let Sampler::Kernel(sources) = &mut self.parts.sampler
             && let Err(error) = sources.set_periods(periods)
         {
-            self.throttle.warn("rate failed", &error);
+            let error = anyhow::Error::from(error);
+            self.throttle
+                .warn("rate failed", &format_args!("{error:#}"));
         }
     }
 

@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 use super::access::{Access, AccessError};
 use super::log;
 use super::ring::EventRing;
+use super::source::events::EventOpener;
 use super::source::probes::Probes;
 use super::source::{Build, Periods, SharedEbpf, Source, Sources};
 use super::tables::{BlockValue, CounterTable, HitsValue, LayoutTable, ProcessTable};
@@ -184,15 +185,17 @@ impl Programs {
         })
     }
 
-    /// Splits into what takes samples (and keeps all programs alive), and what the tasks of the agent take.
+    /// Splits into what takes samples (and keeps all programs alive) of events that `open` opens, and what the tasks of the
+    /// agent take.
     #[must_use]
     pub fn split(
         self,
         periods: Periods,
+        open: EventOpener,
     ) -> (Sources, Probes, EventRing, ProcessTable, LayoutTable) {
         let ebpf = SharedEbpf::new(self.ebpf);
         (
-            Sources::new(ebpf.clone(), self.build, self.counters, periods),
+            Sources::new(ebpf.clone(), self.build, self.counters, periods, open),
             Probes::new(ebpf, self.build, self.probed, self.live),
             self.ring,
             self.processes,

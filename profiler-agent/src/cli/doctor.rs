@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use profiler_common::arch;
 
 use super::DoctorArgs;
@@ -103,7 +103,7 @@ fn host_checks() -> Vec<Check> {
     if rights.missing().is_empty() {
         checks.push(Check {
             what: "kernel programs",
-            result: programs().map(|access| format!("they load; {access}")),
+            result: programs(),
         });
         checks.push(Check {
             what: "probes",
@@ -174,10 +174,20 @@ fn kernel() -> Result<String, String> {
     Ok(format!("{release}, {btf}"))
 }
 
-/// Loads the kernel programs as the agent does, and lets them go.
-fn programs() -> Result<Access, String> {
-    load(&[ProfileType::Cpu, ProfileType::Faults], DEFAULT_RING_BYTES).map(|(access, _)| access)
+/// Loads the kernel programs and attaches them as the agent does, and lets them go.
+fn programs() -> Result<String, String> {
+    let (access, programs) = load(&[ProfileType::Cpu, ProfileType::Faults], DEFAULT_RING_BYTES)?;
+    let (mut sources, ..) = programs.split(RARE, Box::new(|events| events.open()));
+    let sampled = sources.sync().with_context(restrictions::cannot_sample);
+    let n_cpus = sampled.map_err(|error| first_line(&error))?;
+    Ok(format!("they load; {access}; {n_cpus} CPUs can be sampled"))
 }
+
+/// So seldom that hardly a sample is taken.
+const RARE: Periods = Periods {
+    cpu_ns: Some(1_000_000_000),
+    faults: Some(1 << 20),
+};
 
 /// For programs that send nothing.
 const SMALL_RING_BYTES: u32 = 1 << 16;
@@ -188,7 +198,7 @@ fn probes() -> Result<String, String> {
         &[ProfileType::Pools, ProfileType::Alloc, ProfileType::Mmap],
         SMALL_RING_BYTES,
     )?;
-    let (_, mut probes, ..) = programs.split(Periods::default());
+    let (_, mut probes, ..) = programs.split(Periods::default(), Box::new(|events| events.open()));
     let cost = probes.cost().map_err(|error| first_line(&error))?;
     Ok(format!(
         "for --type pools, alloc and mmap alone: breakpoints in the chosen processes, {:.2} us each, {:.1} us where the kernel \

@@ -73,8 +73,8 @@ fn kept(permitted: CapabilitySet) -> CapabilitySet {
 }
 
 /// Why two threads keep CAP_SYS_ADMIN.
-pub const PRIVILEGED_PURPOSE: &str = "kept by two threads alone: one opens what shows huge pages (--type faults), one places probes in new \
-     processes (pools, alloc, mmap)";
+pub const PRIVILEGED_PURPOSE: &str = "kept by two threads alone: one opens what shows huge pages (--type faults) and the events of CPUs that come \
+     online, which some kernels want it for, one places probes in new processes (pools, alloc, mmap)";
 
 /// Which of [`KEPT`] an agent with the rights of this thread would keep, and why CAP_SYS_ADMIN too if it would.
 #[must_use]
@@ -103,8 +103,8 @@ pub fn reduce_thread() {
     reduce(CapabilitySet::empty());
 }
 
-/// The same for the thread that places probes in processes, and for the one that opens what shows their pages: the kernel lets
-/// CAP_SYS_ADMIN do that and no other.
+/// The same for the thread that places probes in processes, and for the one that opens what shows their pages, and events: the
+/// kernel lets CAP_SYS_ADMIN do that and no other.
 pub fn reduce_privileged_thread() {
     reduce(CapabilitySet::SYS_ADMIN);
 }

@@ -10,8 +10,6 @@ pub type Verdict = Result<String, String>;
 /// Every restriction, by the name of what imposes it. `rate_hz`: samples a second and CPU.
 #[must_use]
 pub fn all(rights: &Rights, rate_hz: u32) -> Vec<(&'static str, Verdict)> {
-    let read = |path: &str| fs::read_to_string(path).ok();
-    let number = |path: &str| read(path)?.trim().parse::<i64>().ok();
     let apparmor_is_on = read("/sys/module/apparmor/parameters/enabled");
     // The older place has the context of whichever module is in charge.
     let apparmor = read("/proc/self/attr/apparmor/current").or_else(|| read(CURRENT_CONTEXT));
@@ -39,10 +37,7 @@ pub fn all(rights: &Rights, rate_hz: u32) -> Vec<(&'static str, Verdict)> {
         ),
         (
             "perf_event_paranoid",
-            perf_event_paranoid(
-                number("/proc/sys/kernel/perf_event_paranoid"),
-                rights.has(CAP_PERFMON),
-            ),
+            perf_event_paranoid(number(PARANOIA), rights.has(CAP_PERFMON)),
         ),
         (
             "sample rate",
@@ -139,10 +134,40 @@ fn ptrace_scope(scope: Option<i64>, may_ptrace: bool) -> Verdict {
     }
 }
 
+/// Where the level of paranoia is.
+const PARANOIA: &str = "/proc/sys/kernel/perf_event_paranoid";
+
+/// The highest level that Linux itself knows. From the next one on the kernels of Debian and Ubuntu want CAP_SYS_ADMIN for
+/// every perf event (their patch "security,perf: Allow further restriction of perf_event_open"), and begin with it.
+const MAX_LEVEL: i64 = 2;
+
+/// Why nothing can be sampled, as far as can be told.
+#[must_use]
+pub fn cannot_sample() -> String {
+    match number(PARANOIA) {
+        Some(level) if level > MAX_LEVEL => format!(
+            "cannot sample (kernel.perf_event_paranoid is {level}, where some kernels want CAP_SYS_ADMIN: grant it, or \
+             sysctl kernel.perf_event_paranoid={MAX_LEVEL})"
+        ),
+        _ => "cannot sample".to_owned(),
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+fn number(path: &str) -> Option<i64> {
+    read(path)?.trim().parse().ok()
+}
+
 /// perf_event_open(2): who may sample whole CPUs.
 fn perf_event_paranoid(level: Option<i64>, may_sample: bool) -> Verdict {
     match level {
         None => Err("not there: this kernel has no perf events (CONFIG_PERF_EVENTS), and nothing can be sampled".to_owned()),
+        Some(level) if level > MAX_LEVEL => Ok(format!(
+            "{level}: kernels of Debian and Ubuntu let nobody sample but who has CAP_SYS_ADMIN (at {MAX_LEVEL}: CAP_PERFMON)"
+        )),
         Some(level) if may_sample => Ok(format!("{level}: does not bind who has CAP_PERFMON")),
         Some(level) if level <= 0 => Ok(format!("{level}: everybody may sample")),
         Some(level) => Err(format!(
@@ -269,7 +294,8 @@ mod tests {
     #[test]
     fn paranoia_binds_those_without_the_right() {
         check(perf_event_paranoid(None, true), false, "CONFIG_PERF_EVENTS");
-        check(perf_event_paranoid(Some(4), true), true, "4");
+        check(perf_event_paranoid(Some(2), true), true, "2");
+        check(perf_event_paranoid(Some(4), true), true, "CAP_SYS_ADMIN");
         check(perf_event_paranoid(Some(2), false), false, "CAP_PERFMON");
         check(perf_event_paranoid(Some(-1), false), true, "everybody");
     }

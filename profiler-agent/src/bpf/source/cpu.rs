@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use aya::Ebpf;
-use aya::programs::perf_event::{
-    PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
-};
+use aya::programs::perf_event::{PerfEventLinkId, SoftwareEvent};
 use profiler_common::counters::Counter;
 
-use super::{SourceError, program};
+use super::events::{EventOpener, Events, close};
+use super::{SharedEbpf, SourceError};
 use crate::bpf::tables::CounterTable;
 use crate::kernel::idle::idle_by_cpu;
 
@@ -101,42 +99,38 @@ impl CpuTimers {
 
     pub(super) fn attach(
         &mut self,
-        ebpf: &mut Ebpf,
+        ebpf: &SharedEbpf,
         counters: &CounterTable,
         cpus: &[u32],
+        open: &EventOpener,
     ) -> Result<(), SourceError> {
         let idle = idle_by_cpu();
-        let program = program(ebpf, self.program)?;
-        for &cpu in cpus {
-            let link = program.attach(
-                PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                PerfEventScope::AllProcessesOneCpu { cpu },
-                SamplePolicy::Period(self.period_ns),
-                false,
-            );
-            let link = link.map_err(|source| SourceError::Attach {
-                cpu,
-                source: Box::new(source),
-            })?;
+        let opened = open(Events {
+            ebpf: ebpf.clone(),
+            program: self.program,
+            event: SoftwareEvent::CpuClock,
+            period: self.period_ns,
+            cpus: cpus.to_vec(),
+        })?;
+        for (cpu, link) in opened {
             let attached = CpuState::now(counters, cpu, &idle);
             self.timers.insert(cpu, Timer { link, attached });
         }
         Ok(())
     }
 
-    pub(super) fn detach(&mut self, ebpf: &mut Ebpf, counters: &CounterTable, cpus: &[u32]) {
+    pub(super) fn detach(&mut self, ebpf: &SharedEbpf, counters: &CounterTable, cpus: &[u32]) {
         let idle = idle_by_cpu();
+        let mut links = Vec::with_capacity(cpus.len());
         for &cpu in cpus {
             let Some(timer) = self.timers.remove(&cpu) else {
                 continue;
             };
             let now = CpuState::now(counters, cpu, &idle);
             self.n_missed_past += now.n_missed_since(&timer.attached, self.period());
-            if let Ok(program) = program(ebpf, self.program) {
-                // The event of a CPU that went offline is gone already.
-                let _ = program.detach(timer.link);
-            }
+            links.push(timer.link);
         }
+        close(ebpf, self.program, links.into_iter());
     }
 }
 

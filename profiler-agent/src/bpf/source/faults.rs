@@ -3,12 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use aya::Ebpf;
-use aya::programs::perf_event::{
-    PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
-};
+use aya::programs::perf_event::{PerfEventLinkId, SoftwareEvent};
 
-use super::{SourceError, program};
+use super::events::{EventOpener, Events, close};
+use super::{SharedEbpf, SourceError};
 
 /// The attached events.
 #[derive(Debug)]
@@ -36,31 +34,25 @@ impl FaultEvents {
         self.period = period.max(1);
     }
 
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, cpus: &[u32]) -> Result<(), SourceError> {
-        let program = program(ebpf, self.program)?;
-        for &cpu in cpus {
-            let link = program.attach(
-                PerfEventConfig::Software(SoftwareEvent::PageFaults),
-                PerfEventScope::AllProcessesOneCpu { cpu },
-                SamplePolicy::Period(self.period),
-                false,
-            );
-            let link = link.map_err(|source| SourceError::Attach {
-                cpu,
-                source: Box::new(source),
-            })?;
-            self.links.insert(cpu, link);
-        }
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &SharedEbpf,
+        cpus: &[u32],
+        open: &EventOpener,
+    ) -> Result<(), SourceError> {
+        let opened = open(Events {
+            ebpf: ebpf.clone(),
+            program: self.program,
+            event: SoftwareEvent::PageFaults,
+            period: self.period,
+            cpus: cpus.to_vec(),
+        })?;
+        self.links.extend(opened);
         Ok(())
     }
 
-    pub(super) fn detach(&mut self, ebpf: &mut Ebpf, cpus: &[u32]) {
-        for cpu in cpus {
-            if let (Some(link), Ok(program)) = (self.links.remove(cpu), program(ebpf, self.program))
-            {
-                // The event of a CPU that went offline is gone already.
-                let _ = program.detach(link);
-            }
-        }
+    pub(super) fn detach(&mut self, ebpf: &SharedEbpf, cpus: &[u32]) {
+        let links = cpus.iter().filter_map(|cpu| self.links.remove(cpu));
+        close(ebpf, self.program, links);
     }
 }

@@ -1,6 +1,7 @@
 //! Event sources: the registry, one row a source, one file each; and what is attached to every online CPU.
 
 mod cpu;
+pub mod events;
 mod faults;
 pub mod probe_cost;
 pub mod probes;
@@ -15,6 +16,7 @@ use profiler_common::counters::N_COUNTERS;
 use profiler_common::event::source;
 
 use self::cpu::CpuTimers;
+use self::events::EventOpener;
 use self::faults::FaultEvents;
 use super::tables::CounterTable;
 use crate::kernel::hotplug::{CpuMessages, Gone};
@@ -136,13 +138,16 @@ pub enum SourceError {
     #[error("cannot note the process: {0}")]
     Table(#[from] aya::maps::MapError),
     /// The event could not be opened on a CPU.
-    #[error("cannot sample CPU {cpu}: {source}")]
+    #[error("cannot sample CPU {cpu}")]
     Attach {
         /// The CPU.
         cpu: u32,
         /// What aya says.
         source: Box<ProgramError>,
     },
+    /// The thread that opens events has ended.
+    #[error("the thread that opens events has ended")]
+    NoOpener,
 }
 
 /// How often each source takes a sample; `None`: never.
@@ -174,6 +179,7 @@ pub struct Sources {
     counters: CounterTable,
     cpu: Option<CpuTimers>,
     faults: Option<FaultEvents>,
+    open: EventOpener,
     /// CPUs that everything is attached to.
     cpus: BTreeSet<u32>,
     /// Tells of CPUs that went offline; `None`: only those count that are offline when the list is read.
@@ -188,6 +194,7 @@ impl Sources {
         build: Build,
         counters: CounterTable,
         periods: Periods,
+        open: EventOpener,
     ) -> Self {
         let name = |profile_type| Source::of(profile_type).programs[0].of(build);
         Self {
@@ -199,6 +206,7 @@ impl Sources {
             faults: periods
                 .faults
                 .map(|period| FaultEvents::new(name(ProfileType::Faults), period)),
+            open,
             cpus: BTreeSet::new(),
             messages: CpuMessages::listen().ok(),
         }
@@ -287,10 +295,10 @@ impl Sources {
 
     fn attach_sources(&mut self, cpus: &[u32]) -> Result<(), SourceError> {
         if let Some(timers) = &mut self.cpu {
-            timers.attach(&mut self.ebpf.lock(), &self.counters, cpus)?;
+            timers.attach(&self.ebpf, &self.counters, cpus, &self.open)?;
         }
         if let Some(faults) = &mut self.faults {
-            faults.attach(&mut self.ebpf.lock(), cpus)?;
+            faults.attach(&self.ebpf, cpus, &self.open)?;
         }
         Ok(())
     }
@@ -300,10 +308,10 @@ impl Sources {
             return;
         }
         if let Some(timers) = &mut self.cpu {
-            timers.detach(&mut self.ebpf.lock(), &self.counters, cpus);
+            timers.detach(&self.ebpf, &self.counters, cpus);
         }
         if let Some(faults) = &mut self.faults {
-            faults.detach(&mut self.ebpf.lock(), cpus);
+            faults.detach(&self.ebpf, cpus);
         }
         for cpu in cpus {
             self.cpus.remove(cpu);
