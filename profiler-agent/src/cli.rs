@@ -18,6 +18,7 @@ macro_rules! tell_part {
 
 pub mod agent;
 pub mod connect;
+pub mod convert;
 pub mod doctor;
 pub mod dump;
 mod ending;
@@ -56,6 +57,7 @@ use crate::config::{
     DEFAULT_WINDOW, SamplingConfig, default_ring_bytes, parse_bytes, parse_duration, parse_percent,
     parse_period, parse_time,
 };
+use crate::format::FORMATS;
 use crate::ids::Pid;
 use crate::kernel::cpus::n_cpus_online;
 use crate::kernel::privileges;
@@ -101,6 +103,8 @@ pub enum Command {
     Pull(PullArgs),
     /// Show where a profile's time or memory went: functions, callers, call tree, threads
     Report(report::ReportArgs),
+    /// Write a profile in another format, for the viewer of your choice
+    Convert(convert::ConvertArgs),
     /// Show the stack of every thread as it is now, without a pause
     Dump(dump::DumpArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
@@ -346,15 +350,28 @@ pub struct RecordArgs {
 /// Where a profile goes.
 #[derive(Debug, Args, Clone)]
 pub struct OutputArgs {
-    /// File; its ending tells the format: .pb.gz, .folded, .svg; `-` is standard output
-    #[arg(long, short, value_name = "FILE", env = "PYAGENT_OUTPUT")]
+    /// File; its ending tells the format: .pb.gz, .folded, .svg, ... (--help); `-` is standard output
+    #[arg(long, short, value_name = "FILE", env = "PYAGENT_OUTPUT", long_help = output_help())]
     pub output: Option<PathBuf>,
-    /// Format, when the file's name does not tell: pprof, folded, svg
+    /// Format, when the file's name does not tell: pprof, folded, svg, ... (--help)
     #[arg(long, value_name = "FORMAT", env = "PYAGENT_FORMAT")]
     pub format: Option<String>,
     /// Replace a file that pyagent named itself
     #[arg(long, env = "PYAGENT_FORCE", value_parser = clap::builder::BoolishValueParser::new())]
     pub force: bool,
+}
+
+/// Every format with the ending of its files.
+fn output_help() -> String {
+    let mut text = "File; its ending tells the format; `-` is standard output\n\n".to_owned();
+    for format in FORMATS {
+        let line = format!(
+            "{:<18}{:<12}{}\n",
+            format.extensions[0], format.name, format.description
+        );
+        text.push_str(&line);
+    }
+    text.trim_end().to_owned()
 }
 
 /// `pyagent pull`.
@@ -515,6 +532,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Pull(args)) => block_on(pull::run(args)),
         Some(Command::Dump(args)) => block_on(dump::run(args)),
         Some(Command::Report(args)) => block_on(report::run(args)),
+        Some(Command::Convert(args)) => block_on(convert::run(args)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => block_on(heap::run(args)),

@@ -14,5 +14,6 @@ pub mod picture;
 pub mod push;
 pub mod pyagent;
 pub mod recorder;
+pub mod samples;
 pub mod target;
 pub mod unwind;

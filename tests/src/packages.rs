@@ -37,3 +37,17 @@ pub fn allocators() -> [(&'static str, PathBuf); 3] {
     ]
     .map(|(name, file)| (name, folder.join(file)))
 }
+
+/// The folder of other people's viewers of profiles: `python`, `speedscope`.
+///
+/// # Panics
+/// When they were not got.
+#[must_use]
+pub fn viewers() -> PathBuf {
+    let folder = env::var_os("PYAGENT_VIEWERS").filter(|folder| !folder.is_empty());
+    PathBuf::from(
+        folder.expect(
+            "PYAGENT_VIEWERS is not set: `cargo xtask test` sets it, or says why it cannot",
+        ),
+    )
+}

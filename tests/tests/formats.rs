@@ -11,205 +11,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use profiler_agent::format::{FORMATS, Format, read};
-use profiler_agent::profile::aggregate::{
-    Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
-};
+use profiler_agent::profile::aggregate::Aggregator;
 use profiler_agent::profile::measure::Measure;
-use profiler_agent::profile::model::{FrameKind, Profile, ProfileType, ValueType};
+use profiler_agent::profile::model::{Profile, ProfileType, ValueType};
 use profiler_agent::view::report::{Folding, Question, SortKey, Style, View};
-use serde_json::json;
-
-const PERIOD_NS: i64 = 10_101_010;
-const START_S: u64 = 1_767_225_600;
-const DURATION_S: u64 = 12;
-
-/// A frame of the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct CodeFrame {
-    kind: FrameKind,
-    name: &'static str,
-    /// What a reader of pprof must see for `name`.
-    shown: &'static str,
-    file: &'static str,
-    line: u32,
-    /// What a reader of folded stacks must see for the frame.
-    folded: &'static str,
-}
-
-const fn python(name: &'static str, line: u32, folded: &'static str) -> CodeFrame {
-    CodeFrame {
-        kind: FrameKind::Python,
-        name,
-        shown: name,
-        file: "/srv/app.py",
-        line,
-        folded,
-    }
-}
-
-const fn other(
-    kind: FrameKind,
-    name: &'static str,
-    file: &'static str,
-    folded: &'static str,
-) -> CodeFrame {
-    CodeFrame {
-        kind,
-        name,
-        shown: name,
-        file,
-        line: 0,
-        folded,
-    }
-}
-
-const MAIN: CodeFrame = python("main", 3, "main (/srv/app.py:3)");
-const FIB: CodeFrame = python(
-    "fib.<locals>.step",
-    12,
-    "fib.<locals>.step (/srv/app.py:12)",
-);
-const CYRILLIC: CodeFrame = python("Счёт.сложить", 30, "Счёт.сложить (/srv/app.py:30)");
-const EMOJI: CodeFrame = python("函数_👩‍💻", 0, "函数_👩‍💻 (/srv/app.py)");
-const HOSTILE: CodeFrame = CodeFrame {
-    kind: FrameKind::Python,
-    name: "a;b\x1b[2J\u{202e}<&\"\n 7",
-    shown: "a;b\\u{1b}[2J\\u{202e}<&\"\\n 7",
-    file: "",
-    line: 1,
-    folded: "a:b\\u{1b}[2J\\u{202e}<&\"\\n_7",
+use pyagent_tests::samples::{
+    CYRILLIC, CodeFrame, DEFLATE, DURATION_S, EMOJI, HOSTILE, MAIN, PERIOD_NS, Row, START_S, build,
+    bytes, program, python_reader, read_with, thread_name,
 };
-const DEFLATE: CodeFrame = other(
-    FrameKind::Native,
-    "deflate",
-    "libz.so.1",
-    "[libz.so.1] deflate",
-);
-const READ: CodeFrame = other(FrameKind::Kernel, "vfs_read", "vmlinux", "vfs_read_[k]");
-const CUT: CodeFrame = other(FrameKind::Reason, "[truncated]", "", "[truncated]");
-
-/// One line of the program: how often which stack (leaf first) was seen in which thread.
-struct Row {
-    pid: u32,
-    tid: u32,
-    frames: Vec<CodeFrame>,
-    count: i64,
-}
-
-fn program() -> Vec<Row> {
-    let row = |pid, tid, frames: &[CodeFrame], count| Row {
-        pid,
-        tid,
-        frames: frames.to_vec(),
-        count,
-    };
-    let mut deep = vec![FIB; 1023];
-    deep.push(CUT);
-    vec![
-        row(7, 7, &[FIB, FIB, FIB, MAIN], 750),
-        row(7, 7, &[DEFLATE, CYRILLIC, MAIN], 200),
-        row(7, 8, &[DEFLATE, CYRILLIC, MAIN], 50),
-        row(7, 8, &[READ, EMOJI, MAIN], 5),
-        row(9, 9, &[HOSTILE, MAIN], 31),
-        row(9, 9, &deep, 2),
-        row(9, 9, &[], 4),
-    ]
-}
-
-/// Thread 8 has no name.
-fn thread_name(tid: u32) -> String {
-    match tid {
-        8 => String::new(),
-        _ => format!("нить {tid}"),
-    }
-}
-
-fn build(rows: &[Row]) -> Profile {
-    let start = UNIX_EPOCH + Duration::from_secs(START_S);
-    let mut aggregator = Aggregator::new(start, &ValueType::CPU_SAMPLES, PERIOD_NS);
-    for row in rows {
-        let sample = ResolvedSample {
-            frames: row.frames.iter().map(resolved).collect(),
-            labels: Arc::new(ThreadLabels {
-                process: Arc::new(ProcessLabels {
-                    comm: "python3".into(),
-                    python_version: "3.12.1".into(),
-                    ..ProcessLabels::of_pid(row.pid)
-                }),
-                tid: row.tid,
-                thread_name: thread_name(row.tid).into(),
-            }),
-            values: [1, PERIOD_NS].into(),
-        };
-        // One by one, as they come: adding up is the aggregation's work.
-        (0..row.count).for_each(|_| aggregator.add(&sample));
-    }
-    let comments = vec!["3 samples lost: ring full".into()];
-    aggregator.finish(Duration::from_secs(DURATION_S), comments)
-}
-
-fn resolved(frame: &CodeFrame) -> ResolvedFrame {
-    let (mapping, build_id, address) = match frame.kind {
-        FrameKind::Python | FrameKind::Reason => ("[python]", "", 0),
-        FrameKind::Native => ("/usr/lib/libz.so.1", "c0ffee", 0x1234),
-        FrameKind::Kernel => ("[kernel]", "", 0),
-    };
-    let function = ResolvedFunction {
-        kind: frame.kind,
-        name: frame.name.into(),
-        filename: frame.file.into(),
-        start_line: frame.line.saturating_sub(1),
-        mapping: mapping.into(),
-        build_id: build_id.into(),
-    };
-    ResolvedFrame {
-        function: Arc::new(function),
-        line: frame.line,
-        address,
-    }
-}
-
-fn bytes(format: &str, profile: &Profile) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let format = Format::from_name(format).expect("a format of ours");
-    format
-        .write(profile, &mut bytes)
-        .expect("memory takes everything");
-    bytes
-}
-
-/// Runs a reader with the profile on its standard input.
-fn read_with(command: &mut Command, input: &[u8]) -> String {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let mut stdin = child.stdin.take().expect("piped");
-    let input = input.to_vec();
-    // A reader may begin to answer before it has read everything.
-    let feeder = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().expect("the child is ours");
-    feeder
-        .join()
-        .expect("the feeder does not panic")
-        .expect("the reader reads all");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {errors}");
-    String::from_utf8(output.stdout).expect("readers print UTF-8")
-}
-
-fn python_reader(script: &str, input: &[u8]) -> serde_json::Value {
-    let printed = read_with(Command::new("python3").arg("-c").arg(script), input);
-    serde_json::from_str(&printed).expect("the script prints JSON")
-}
+use serde_json::json;
 
 /// Go's pprof over the profile; `None`, with a line that says so, on a machine without Go.
 fn go_pprof(arguments: &[&str], profile: &Profile) -> Option<String> {
@@ -634,6 +448,22 @@ fn go_reads_each_type_of_profile_and_shows_the_value_that_matters_most() {
     }
 }
 
+/// How many JSON values, a line each or one over all.
+const JSON_READER: &str = r"
+import json, sys
+text, n = sys.stdin.read(), 0
+while text.strip():
+    value, end = json.JSONDecoder().raw_decode(text.lstrip())
+    text, n = text.lstrip()[end:], n + 1
+print(n)
+";
+
+/// How many functions.
+const MARSHAL_READER: &str = r"
+import marshal, sys
+print(len(marshal.loads(sys.stdin.buffer.read())))
+";
+
 #[test]
 fn an_empty_profile_is_a_valid_file_in_each_format() {
     let profile = Aggregator::new(SystemTime::now(), &ValueType::CPU_SAMPLES, PERIOD_NS)
@@ -647,7 +477,27 @@ fn an_empty_profile_is_a_valid_file_in_each_format() {
                     assert!(raw.contains(head), "{raw}");
                 }
             }
-            "folded" => assert!(bytes.is_empty()),
+            "folded" | "perf" => assert!(bytes.is_empty()),
+            "speedscope" | "firefox" | "chrome" | "jsonl" => {
+                let read = python_reader(JSON_READER, &bytes);
+                assert_eq!(read, json!(1), "{} has one value", format.name);
+            }
+            "pstats" => assert_eq!(python_reader(MARSHAL_READER, &bytes), json!(0)),
+            "callgrind" => {
+                let text = String::from_utf8(bytes).expect("UTF-8");
+                assert!(
+                    text.contains("\nevents: ns samples\nsummary: 0 0\n"),
+                    "{text}"
+                );
+            }
+            "dot" => {
+                let text = String::from_utf8(bytes).expect("UTF-8");
+                assert!(
+                    text.starts_with("digraph {\n") && text.ends_with("}\n"),
+                    "{text}"
+                );
+                assert!(!text.contains("->"), "{text}");
+            }
             "svg" => {
                 let read = python_reader(SVG_READER, &bytes);
                 let text = read["texts"][0].as_str().expect("a text");

@@ -26,6 +26,7 @@ mod setup;
 mod test;
 mod timing;
 mod toolchain;
+mod viewers;
 mod vm;
 mod wheels;
 mod workspace;

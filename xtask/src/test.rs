@@ -18,7 +18,7 @@ use crate::{
     allocators, build, collector, command, grpc_tools, hosts, interpreters, package, promtool,
     setup,
     timing::{self, Row},
-    toolchain, vm, wheels, workspace,
+    toolchain, viewers, vm, wheels, workspace,
 };
 
 /// What `cargo xtask test` takes.
@@ -93,6 +93,9 @@ const WITH_PACKAGES: [&str; 2] = ["kernel_native_memory", "live_heap_guppy"];
 /// The test binaries that run programs with other allocators.
 const WITH_ALLOCATORS: [&str; 2] = ["kernel_allocations", "live_probes"];
 
+/// The test binary that opens profiles with other people's viewers.
+const VIEWERS: &str = "live_viewers";
+
 /// What is in the names of test binaries that push to others.
 const PUSHES: &str = "push";
 
@@ -124,6 +127,8 @@ struct Prepared {
     hosts: OsString,
     /// As [`promtool::get`] says; empty without.
     promtool: OsString,
+    /// As [`viewers::get`] says; empty without.
+    viewers: OsString,
     /// As [`wheels::get`] says, joined as in a search path; empty without.
     packages: OsString,
     /// As [`allocators::get`] says; empty without.
@@ -319,22 +324,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         if stages.iter().any(|stage| stage.name == UNIT) {
             prepared.promtool = promtool::get()?.unwrap_or_default().into_os_string();
         }
-        let is_run = |names: &[&str]| {
-            let mut stages = stages.iter();
-            stages.any(|stage| names.contains(&stage.name.as_str()))
-        };
-        if is_run(&WITH_PACKAGES) {
-            let (packages, row) = made("packages from PyPI", || {
-                Ok(env::join_paths(wheels::get()?)?)
-            });
-            prepared.packages = packages;
-            rows.push(row);
-        }
-        if is_run(&WITH_ALLOCATORS) {
-            let (folder, row) = made("allocators", || Ok(allocators::get()?.into_os_string()));
-            prepared.allocators = folder;
-            rows.push(row);
-        }
+        get_packages(&stages, &mut prepared, &mut rows);
         let start = Instant::now();
         build_all(&prepared)?;
         rows.push(Row {
@@ -376,6 +366,32 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Other people's packages, for the stages that run them.
+fn get_packages(stages: &[Stage], prepared: &mut Prepared, rows: &mut Vec<Row>) {
+    let is_run = |names: &[&str]| {
+        let mut stages = stages.iter();
+        stages.any(|stage| names.contains(&stage.name.as_str()))
+    };
+    if is_run(&WITH_PACKAGES) {
+        let (packages, row) = made("packages from PyPI", || {
+            Ok(env::join_paths(wheels::get()?)?)
+        });
+        prepared.packages = packages;
+        rows.push(row);
+    }
+    if is_run(&[VIEWERS]) {
+        let get = || Ok(viewers::get()?.unwrap_or_default().into_os_string());
+        let (folder, row) = made("viewers", get);
+        prepared.viewers = folder;
+        rows.push(row);
+    }
+    if is_run(&WITH_ALLOCATORS) {
+        let (folder, row) = made("allocators", || Ok(allocators::get()?.into_os_string()));
+        prepared.allocators = folder;
+        rows.push(row);
+    }
 }
 
 /// What tests need that cannot do without it: where it cannot be made this says why, and they fail.
@@ -440,6 +456,7 @@ fn cargo_test(prepared: &Prepared) -> Command {
     .env("PYAGENT_INTERPRETERS", &prepared.interpreters)
     .env("PYAGENT_HOSTS", &prepared.hosts)
     .env("PYAGENT_PROMTOOL", &prepared.promtool)
+    .env("PYAGENT_VIEWERS", &prepared.viewers)
     .env("PYAGENT_PACKAGES", &prepared.packages)
     .env("PYAGENT_ALLOCATORS", &prepared.allocators)
     .env("PYAGENT_COLLECTOR", &prepared.collector)

@@ -14,6 +14,9 @@ use super::text::frame_text;
 use crate::profile::model::{Profile, Sample};
 use crate::profile::query;
 
+/// What stands for samples without frames.
+pub(super) const NO_STACK: &str = "[no stack]";
+
 /// Writes the profile as folded stacks.
 pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     for (stack, n_samples) in stacks(profile) {
@@ -61,7 +64,7 @@ fn fold(
         folded.push_str(text.get_or_insert_with(|| unambiguous(&frame_text(&frame)).into()));
     }
     if folded.is_empty() {
-        folded.push_str("[no stack]");
+        folded.push_str(NO_STACK);
     }
     folded
 }

@@ -1,13 +1,23 @@
 //! Formats: a [`Profile`] as the bytes of a file. One file a format, one row of [`FORMATS`] each; which one is
 //! meant is decided by the file's name or by the format's. Where the bytes go is [`file`]'s business.
 
+mod callgrind;
+mod chrome;
+mod dot;
 mod escape;
 pub mod file;
+mod firefox;
 mod folded;
+mod jsonl;
+mod perf;
 mod pprof;
+mod pstats;
 pub mod read;
+mod speedscope;
 mod svg;
 mod text;
+mod threads;
+mod title;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -55,6 +65,62 @@ pub static FORMATS: &[Format] = &[
         content_type: "image/svg+xml",
         description: "flame graph for a browser",
         writer: svg::write,
+    },
+    Format {
+        name: "speedscope",
+        extensions: &[".speedscope.json"],
+        content_type: "application/json",
+        description: "speedscope.app, a profile each thread",
+        writer: speedscope::write,
+    },
+    Format {
+        name: "firefox",
+        extensions: &[".firefox.json"],
+        content_type: "application/json",
+        description: "profiler.firefox.com",
+        writer: firefox::write,
+    },
+    Format {
+        name: "chrome",
+        extensions: &[".trace.json"],
+        content_type: "application/json",
+        description: "trace events: Perfetto, chrome://tracing",
+        writer: chrome::write,
+    },
+    Format {
+        name: "callgrind",
+        extensions: &[".callgrind"],
+        content_type: "text/plain; charset=utf-8",
+        description: "KCachegrind, callgrind_annotate; with the cost of each line",
+        writer: callgrind::write,
+    },
+    Format {
+        name: "pstats",
+        extensions: &[".pstats"],
+        content_type: "application/octet-stream",
+        description: "as of cProfile: pstats, SnakeViz, gprof2dot",
+        writer: pstats::write,
+    },
+    Format {
+        name: "dot",
+        extensions: &[".dot"],
+        content_type: "text/vnd.graphviz; charset=utf-8",
+        description: "call graph for Graphviz",
+        writer: dot::write,
+    },
+    Format {
+        name: "perf",
+        extensions: &[".perf"],
+        content_type: "text/plain; charset=utf-8",
+        description: "text of perf script: FlameGraph's tools",
+        writer: perf::write,
+    },
+    Format {
+        name: "jsonl",
+        extensions: &[".jsonl"],
+        content_type: "application/jsonl",
+        description: "a line of JSON for each sample",
+        writer: jsonl::write,
     },
 ];
 

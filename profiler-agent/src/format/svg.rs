@@ -11,9 +11,9 @@ use inferno::flamegraph::color::{Color, PaletteMap};
 use inferno::flamegraph::{self, Options};
 
 use super::folded;
-use super::text::{Origin, frame_text, origin, weight_text};
+use super::text::{Origin, frame_text, origin};
+use super::title::title;
 use crate::profile::model::{Frame, FrameKind, Profile};
-use crate::profile::query;
 
 /// What is drawn for a profile without samples: inferno refuses to draw nothing.
 const EMPTY: &str = r##"<?xml version="1.0" standalone="no"?>
@@ -35,7 +35,7 @@ pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     }
     let mut palette = palette(profile);
     let mut options = Options::default();
-    options.title = title(profile);
+    options.title = format!("pyagent: {}", title(profile));
     options.subtitle = subtitle(profile);
     quantity_name(profile).clone_into(&mut options.count_name);
     "Frame:".clone_into(&mut options.name_type);
@@ -50,25 +50,6 @@ fn quantity_name(profile: &Profile) -> &'static str {
         0 => "samples",
         weight_idx => profile.sample_types[weight_idx].unit,
     }
-}
-
-/// All of it: `2970 samples`, `256.0 MiB touched`.
-fn quantity(profile: &Profile) -> String {
-    match profile.weight_idx() {
-        0 => format!("{} samples", profile.n_samples()),
-        _ => weight_text(profile),
-    }
-}
-
-/// `pyagent: 2970 samples of 3 processes in 30.0 s`; one process is named.
-fn title(profile: &Profile) -> String {
-    let seconds = profile.duration.as_secs_f64();
-    let quantity = quantity(profile);
-    let whose = match query::n_processes(profile) {
-        1 => folded::process_text(profile, &profile.samples[0]),
-        n_processes => format!("{n_processes} processes"),
-    };
-    format!("pyagent: {quantity} of {whose} in {seconds:.1} s")
 }
 
 fn subtitle(profile: &Profile) -> Option<String> {

@@ -38,6 +38,15 @@ pub fn frame_text(frame: &Frame<'_>) -> String {
     }
 }
 
+/// The text of a frame without its file: of machine code and of the kernel as [`frame_text`] has it.
+pub(super) fn name_text(frame: &Frame<'_>) -> String {
+    match frame.kind {
+        FrameKind::Python if frame.name.is_empty() => "<no name>".to_owned(),
+        FrameKind::Python => escape(frame.name).into_owned(),
+        FrameKind::Native | FrameKind::Kernel | FrameKind::Reason => frame_text(frame),
+    }
+}
+
 /// What was done with the bytes that a profile weighs its samples by: `256.0 MiB touched`.
 #[must_use]
 pub fn weight_text(profile: &Profile) -> String {

@@ -1,6 +1,6 @@
 //! Which of a profile's values is looked at, and in which unit.
 
-use super::model::{Profile, Sample};
+use super::model::{Profile, Sample, Values};
 
 /// What a value counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +78,15 @@ impl Measure {
     /// What a sample counts.
     #[must_use]
     pub fn of(self, sample: &Sample) -> Amount {
+        self.amount(sample.values)
+    }
+
+    /// What values count.
+    #[must_use]
+    pub fn amount(self, values: Values) -> Amount {
         Amount {
-            n_samples: sample.values[0],
-            weight: sample.values[self.idx],
+            n_samples: values[0],
+            weight: values[self.idx],
         }
     }
 

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod merge;
 pub mod model;
 pub mod query;
+mod reshape;
 pub mod selector;
 pub mod tables;
 pub mod time;

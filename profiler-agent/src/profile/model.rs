@@ -576,6 +576,20 @@ impl Profile {
         })
     }
 
+    /// A function as a frame at its first line; `None` for an id of another profile.
+    #[must_use]
+    pub fn function_frame(&self, id: FunctionId) -> Option<Frame<'_>> {
+        let function = self.functions.get(id.0 as usize)?;
+        Some(Frame {
+            function: id,
+            kind: function.kind,
+            name: self.str(function.name),
+            filename: self.str(function.filename),
+            line: function.start_line,
+            address: 0,
+        })
+    }
+
     /// The labels of a set, those of its process first. Ids of another profile give nothing.
     #[must_use = "it does nothing but to look labels up"]
     pub fn labels(&self, id: LabelSetId) -> impl Iterator<Item = (StringId, LabelValue)> {

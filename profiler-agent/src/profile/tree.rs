@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::measure::{Amount, Measure};
-use super::model::{FunctionId, Profile};
+use super::model::{FunctionId, Profile, StackId};
 
 /// A function under the functions that called it.
 #[derive(Debug, Clone)]
@@ -31,13 +31,18 @@ impl Tree {
     /// That of all samples.
     #[must_use]
     pub fn of(profile: &Profile, measure: Measure) -> Self {
+        let samples = profile.samples.iter();
+        Self::of_stacks(profile, samples.map(|it| (it.stack, measure.of(it))))
+    }
+
+    /// That of these stacks.
+    pub fn of_stacks(profile: &Profile, stacks: impl Iterator<Item = (StackId, Amount)>) -> Self {
         let mut nodes = vec![Node::of(None)];
         let mut known: HashMap<(usize, FunctionId), usize, RandomState> = HashMap::default();
-        for sample in &profile.samples {
-            let amount = measure.of(sample);
+        for (stack, amount) in stacks {
             let mut at = 0;
             nodes[at].total.add(amount);
-            for frame in profile.frames(sample.stack).rev() {
+            for frame in profile.frames(stack).rev() {
                 let next = *known.entry((at, frame.function)).or_insert_with(|| {
                     nodes.push(Node::of(Some(frame.function)));
                     nodes.len() - 1
