@@ -1,8 +1,6 @@
 //! Each format opened by a program that is not ours, and its figures compared with those of the samples: speedscope's
 //! importer, CPython's pstats of each version, SnakeViz, gprof2dot, pyprof2calltree, callgrind_annotate, Graphviz, inferno.
 
-#![expect(clippy::panic, reason = "a test stops where it stands")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -539,7 +537,8 @@ fn the_firefox_profilers_tables_say_what_was_sampled() {
     assert_eq!(read["threads"].as_array().unwrap().len(), threads.len());
     for ((pid, tid), rows) in threads {
         let mut found = read["threads"].as_array().unwrap().iter();
-        let is_it = |thread: &&Value| thread[0] == pid.to_string() && thread[1] == tid.to_string();
+        let ids = (pid.to_string(), tid.to_string());
+        let is_it = |thread: &&Value| thread[0] == ids.0.as_str() && thread[1] == ids.1.as_str();
         let thread = found.find(is_it).unwrap_or_else(|| panic!("{read}"));
         let mut expected: BTreeMap<Vec<String>, i64> = BTreeMap::new();
         for row in &rows {
