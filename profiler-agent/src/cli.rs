@@ -30,6 +30,7 @@ pub mod launch;
 pub mod leaks;
 pub mod listen;
 pub mod log;
+pub mod manual;
 pub mod mem;
 mod named;
 mod output;
@@ -83,6 +84,7 @@ static LONG_VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
     long_version = LONG_VERSION.as_str(),
     args_conflicts_with_subcommands = true,
     mut_args(|arg| arg.hide_env(true)),
+    mut_subcommands(|verb| verb.mut_args(|arg| arg.hide_env(true))),
     after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\n`record -- CMD`: CMD's own, 128+n a signal, 125 pyagent failed, 126 not executable, 127 not found."
 )]
 pub struct Cli {
@@ -115,6 +117,12 @@ pub enum Command {
     Heap(heap::HeapArgs),
     /// Say what works here, and why a process has no Python frames
     Doctor(DoctorArgs),
+    /// Print what a shell needs to complete pyagent's words
+    #[command(hide = true)]
+    Completions(manual::CompletionsArgs),
+    /// Print a page of the manual
+    #[command(hide = true)]
+    Man(manual::ManArgs),
     /// Waits for a byte on a pipe and becomes CMD: how `record -- CMD` has it watched from its first sample
     #[command(hide = true, name = "__launch")]
     Launch(LaunchArgs),
@@ -270,7 +278,9 @@ pub struct AgentArgs {
     /// How allocations are sampled.
     #[command(flatten)]
     pub allocation: AllocationArgs,
-    /// What is sampled: cpu, faults (memory); pools, alloc, mmap (by probes in the processes)
+    /// What is sampled: cpu, faults; pools, alloc, mmap
+    ///
+    /// Memory is faults (touched for the first time); pools, alloc and mmap need probes in the processes.
     #[arg(
         long = "type",
         value_name = "TYPE",
@@ -498,6 +508,9 @@ longer than the time is not told from what is never freed: look longer than the 
 
 /// `pyagent doctor`.
 #[derive(Debug, Args, Clone)]
+#[command(
+    after_help = "Examples:\n  sudo pyagent doctor         does everything work on this host?\n  sudo pyagent doctor 1234    why has this process no Python frames?"
+)]
 pub struct DoctorArgs {
     /// A process to look at, step by step
     #[arg(value_name = "PID")]
@@ -533,6 +546,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Dump(args)) => block_on(dump::run(args)),
         Some(Command::Report(args)) => block_on(report::run(args)),
         Some(Command::Convert(args)) => block_on(convert::run(args)),
+        Some(Command::Completions(args)) => manual::completions(&args),
+        Some(Command::Man(args)) => manual::man(&args),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => block_on(heap::run(args)),
@@ -681,11 +696,17 @@ mod tests {
 
     #[test]
     fn the_short_help_fits_a_screen() {
-        let help = Cli::command().term_width(100).render_help().to_string();
-        assert!(
-            help.lines().count() <= 48,
-            "{} lines:\n{help}",
-            help.lines().count()
-        );
+        let mut pyagent = Cli::command().term_width(100);
+        pyagent.build();
+        let help = pyagent.render_help().to_string();
+        assert!(help.lines().count() <= 48, "{help}");
+        for verb in pyagent.get_subcommands_mut() {
+            if ["__launch", "help"].contains(&verb.get_name()) {
+                continue;
+            }
+            let help = verb.render_help().to_string();
+            assert!(help.lines().count() <= 40, "{help}");
+            assert!(help.contains("Example"), "{help}");
+        }
     }
 }

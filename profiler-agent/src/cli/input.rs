@@ -47,7 +47,9 @@ pub struct InputArgs {
     /// Only of this process (repeatable)
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     pub pid: Vec<u32>,
-    /// Only samples with such a label, as thread_name=^Worker (repeatable: all of them)
+    /// Only samples with such a label, as thread_name=^Worker (repeatable)
+    ///
+    /// Of several all must be there.
     #[arg(long = "filter", value_name = "LABEL=REGEX", value_parser = parse_label)]
     pub filters: Vec<LabelFilter>,
     /// What the agent is shown.

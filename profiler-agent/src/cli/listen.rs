@@ -13,8 +13,9 @@ use crate::serve::tls::TlsFiles;
 /// Where the agent serves, and to whom.
 #[derive(Debug, Args, Clone)]
 pub struct ListenArgs {
-    /// Where to serve gRPC and HTTP: IP:PORT, unix:/PATH, none
+    /// Where to serve: IP:PORT, unix:/PATH, none
     ///
+    /// gRPC and HTTP, on the same port.
     /// A loopback address is served in the clear, to everybody on this host. A local socket can be opened by its owner and
     /// group; root sees all there, other users the processes that are their own. Other addresses need TLS with client
     /// certificates or tokens. https://IP:PORT is TLS on loopback too.

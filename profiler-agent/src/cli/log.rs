@@ -19,6 +19,7 @@ pub struct LogArgs {
     /// Messages to show: error, warn, info, debug, or like `info,bpf=debug` (kernel programs too)
     #[arg(
         long,
+        hide_short_help = true,
         value_name = "FILTER",
         default_value = "info",
         env = "PYAGENT_LOG",
@@ -28,6 +29,7 @@ pub struct LogArgs {
     /// Form of the messages: text, json
     #[arg(
         long,
+        hide_short_help = true,
         value_name = "FORM",
         default_value = "text",
         hide_possible_values = true,

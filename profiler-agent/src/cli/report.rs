@@ -42,7 +42,9 @@ pub struct ReportArgs {
     /// The call tree; frames of libraries are folded
     #[arg(long)]
     pub tree: bool,
-    /// The source of functions: what each line takes, in Python, in machine code, in the kernel
+    /// The source of functions: what each line takes
+    ///
+    /// In all, and of its own in Python, in machine code and in the kernel.
     #[arg(long)]
     pub lines: bool,
     /// By thread
@@ -54,7 +56,7 @@ pub struct ReportArgs {
     /// By any label, such as service_name, or several
     #[arg(long, value_name = "LABEL", value_delimiter = ',')]
     pub by: Vec<String>,
-    /// Order of functions: tottime, cumtime, samples, name, file, line
+    /// Order: tottime, cumtime, samples, name, file, line
     #[arg(long, value_name = "KEY", default_value = "tottime")]
     pub sort: SortKey,
     /// Lines, at most
@@ -63,7 +65,9 @@ pub struct ReportArgs {
     /// Another value of the profile, such as alloc_space
     #[arg(long, value_name = "KIND")]
     pub value: Option<String>,
-    /// Frames of machine code and of the kernel too; else what they take is their Python caller's
+    /// Frames of machine code and of the kernel too
+    ///
+    /// Else what they take is their Python caller's.
     #[arg(long)]
     pub native: bool,
     /// In the tree: fold files that match too
