@@ -300,7 +300,7 @@ pub struct AgentArgs {
 /// `pyagent record`.
 #[derive(Debug, Args, Clone)]
 #[command(
-    after_help = "Examples:\n  sudo pyagent record --pid 1234 -d 30s -o app.svg             a flame graph\n  sudo pyagent record -o app.pb.gz -- python app.py            a command, from its first sample\n  sudo pyagent record --subprocesses -o app.svg -- make test   with all that it starts\n  sudo pyagent record --type faults --pid 1234 -d 1m -o memory.svg"
+    after_help = "Examples:\n  sudo pyagent record --pid 1234 -d 30s -o app.svg             a flame graph\n  sudo pyagent record --all-python -d 30s -o all.html          of all, as a page with search and filters\n  sudo pyagent record -o app.pb.gz -- python app.py            a command, from its first sample\n  sudo pyagent record --subprocesses -o app.svg -- make test   with all that it starts\n  sudo pyagent record --type faults --pid 1234 -d 1m -o memory.svg"
 )]
 pub struct RecordArgs {
     /// Which processes.
@@ -346,10 +346,10 @@ pub struct RecordArgs {
 /// Where a profile goes.
 #[derive(Debug, Args, Clone)]
 pub struct OutputArgs {
-    /// File; its ending tells the format: .pb.gz, .folded, .svg; `-` is standard output
+    /// File; its ending tells the format: .pb.gz, .html, .svg, .inverted.svg, .folded; `-` is standard output
     #[arg(long, short, value_name = "FILE", env = "PYAGENT_OUTPUT")]
     pub output: Option<PathBuf>,
-    /// Format, when the file's name does not tell: pprof, folded, svg
+    /// Format, when the file's name does not tell: pprof, html, svg, svg-inverted, folded
     #[arg(long, value_name = "FORMAT", env = "PYAGENT_FORMAT")]
     pub format: Option<String>,
     /// Replace a file that pyagent named itself

@@ -15,8 +15,8 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    allocators, build, collector, command, grpc_tools, hosts, interpreters, package, promtool,
-    setup,
+    allocators, browser, build, collector, command, grpc_tools, hosts, interpreters, package,
+    promtool, setup,
     timing::{self, Row},
     toolchain, vm, wheels, workspace,
 };
@@ -93,6 +93,9 @@ const WITH_PACKAGES: [&str; 2] = ["kernel_native_memory", "live_heap_guppy"];
 /// The test binaries that run programs with other allocators.
 const WITH_ALLOCATORS: [&str; 2] = ["kernel_allocations", "live_probes"];
 
+/// The test binaries that look at pages as a browser shows them.
+const WITH_BROWSER: [&str; 1] = ["pages"];
+
 /// What is in the names of test binaries that push to others.
 const PUSHES: &str = "push";
 
@@ -128,6 +131,8 @@ struct Prepared {
     packages: OsString,
     /// As [`allocators::get`] says; empty without.
     allocators: OsString,
+    /// As [`browser::get`] says; empty without.
+    browser: OsString,
     /// As [`collector::get`] says; empty without.
     collector: OsString,
     /// As [`collector::packages`] says; empty without.
@@ -335,6 +340,11 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
             prepared.allocators = folder;
             rows.push(row);
         }
+        if is_run(&WITH_BROWSER) {
+            let (launcher, row) = made("browser", || Ok(browser::get()?.into_os_string()));
+            prepared.browser = launcher;
+            rows.push(row);
+        }
         let start = Instant::now();
         build_all(&prepared)?;
         rows.push(Row {
@@ -442,6 +452,7 @@ fn cargo_test(prepared: &Prepared) -> Command {
     .env("PYAGENT_PROMTOOL", &prepared.promtool)
     .env("PYAGENT_PACKAGES", &prepared.packages)
     .env("PYAGENT_ALLOCATORS", &prepared.allocators)
+    .env("PYAGENT_BROWSER", &prepared.browser)
     .env("PYAGENT_COLLECTOR", &prepared.collector)
     .env("PYAGENT_OTLP_PACKAGES", &prepared.otlp_packages)
     .env("PYAGENT_PUSH_STAND_IN", &prepared.push_stand_in)
