@@ -13,7 +13,8 @@ use crate::format::escape;
 use crate::format::text::{Origin, origin, short_file, unix_seconds};
 use crate::profile::measure::Measure;
 use crate::profile::model::{
-    Frame, FrameKind, LabelValue, LocationId, ProcessId, Profile, ValueType, Values, label,
+    Frame, FrameKind, FunctionId, LabelSetId, LabelValue, LocationId, ProcessId, Profile, Sample,
+    ValueType, Values, label,
 };
 
 /// A profile for the page. Ids are places in the tables beside it.
@@ -275,7 +276,7 @@ impl<'a> Tables<'a> {
     /// What stands for a stack of no frames.
     fn no_stack(&mut self) -> u32 {
         let nothing = Frame {
-            function: crate::profile::model::FunctionId(0),
+            function: FunctionId(0),
             kind: FrameKind::Reason,
             name: "[no stack]",
             filename: "",
@@ -297,7 +298,7 @@ impl<'a> Tables<'a> {
         let mut sets: Vec<_> = (0..profile.label_sets.len())
             .filter(|idx| is_used[*idx])
             .map(|idx| {
-                let id = crate::profile::model::LabelSetId(idx as u32);
+                let id = LabelSetId(idx as u32);
                 let thread = profile.thread(id);
                 let process = profile.label_sets[idx].process;
                 (process, thread.tid, thread.thread_name, id)
@@ -306,11 +307,11 @@ impl<'a> Tables<'a> {
         sets.sort_unstable();
         let mut threads = Threads::default();
         let mut thread_ids = Ids::new();
-        let mut process_ids = Ids::new();
+        let mut known = Ids::new();
         let mut processes = Vec::new();
         let mut thread_of_labels = vec![0; profile.label_sets.len()];
         for (process, tid, name, set) in sets {
-            let (process_idx, is_new) = process_ids.id(process);
+            let (process_idx, is_new) = known.id(process);
             if is_new {
                 let thread = profile.thread(set);
                 processes.push(Process {
@@ -364,11 +365,7 @@ fn origin_number(frame: &Frame<'_>) -> u8 {
     }
 }
 
-fn samples(
-    profile: &Profile,
-    threads: &Threads,
-    place: impl Fn(&crate::profile::model::Sample) -> (u32, u32),
-) -> Samples {
+fn samples(profile: &Profile, threads: &Threads, place: impl Fn(&Sample) -> (u32, u32)) -> Samples {
     let mut rows: Vec<((u32, u32), Values)> = profile
         .samples
         .iter()

@@ -280,9 +280,12 @@ function element(name, text, className) {
   return made;
 }
 
+/** Longest name that is shown; what is copied is whole. */
+const MAX_TEXT = 1000;
+
 /** A name or path of whatever direction of writing, which does not turn what is around it. */
 function isolated(text) {
-  const made = element("bdi", text);
+  const made = element("bdi", text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text);
   made.dir = "ltr";
   return made;
 }

@@ -4,16 +4,19 @@ const THEMES = ["auto", "light", "dark"];
 let theme = "auto";
 let isSideShown = true;
 
+/** What the line beneath the picture says at first. */
+const HINT = statusLine.textContent;
+
 const refreshProcesses = makeFilter({
   id: "processes", title: "Processes", titles: "processes", count: data.processes.length,
   text: processText, about: (idx) => data.processes[idx].about,
   owner: (thread) => data.threads.process[thread], isOffered: () => true,
-  chosen: () => state.processes, choose: (wanted) => change({ processes: wanted }),
+  chosen: () => state.processes, choose: (wanted) => change({ processes: wanted, threads: null }),
 });
 const refreshThreads = makeFilter({
   id: "threads", title: "Threads", titles: "threads", count: nThreads,
-  text: (idx) => threadText(idx),
-  about: (idx) => (data.processes.length > 1 ? processText(data.threads.process[idx]) : ""),
+  text: (idx) => threadText(idx) + (data.processes.length > 1 ? ` of ${processText(data.threads.process[idx])}` : ""),
+  about: () => "",
   owner: (thread) => thread,
   isOffered: (idx) => state.processes === null || state.processes.has(data.threads.process[idx]),
   chosen: () => state.threads, choose: (wanted) => change({ threads: wanted }),
@@ -44,6 +47,8 @@ function rebuild(keys) {
   zoomed = nodeOfKeys(keys);
   [hovered, selected] = [-1, -1];
   tip.hidden = true;
+  // What it says of a frame is no longer so.
+  statusLine.textContent = HINT;
   showAll();
 }
 

@@ -139,6 +139,7 @@ function showPath() {
   const { unit } = data.types[state.type];
   const total = tree.total[zoomed];
   byId("path").append(` ${valueText(total, unit)}${zoomed === 0 ? "" : ` (${shareText(total, tree.total[0])} of what is shown)`}`);
+  byId("path").scrollTop = byId("path").scrollHeight;
   byId("reset").disabled = zoomed === 0;
 }
 

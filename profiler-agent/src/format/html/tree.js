@@ -283,7 +283,7 @@ function buildSearch() {
     return;
   }
   try {
-    const pattern = new RegExp(state.search, "iu");
+    const pattern = new RegExp(state.search, "i");
     isFound = (name) => pattern.test(name);
   } catch (error) {
     searchError = String(error.message);
