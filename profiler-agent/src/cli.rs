@@ -314,7 +314,7 @@ pub struct AgentArgs {
 /// `pyagent record`.
 #[derive(Debug, Args, Clone)]
 #[command(
-    after_help = "Examples:\n  sudo pyagent record --pid 1234 -d 30s -o app.svg             a flame graph\n  sudo pyagent record -o app.pb.gz -- python app.py            a command, from its first sample\n  sudo pyagent record --subprocesses -o app.svg -- make test   with all that it starts\n  sudo pyagent record --type faults --pid 1234 -d 1m -o memory.svg"
+    after_help = "Examples:\n  sudo pyagent record --pid 1234 -d 30s -o app.svg             a flame graph\n  sudo pyagent record --all-python -d 30s -o all.html          of all, as a page with search and filters\n  sudo pyagent record -o app.pb.gz -- python app.py            a command, from its first sample\n  sudo pyagent record --subprocesses -o app.svg -- make test   with all that it starts\n  sudo pyagent record --type faults --pid 1234 -d 1m -o memory.svg"
 )]
 pub struct RecordArgs {
     /// Which processes.

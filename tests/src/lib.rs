@@ -2,6 +2,7 @@
 
 pub mod allocated;
 pub mod bench;
+pub mod browser;
 pub mod compiler;
 pub mod containers;
 pub mod cpu_ticks;

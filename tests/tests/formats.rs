@@ -416,6 +416,33 @@ fn the_flame_graph_is_well_formed_and_its_frames_have_their_counts() {
     );
 }
 
+#[test]
+fn the_inverted_flame_graph_begins_with_what_took_the_time() {
+    let rows = program();
+    let read = python_reader(SVG_READER, &bytes("svg-inverted", &build(&rows)));
+    let titles = read["titles"].as_array().expect("a list");
+    let all: i64 = rows.iter().map(|row| row.count).sum();
+    let count = |frames: &[CodeFrame]| {
+        let has = |row: &&Row| row.frames.starts_with(frames);
+        rows.iter().filter(has).map(|row| row.count).sum::<i64>()
+    };
+    // The last of each is a box beneath the others: as often as what took the time was called so.
+    for frames in [
+        &[FIB][..],
+        &[DEFLATE],
+        &[DEFLATE, CYRILLIC],
+        &[DEFLATE, CYRILLIC, MAIN],
+        &[READ, EMOJI],
+    ] {
+        let count = count(frames);
+        let percent = 100.0 * count as f64 / all as f64;
+        let text = frames.last().expect("one at least").folded;
+        let text = text.strip_suffix("_[k]").unwrap_or(text);
+        let title = format!("{text} ({} samples, {percent:.2}%)", thousands(count));
+        assert!(titles.contains(&title.clone().into()), "{title}");
+    }
+}
+
 fn thousands(count: i64) -> String {
     match count {
         0..1000 => count.to_string(),
@@ -494,11 +521,13 @@ fn an_empty_profile_is_a_valid_file_in_each_format() {
                 );
                 assert!(!text.contains("->"), "{text}");
             }
-            "svg" => {
+            "svg" | "svg-inverted" => {
                 let read = python_reader(SVG_READER, &bytes);
                 let text = read["texts"][0].as_str().expect("a text");
                 assert!(text.starts_with("No samples"), "{text}");
             }
+            // What a browser says of it is in `pages.rs`.
+            "html" => assert!(bytes.starts_with(b"<!DOCTYPE html>")),
             name => panic!("no independent reader for the format {name}: add one here"),
         }
     }

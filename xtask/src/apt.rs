@@ -94,6 +94,14 @@ impl Apt {
         Ok(depends_lines(&text).map(str::to_owned).collect())
     }
 
+    /// Names of all packages that a machine without any needs for `package`, and its own.
+    pub(crate) fn with_dependencies(&self, package: &str) -> Result<Vec<String>> {
+        let mut install = self.command("apt-get");
+        install.args(["-q", "--simulate", "--no-install-recommends", "install"]);
+        let text = command::output(install.arg(package))?;
+        Ok(installed_names(&text).map(str::to_owned).collect())
+    }
+
     /// Fetches `packages` and unpacks them into `into`.
     pub(crate) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         let mut download = self.command("apt-get");
@@ -130,6 +138,12 @@ fn depends_lines(text: &str) -> impl Iterator<Item = &str> {
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
 }
 
+/// Reads `Inst libc6 (2.36-9 Debian:12/stable [amd64])`.
+fn installed_names(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next())
+}
+
 /// The Debian mirror that this machine uses.
 fn mirror() -> Result<String> {
     if let Ok(mirror) = env::var(MIRROR_VARIABLE) {
@@ -156,6 +170,12 @@ fn mirror() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_be_installed_is_read() {
+        let text = "Building dependency tree...\nInst a-1 (2:3-4 Debian:12/stable [amd64])\nConf a-1 (2:3-4)\nInst b (1)\n";
+        assert_eq!(installed_names(text).collect::<Vec<_>>(), ["a-1", "b"]);
+    }
 
     #[test]
     fn depends_are_read_and_the_package_itself_is_not() {

@@ -6,6 +6,7 @@
 mod allocators;
 mod apt;
 mod bench;
+mod browser;
 mod build;
 mod cache;
 mod check;

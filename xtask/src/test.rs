@@ -15,8 +15,8 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    allocators, build, collector, command, grpc_tools, hosts, interpreters, package, promtool,
-    setup,
+    allocators, browser, build, collector, command, grpc_tools, hosts, interpreters, package,
+    promtool, setup,
     timing::{self, Row},
     toolchain, viewers, vm, wheels, workspace,
 };
@@ -95,6 +95,8 @@ const WITH_ALLOCATORS: [&str; 2] = ["kernel_allocations", "live_probes"];
 
 /// The test binary that opens profiles with other people's viewers.
 const VIEWERS: &str = "live_viewers";
+/// The test binaries that look at pages as a browser shows them.
+const WITH_BROWSER: [&str; 1] = ["pages"];
 
 /// What is in the names of test binaries that push to others.
 const PUSHES: &str = "push";
@@ -133,6 +135,8 @@ struct Prepared {
     packages: OsString,
     /// As [`allocators::get`] says; empty without.
     allocators: OsString,
+    /// As [`browser::get`] says; empty without.
+    browser: OsString,
     /// As [`collector::get`] says; empty without.
     collector: OsString,
     /// As [`collector::packages`] says; empty without.
@@ -387,6 +391,11 @@ fn get_packages(stages: &[Stage], prepared: &mut Prepared, rows: &mut Vec<Row>) 
         prepared.viewers = folder;
         rows.push(row);
     }
+    if is_run(&WITH_BROWSER) {
+        let (launcher, row) = made("browser", || Ok(browser::get()?.into_os_string()));
+        prepared.browser = launcher;
+        rows.push(row);
+    }
     if is_run(&WITH_ALLOCATORS) {
         let (folder, row) = made("allocators", || Ok(allocators::get()?.into_os_string()));
         prepared.allocators = folder;
@@ -459,6 +468,7 @@ fn cargo_test(prepared: &Prepared) -> Command {
     .env("PYAGENT_VIEWERS", &prepared.viewers)
     .env("PYAGENT_PACKAGES", &prepared.packages)
     .env("PYAGENT_ALLOCATORS", &prepared.allocators)
+    .env("PYAGENT_BROWSER", &prepared.browser)
     .env("PYAGENT_COLLECTOR", &prepared.collector)
     .env("PYAGENT_OTLP_PACKAGES", &prepared.otlp_packages)
     .env("PYAGENT_PUSH_STAND_IN", &prepared.push_stand_in)

@@ -8,6 +8,7 @@ mod escape;
 pub mod file;
 mod firefox;
 mod folded;
+mod html;
 mod jsonl;
 mod perf;
 mod pprof;
@@ -65,6 +66,20 @@ pub static FORMATS: &[Format] = &[
         content_type: "image/svg+xml",
         description: "flame graph for a browser",
         writer: svg::write,
+    },
+    Format {
+        name: "svg-inverted",
+        extensions: &[".inverted.svg"],
+        content_type: "image/svg+xml",
+        description: "the same from the leaves on: what took the time, and beneath it who called it",
+        writer: svg::write_inverted,
+    },
+    Format {
+        name: "html",
+        extensions: &[".html"],
+        content_type: "text/html; charset=utf-8",
+        description: "flame graph as a page of its own, offline: search, zoom, processes and threads, callers, functions",
+        writer: html::write,
     },
     Format {
         name: "speedscope",
@@ -169,10 +184,13 @@ impl Format {
     pub fn from_path(path: &Path) -> Result<&'static Self, FormatError> {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
         let ends_with = |extension: &&str| file_name.ends_with(extension);
-        if let Some(format) = FORMATS
-            .iter()
-            .find(|format| format.extensions.iter().any(ends_with))
-        {
+        // One ending may be the end of another one: the longest is meant.
+        let ending = |format: &Format| {
+            let endings = format.extensions.iter().copied().filter(ends_with);
+            endings.map(str::len).max()
+        };
+        let longest = FORMATS.iter().max_by_key(|format| ending(format));
+        if let Some(format) = longest.filter(|format| ending(format).is_some()) {
             return Ok(format);
         }
         match AMBIGUOUS_EXTENSIONS
@@ -232,6 +250,9 @@ mod tests {
         assert_eq!(name("/tmp/a.pb.gz"), Ok("pprof"));
         assert_eq!(name("a.folded"), Ok("folded"));
         assert_eq!(name("a.b.svg"), Ok("svg"));
+        assert_eq!(name("a.inverted.svg"), Ok("svg-inverted"));
+        assert_eq!(name("inverted.svg"), Ok("svg"));
+        assert_eq!(name("a.html"), Ok("html"));
         for path in ["a.json", "b.prof", "a.txt", "a", "", "/", "pb.gz/"] {
             let message = name(path).unwrap_err().to_string();
             for format in FORMATS {
@@ -254,7 +275,7 @@ mod tests {
         assert_eq!(name(None, None), Ok("pprof"));
         assert_eq!(
             name(Some("\u{1b}x"), None).unwrap_err().to_string(),
-            "there is no format `\\u{1b}x`; there are pprof|folded|svg"
+            "there is no format `\\u{1b}x`; there are pprof|folded|svg|svg-inverted|html"
         );
     }
 

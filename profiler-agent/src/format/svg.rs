@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use foldhash::fast::FixedState;
 use inferno::flamegraph::color::{Color, PaletteMap};
-use inferno::flamegraph::{self, Options};
+use inferno::flamegraph::{self, Direction, Options};
 
 use super::folded;
 use super::text::{Origin, frame_text, origin};
@@ -25,6 +25,15 @@ const EMPTY: &str = r##"<?xml version="1.0" standalone="no"?>
 
 /// Writes the profile as a flame graph.
 pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    draw(profile, Direction::Straight, out)
+}
+
+/// Writes the profile as a flame graph of callers: stacks begin with their leaves, which are above.
+pub(super) fn write_inverted(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    draw(profile, Direction::Inverted, out)
+}
+
+fn draw(profile: &Profile, direction: Direction, out: &mut dyn Write) -> io::Result<()> {
     let lines: Vec<String> = folded::stacks(profile)
         .into_iter()
         .filter(|(_, n_samples)| *n_samples > 0)
@@ -35,6 +44,8 @@ pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     }
     let mut palette = palette(profile);
     let mut options = Options::default();
+    options.reverse_stack_order = direction == Direction::Inverted;
+    options.direction = direction;
     options.title = format!("pyagent: {}", title(profile));
     options.subtitle = subtitle(profile);
     quantity_name(profile).clone_into(&mut options.count_name);

@@ -173,7 +173,7 @@ pub struct PullProfileRequest {
     /// How long, 10 ms to 1 h. 10 s when it is absent.
     #[prost(message, optional, tag = "2")]
     pub duration: ::core::option::Option<::prost_types::Duration>,
-    /// Name of the format: `pprof` (also when it is empty), `folded`, `svg`.
+    /// Name of the format: `pprof` (also when it is empty), `folded`, `svg`, `svg-inverted`, `html`.
     #[prost(string, tag = "3")]
     pub format: ::prost::alloc::string::String,
     /// What the profile is about: `cpu` (also when it is empty), `faults`, `pools`, `alloc`, `mmap`.
