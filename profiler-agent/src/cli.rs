@@ -18,6 +18,7 @@ macro_rules! tell_part {
 
 pub mod agent;
 pub mod connect;
+pub mod diff;
 pub mod doctor;
 pub mod dump;
 mod ending;
@@ -81,7 +82,7 @@ static LONG_VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
     long_version = LONG_VERSION.as_str(),
     args_conflicts_with_subcommands = true,
     mut_args(|arg| arg.hide_env(true)),
-    after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\n`record -- CMD`: CMD's own, 128+n a signal, 125 pyagent failed, 126 not executable, 127 not found."
+    after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched, 5 grew (`diff`);\n`record -- CMD`: CMD's own, 128+n a signal, 125 pyagent failed, 126 not executable, 127 not found."
 )]
 pub struct Cli {
     /// A subcommand; without one pyagent is the agent.
@@ -101,6 +102,8 @@ pub enum Command {
     Pull(PullArgs),
     /// Show where a profile's time or memory went: functions, callers, call tree, threads
     Report(report::ReportArgs),
+    /// Show what became slower and faster from one profile to another
+    Diff(diff::DiffArgs),
     /// Show the stack of every thread as it is now, without a pause
     Dump(dump::DumpArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
@@ -515,6 +518,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Pull(args)) => block_on(pull::run(args)),
         Some(Command::Dump(args)) => block_on(dump::run(args)),
         Some(Command::Report(args)) => block_on(report::run(args)),
+        Some(Command::Diff(args)) => block_on(diff::run(args)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => block_on(heap::run(args)),

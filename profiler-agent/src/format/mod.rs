@@ -1,6 +1,7 @@
 //! Formats: a [`Profile`] as the bytes of a file. One file a format, one row of [`FORMATS`] each; which one is
 //! meant is decided by the file's name or by the format's. Where the bytes go is [`file`]'s business.
 
+pub mod diff;
 mod escape;
 pub mod file;
 mod folded;
