@@ -39,6 +39,8 @@ pub mod record;
 mod recorder;
 pub mod report;
 mod source;
+pub mod stat;
+pub mod timed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -104,6 +106,8 @@ pub enum Command {
     Report(report::ReportArgs),
     /// Show what became slower and faster from one profile to another
     Diff(diff::DiffArgs),
+    /// Time a command over several runs: seconds, memory, faults, and its functions
+    Stat(stat::StatArgs),
     /// Show the stack of every thread as it is now, without a pause
     Dump(dump::DumpArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
@@ -117,6 +121,9 @@ pub enum Command {
     /// Waits for a byte on a pipe and becomes CMD: how `record -- CMD` has it watched from its first sample
     #[command(hide = true, name = "__launch")]
     Launch(LaunchArgs),
+    /// The same, and it stays and times CMD: how `stat -- CMD` knows what CMD took
+    #[command(hide = true, name = "__time")]
+    Time(timed::TimeArgs),
 }
 
 /// Which processes.
@@ -513,12 +520,14 @@ pub fn run(cli: Cli) -> ExitCode {
     cli.agent.log.init();
     let result = match cli.command {
         Some(Command::Launch(args)) => return launch::become_command(&args),
+        Some(Command::Time(args)) => return timed::run(&args),
         Some(Command::Doctor(args)) => return doctor::run(&args),
         Some(Command::Record(args)) => block_on(record::run(args, &cli.agent.log)),
         Some(Command::Pull(args)) => block_on(pull::run(args)),
         Some(Command::Dump(args)) => block_on(dump::run(args)),
         Some(Command::Report(args)) => block_on(report::run(args)),
         Some(Command::Diff(args)) => block_on(diff::run(args)),
+        Some(Command::Stat(args)) => block_on(stat::run(args)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => block_on(heap::run(args)),

@@ -84,7 +84,8 @@ fn changes(before: &str, after: &str, arguments: &[&str]) -> BTreeMap<String, (i
     let all = [&[before, after, "--json"], arguments].concat();
     let document: Value = serde_json::from_str(&text(&diff(&all, b""))).unwrap();
     let rows = document["functions"].as_array().unwrap().clone();
-    let change = |value: &Value| value["after"].as_i64().unwrap() - value["before"].as_i64().unwrap();
+    let change =
+        |value: &Value| value["after"].as_i64().unwrap() - value["before"].as_i64().unwrap();
     rows.iter()
         .map(|row| {
             let name = row["function"].as_str().unwrap().to_owned();
@@ -155,7 +156,10 @@ fn infernos_diff_folded_has_the_same_stacks_and_counts() {
     assert_eq!(sorted(&written), sorted(&expected));
     assert_eq!(written.lines().count(), 5);
     // The same on standard output, and nothing else.
-    assert_eq!(text(&diff(&[&before, "-", "-o", "-"], AFTER.as_bytes())), written);
+    assert_eq!(
+        text(&diff(&[&before, "-", "-o", "-"], AFTER.as_bytes())),
+        written
+    );
 }
 
 #[test]
@@ -167,8 +171,14 @@ fn the_flame_graph_shows_what_grew_and_what_shrank() {
     text(&diff(&arguments, b""));
     let svg = fs::read_to_string(svg).unwrap();
     // 120 s more, of 1125 s.
-    assert!(svg.contains("render (web/view.py) (720,000,000,000 nanoseconds, 64.00%; +10.67%)"), "{svg}");
-    assert!(svg.contains("connect (sql/db.py) (300,000,000,000 nanoseconds, 26.67%; 0.00%)"), "{svg}");
+    assert!(
+        svg.contains("render (web/view.py) (720,000,000,000 nanoseconds, 64.00%; +10.67%)"),
+        "{svg}"
+    );
+    assert!(
+        svg.contains("connect (sql/db.py) (300,000,000,000 nanoseconds, 26.67%; 0.00%)"),
+        "{svg}"
+    );
     assert!(svg.contains("after.pb.gz against before.pb.gz"), "{svg}");
 }
 
@@ -178,13 +188,47 @@ fn what_became_slower_fails_and_what_became_faster_does_not() {
     let [before, after] = files(folder.path());
     for (arguments, code, parts) in [
         // 12 s of each 100 s more: 12 %; the new function 9.5 %.
-        (&[&*before, &after, "--same-work", "--fail-over", "11%"][..], 5, &["+12.0 %", "render", "all of it"][..]),
-        (&[&*before, &after, "--same-work", "--fail-over", "13%"], 0, &["nothing grew"]),
+        (
+            &[&*before, &after, "--same-work", "--fail-over", "11%"][..],
+            5,
+            &["+12.0 %", "render", "all of it"][..],
+        ),
+        (
+            &[&*before, &after, "--same-work", "--fail-over", "13%"],
+            0,
+            &["nothing grew"],
+        ),
         // 72 of 112.5 are 64 %; 60 of 100 were 60 %.
-        (&[&*before, &after, "--fail-over", "3.9%"], 5, &["+4.0 %", "fib"]),
-        (&[&*before, &after, "--fail-over", "10%"], 0, &["nothing grew"]),
-        (&[&*before, &before, "--fail-over", "0.01%"], 0, &["too few samples to tell growth by 0.0 %", "the total changed by 0.0 %"]),
-        (&[&*before, &after, "--same-work", "--lines", "--fail-over", "11%"], 5, &["render  web/view.py\n"]),
+        (
+            &[&*before, &after, "--fail-over", "3.9%"],
+            5,
+            &["+4.0 %", "fib"],
+        ),
+        (
+            &[&*before, &after, "--fail-over", "10%"],
+            0,
+            &["nothing grew"],
+        ),
+        (
+            &[&*before, &before, "--fail-over", "0.01%"],
+            0,
+            &[
+                "too few samples to tell growth by 0.0 %",
+                "the total changed by 0.0 %",
+            ],
+        ),
+        (
+            &[
+                &*before,
+                &after,
+                "--same-work",
+                "--lines",
+                "--fail-over",
+                "11%",
+            ],
+            5,
+            &["render  web/view.py\n"],
+        ),
     ] {
         let output = diff(arguments, b"");
         let printed = String::from_utf8_lossy(&output.stdout);
@@ -218,7 +262,10 @@ fn rows_are_sorted_by_their_change_and_restricted() {
         rows.map(name).collect::<Vec<_>>()
     };
     assert_eq!(names(&["--same-work"])[..3], ["render", "fib", "gone"]);
-    assert_eq!(names(&["--same-work", "--sort", "cumtime", "2"]), ["<module>", "main"]);
+    assert_eq!(
+        names(&["--same-work", "--sort", "cumtime", "2"]),
+        ["<module>", "main"]
+    );
     assert_eq!(names(&["--top", "1"]), ["gone"]);
     assert_eq!(names(&["web/"]), ["render", "query"]);
     assert_eq!(names(&["connect|query", "1"]), ["connect"]);
@@ -232,11 +279,19 @@ fn what_cannot_be_compared_is_one_line_with_the_reason() {
         (&["-", "-"][..], 2, "standard input"),
         (&[&*before, "-"], 2, "cpu (nanoseconds) and samples (count)"),
         (&[&*before, "nosuch.pb.gz"], 1, "nosuch.pb.gz"),
-        (&[&*before, &before, "--value", "alloc_space"], 2, "it has samples, cpu"),
+        (
+            &[&*before, &before, "--value", "alloc_space"],
+            2,
+            "it has samples, cpu",
+        ),
         (&[&*before, &before, "--sort", "name"], 2, "cumtime"),
         (&[&*before, &before, "-o", "x.json"], 2, ".folded"),
         (&[&*before, &before, "--last", "5m"], 2, "agents"),
-        (&[&*before, "127.0.0.1:1", "--last", "5m"], 1, "no agent answers"),
+        (
+            &[&*before, "127.0.0.1:1", "--last", "5m"],
+            1,
+            "no agent answers",
+        ),
     ] {
         let output = diff(arguments, BEFORE.as_bytes());
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -246,7 +301,10 @@ fn what_cannot_be_compared_is_one_line_with_the_reason() {
         assert!(output.stdout.is_empty());
     }
     // A value that both have.
-    text(&diff(&[&before, "-", "--value", "samples"], AFTER.as_bytes()));
+    text(&diff(
+        &[&before, "-", "--value", "samples"],
+        AFTER.as_bytes(),
+    ));
     // Nothing names no profile.
     assert_eq!(diff(&[&before], b"").status.code(), Some(2));
 }
@@ -255,7 +313,10 @@ fn what_cannot_be_compared_is_one_line_with_the_reason() {
 fn the_help_fits_a_screen_and_the_long_one_teaches() {
     let help = text(&diff(&["-h"], b""));
     assert!(help.lines().count() <= 40, "{help}");
-    assert!(help.contains("Examples:") && help.contains("<BEFORE> <AFTER>"), "{help}");
+    assert!(
+        help.contains("Examples:") && help.contains("<BEFORE> <AFTER>"),
+        "{help}"
+    );
     assert!(!help.contains("127.0.0.1:7099"), "{help}");
     assert!(text(&diff(&["--help"], b"")).contains("Bonferroni"));
 }

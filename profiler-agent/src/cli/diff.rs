@@ -26,6 +26,7 @@ use crate::view::report::{Restriction, SortKey};
 #[derive(Debug, Args, Clone)]
 #[command(
     mut_arg("input", |arg| arg
+        .index(1)
         .value_name("BEFORE")
         .env(None::<&str>)
         .default_value(None::<&str>)
@@ -39,24 +40,24 @@ pub struct DiffArgs {
     #[command(flatten)]
     pub input: InputArgs,
     /// The same, of what it became
-    #[arg(value_name = "AFTER")]
+    #[arg(value_name = "AFTER", index = 2)]
     pub after: String,
     /// Which rows: a number of them, a part (0.1), or a regex on file:line(name)
-    #[arg(value_name = "RESTRICTION")]
+    #[arg(value_name = "RESTRICTION", index = 3)]
     pub restrictions: Vec<Restriction>,
     /// Lines of Python functions, by their numbers, in place of functions
     #[arg(long)]
     pub lines: bool,
-    /// Both did the same work, as a command from begin to end: compare amounts, not shares of the total
+    /// Both did the same work: compare amounts, not shares of the total
     #[arg(long)]
     pub same_work: bool,
-    /// End with 5 when something grew by more than this part of the total, and by more than chance explains
+    /// End with 5 when something grew by more than this part of the total, and than chance
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     pub fail_over: Option<f64>,
     /// Samples that are closer together than this tell the same
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration, hide_short_help = true)]
     pub correlation: Duration,
-    /// What comes first: the change of tottime, or of cumtime
+    /// What comes first: tottime, or cumtime
     #[arg(long, value_name = "KEY", default_value = "tottime")]
     pub sort: SortKey,
     /// Rows, at most
@@ -68,7 +69,7 @@ pub struct DiffArgs {
     /// Frames of machine code and of the kernel too; else what they take is their Python caller's
     #[arg(long)]
     pub native: bool,
-    /// Write a differential flame graph (.svg), or folded stacks with two counts (.folded); `-`: folded stacks
+    /// Write a differential flame graph (.svg), or folded stacks with two counts (.folded, `-`)
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print JSON
@@ -137,13 +138,7 @@ pub async fn run(args: DiffArgs) -> Result<ExitCode> {
     } else {
         Basis::Shares
     };
-    let diff = Diff::new(
-        [&before, &after],
-        measures,
-        grain,
-        basis,
-        args.correlation,
-    );
+    let diff = Diff::new([&before, &after], measures, grain, basis, args.correlation);
     let verdict = args
         .fail_over
         .map(|allowed| (allowed, diff.verdict(allowed)));
@@ -267,7 +262,11 @@ impl Output {
             let path = Path::new(name).file_name().unwrap_or_default();
             path.to_string_lossy().into_owned()
         };
-        let subtitle = format!("{} against {}", shown(&args.after), shown(&args.input.input));
+        let subtitle = format!(
+            "{} against {}",
+            shown(&args.after),
+            shown(&args.input.input)
+        );
         self.target.write_with(|out: &mut dyn Write| {
             if self.is_svg {
                 format::write_svg(&stacks, !args.same_work, unit, &subtitle, out)

@@ -326,7 +326,11 @@ impl Diff {
         rows.sort_by(|a, b| {
             let [first, second] = [a, b].map(|row| {
                 let sizes = [size(&row.own), size(&row.total)];
-                if by_total { [sizes[1], sizes[0]] } else { sizes }
+                if by_total {
+                    [sizes[1], sizes[0]]
+                } else {
+                    sizes
+                }
             });
             let by_size = second[0].total_cmp(&first[0]);
             let by_other = || second[1].total_cmp(&first[1]);

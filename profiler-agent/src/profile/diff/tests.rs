@@ -123,7 +123,9 @@ fn what_few_samples_say_is_never_a_failure() {
     }
     let none = profile(&[], "/a", 1);
     let diff = compared(&none, &before, Basis::SameWork, INDEPENDENT);
-    assert!(!diff.verdict(0.05).has_failed() && diff.rows.iter().all(|it| !it.own.change.is_change()));
+    assert!(
+        !diff.verdict(0.05).has_failed() && diff.rows.iter().all(|it| !it.own.change.is_change())
+    );
 }
 
 #[test]
