@@ -369,7 +369,7 @@ async fn wait(
 }
 
 /// The end of the terminal; `None` under `nohup`, which has it ignored.
-fn watch_hangup() -> Result<Option<tokio::signal::unix::Signal>> {
+pub(super) fn watch_hangup() -> Result<Option<tokio::signal::unix::Signal>> {
     if facts::ignores_hangup() {
         return Ok(None);
     }
@@ -377,7 +377,7 @@ fn watch_hangup() -> Result<Option<tokio::signal::unix::Signal>> {
     Ok(Some(hangup))
 }
 
-async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
+pub(super) async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,

@@ -1,7 +1,7 @@
 //! `pyagent stat`: runs a command some times, and says what it took.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal as _, PipeReader, Read as _};
+use std::io::{IsTerminal as _, PipeReader, PipeWriter, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use super::exit::{self, ExitError};
 use super::launch::{Launch, name_of, pass_on, pass_on_interrupt};
 use super::named;
 use super::output::print;
+use super::record::{received, watch_hangup};
 use super::report::style;
 use super::timed::{Figures, Prints};
 use crate::agent::{Agent, Purpose, Recording};
@@ -26,15 +27,17 @@ use crate::format::{Format, escape};
 use crate::ids::Pid;
 use crate::kernel::probe::Rights;
 use crate::profile::measure::Measure;
+use crate::profile::merge::Merger;
 use crate::profile::model::{Profile, ProfileType};
+use crate::track::tracker::Selection;
 use crate::view::report::{Folding, Question, SortKey, View};
 use crate::view::stat::{Run, Stat, json, text};
 
-/// Functions that are shown.
-const TOP: usize = 10;
-
 /// A report of figures is shorter than this.
 const MAX_REPORT_BYTES: u64 = 4096;
+
+/// Runs that are sampled by one start of the agent: their processes wait for their turn, with some MiB each.
+const RUNS_AT_ONCE: usize = 16;
 
 /// The time of a run is shown this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -63,6 +66,9 @@ pub struct StatArgs {
     #[arg(long, value_name = "HZ", default_value_t = DEFAULT_RATE_HZ, env = "PYAGENT_RATE",
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
+    /// Functions that are shown
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
     /// Write the profile of all runs into a file: .pb.gz, .folded, .svg
     #[arg(long, short, value_name = "FILE", conflicts_with = "no_profile")]
     pub output: Option<PathBuf>,
@@ -132,65 +138,95 @@ async fn stat(args: &StatArgs) -> Result<ExitCode> {
         target.check()?;
     }
     let mut signals = Signals::new()?;
-    let mut stopped = None;
+    let mut end = None;
     for idx in 0..args.warmup {
-        match once(args, &mut signals, "warm-up", idx, args.warmup).await? {
-            Ended::Ran(figures) if is_failure(&figures) && !args.ignore_failure => {
-                stopped = Some(("warm-up", idx, code_of(&figures)));
-                break;
-            }
-            Ended::Ran(_) => {}
-            Ended::NotStarted(code) => return Ok(ExitCode::from(code)),
-            Ended::Interrupted(code) => {
-                tell!("interrupted while it warmed up");
-                return Ok(ExitCode::from(code));
-            }
+        if end.is_none() {
+            let prepared = vec![Prepared::new(args)?];
+            let warm_up = Kind::WarmUp { idx };
+            (_, end) = run_all(args, prepared, &mut signals, warm_up).await?;
         }
     }
-    let recorder = match args.no_profile {
-        true => Err("--no-profile".to_owned()),
-        false => Recorder::start(args).await,
-    };
     let mut runs = Vec::new();
-    let mut interrupted = None;
-    if stopped.is_none() {
-        for idx in 0..args.runs {
-            match once(args, &mut signals, "run", idx, args.runs).await? {
-                Ended::Ran(figures) => {
-                    runs.push(shown(&figures));
-                    if is_failure(&figures) && !args.ignore_failure {
-                        stopped = Some(("run", idx, code_of(&figures)));
-                        break;
-                    }
-                }
-                Ended::NotStarted(code) => return Ok(ExitCode::from(code)),
-                Ended::Interrupted(code) => {
-                    interrupted = Some(code);
-                    break;
-                }
-            }
-        }
+    let mut profiles = Profiles::new(args);
+    while end.is_none() && runs.len() < args.runs as usize {
+        let n = RUNS_AT_ONCE.min(args.runs as usize - runs.len());
+        let prepared = (0..n).map(|_| Prepared::new(args));
+        let prepared = prepared.collect::<Result<Vec<_>>>()?;
+        let pids = prepared.iter().map(|it| it.launch.pid()).collect();
+        let recorder = profiles.begin(args, pids).await;
+        let counted = Kind::Counted { idx: runs.len() };
+        let (more, stopped) = run_all(args, prepared, &mut signals, counted).await?;
+        runs.extend(more);
+        end = stopped;
+        profiles.end(recorder).await;
     }
-    let profile = match recorder {
-        Ok(recorder) => recorder.finish().await,
-        Err(why) => Err(why),
-    };
+    if let Some(End::NotStarted(code)) = end {
+        return Ok(ExitCode::from(code));
+    }
+    let profile = profiles.finish();
     if let (Ok(profile), Some((target, format))) = (&profile, &output) {
         target.write(profile, format)?;
     }
     show(args, &runs, profile, export.as_ref())?;
-    if let Some((what, idx, code)) = stopped {
-        tell!(
-            "{what} {} of the command failed with exit code {code}; --ignore-failure goes on after it",
-            idx + 1
-        );
-        return Ok(ExitCode::from(code));
-    }
-    Ok(interrupted.map_or(ExitCode::SUCCESS, ExitCode::from))
+    Ok(match end {
+        None => ExitCode::SUCCESS,
+        Some(End::Failed(what, code)) => {
+            tell!(
+                "{what} of the command failed with exit code {code}; --ignore-failure goes on after it"
+            );
+            ExitCode::from(code)
+        }
+        Some(End::Interrupted(code) | End::NotStarted(code)) => ExitCode::from(code),
+    })
 }
 
-fn is_failure(figures: &Figures) -> bool {
-    figures.code != Some(0)
+/// Why there are no more runs, with the exit code that says so.
+enum End {
+    /// It failed, in this one.
+    Failed(String, u8),
+    /// It is no command.
+    NotStarted(u8),
+    /// By who called.
+    Interrupted(u8),
+}
+
+/// Which runs.
+#[derive(Clone, Copy)]
+enum Kind {
+    WarmUp {
+        idx: u32,
+    },
+    /// The first of them.
+    Counted {
+        idx: usize,
+    },
+}
+
+/// One run after the other, until one of them ends all.
+async fn run_all(
+    args: &StatArgs,
+    prepared: Vec<Prepared>,
+    signals: &mut Signals,
+    kind: Kind,
+) -> Result<(Vec<Run>, Option<End>)> {
+    let mut runs = Vec::new();
+    for prepared in prepared {
+        let what = match kind {
+            Kind::WarmUp { idx } => format!("warm-up {} of {}", idx + 1, args.warmup),
+            Kind::Counted { idx } => format!("run {} of {}", idx + runs.len() + 1, args.runs),
+        };
+        match once(args, prepared, signals, &what).await? {
+            Ended::Ran(figures) => {
+                runs.push(shown(&figures));
+                if figures.code != Some(0) && !args.ignore_failure {
+                    return Ok((runs, Some(End::Failed(what, code_of(&figures)))));
+                }
+            }
+            Ended::NotStarted(code) => return Ok((runs, Some(End::NotStarted(code)))),
+            Ended::Interrupted(code) => return Ok((runs, Some(End::Interrupted(code)))),
+        }
+    }
+    Ok((runs, None))
 }
 
 /// As shells have it: 128 + n for a signal.
@@ -246,7 +282,7 @@ fn show(
         .collect();
     let profile = profile.map(Profile::without_native);
     let (functions, functions_json) = match &profile {
-        Ok(profile) => functions(profile),
+        Ok(profile) => functions(profile, args.top),
         Err(why) => (Err(why.clone()), Value::Null),
     };
     let stat = Stat {
@@ -270,13 +306,13 @@ fn show(
 }
 
 /// The top of what `report` shows of the runs.
-fn functions(profile: &Profile) -> (Result<String, String>, Value) {
+fn functions(profile: &Profile, top: usize) -> (Result<String, String>, Value) {
     let (folding, none) = (Folding::default(), std::collections::BTreeMap::new());
     let question = Question {
         profile,
         measure: Measure::main(profile),
         sort: SortKey::Own,
-        top: Some(TOP),
+        top: Some(top),
         restrictions: &[],
         labels: &[],
         folding: &folding,
@@ -301,34 +337,54 @@ enum Ended {
     Interrupted(u8),
 }
 
+/// A process that waits for the word to run CMD, and the way back from it.
+struct Prepared {
+    launch: Launch,
+    report: PipeReader,
+    report_back: PipeWriter,
+}
+
+impl Prepared {
+    fn new(args: &StatArgs) -> Result<Self> {
+        let (report, report_back) = std::io::pipe().context("cannot make a pipe")?;
+        let prints = if args.discard {
+            Prints::Nowhere
+        } else if args.json {
+            Prints::Error
+        } else {
+            Prints::Own
+        };
+        let name = name_of(&report_back);
+        let mut options: Vec<&OsStr> = vec![
+            OsStr::new("--report"),
+            OsStr::new(&name),
+            OsStr::new("--prints"),
+            OsStr::new(prints.name()),
+        ];
+        if args.runs > 1 || args.warmup > 0 {
+            options.push(OsStr::new("--no-input"));
+        }
+        Ok(Self {
+            launch: Launch::prepare_as("__time", &options, &args.command, args.as_root)?,
+            report,
+            report_back,
+        })
+    }
+}
+
 /// One run, with its progress.
 async fn once(
     args: &StatArgs,
+    prepared: Prepared,
     signals: &mut Signals,
     what: &str,
-    idx: u32,
-    n: u32,
 ) -> Result<Ended> {
-    let (report, report_back) = std::io::pipe().context("cannot make a pipe")?;
-    let prints = if args.discard {
-        Prints::Nowhere
-    } else if args.json {
-        Prints::Error
-    } else {
-        Prints::Own
-    };
-    let name = name_of(&report_back);
-    let mut options: Vec<&OsStr> = vec![
-        OsStr::new("--report"),
-        OsStr::new(&name),
-        OsStr::new("--prints"),
-        OsStr::new(prints.name()),
-    ];
-    if args.runs > 1 || args.warmup > 0 {
-        options.push(OsStr::new("--no-input"));
-    }
-    let launch = Launch::prepare_as("__time", &options, &args.command, args.as_root)?;
-    let mut progress = Progress::new(args, what, idx, n);
+    let Prepared {
+        launch,
+        report,
+        report_back,
+    } = prepared;
+    let mut progress = Progress::new(args, what);
     let (mut child, _wait) = launch.go_at_once()?;
     let mut is_interrupted = false;
     let status = loop {
@@ -340,6 +396,10 @@ async fn once(
             _ = signals.terminate.recv() => {
                 is_interrupted = true;
                 pass_on(child.id(), Signal::SIGTERM);
+            }
+            () = received(&mut signals.hangup) => {
+                is_interrupted = true;
+                pass_on(child.id(), Signal::SIGHUP);
             }
             _ = signals.children.recv() => {}
             () = tokio::time::sleep(PROGRESS_INTERVAL) => progress.show(),
@@ -384,6 +444,8 @@ fn read_report(report: PipeReader) -> Result<Option<Figures>> {
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    /// `None` under `nohup`, which has it ignored.
+    hangup: Option<tokio::signal::unix::Signal>,
     children: tokio::signal::unix::Signal,
 }
 
@@ -392,12 +454,67 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?,
             terminate: signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?,
+            hangup: watch_hangup()?,
             children: signal(SignalKind::child()).context("cannot watch for SIGCHLD")?,
         })
     }
 }
 
-/// Samples all Python processes that pyagent starts, itself or through others.
+/// The profiles of runs, or why there are none.
+struct Profiles(Result<Vec<Profile>, String>);
+
+impl Profiles {
+    fn new(args: &StatArgs) -> Self {
+        if args.no_profile {
+            Self(Err("--no-profile".to_owned()))
+        } else {
+            Self(Ok(Vec::new()))
+        }
+    }
+
+    /// Has runs sampled, unless that failed once.
+    async fn begin(&mut self, args: &StatArgs, pids: Vec<Pid>) -> Option<Recorder> {
+        self.0.as_ref().ok()?;
+        match Recorder::start(args, pids).await {
+            Ok(recorder) => Some(recorder),
+            Err(why) => {
+                self.0 = Err(why);
+                None
+            }
+        }
+    }
+
+    async fn end(&mut self, recorder: Option<Recorder>) {
+        let Some(recorder) = recorder else { return };
+        match (recorder.finish().await, &mut self.0) {
+            (Ok(profile), Ok(profiles)) => profiles.push(profile),
+            (Err(why), profiles) => *profiles = Err(why),
+            (Ok(_), Err(_)) => {}
+        }
+    }
+
+    /// All in one.
+    fn finish(self) -> Result<Profile, String> {
+        let profiles = self.0?;
+        let mut merger = Merger::default();
+        for profile in &profiles {
+            merger.add(profile, |sample| Some(sample.values));
+        }
+        let mut head = match profiles.first() {
+            Some(first) => first.head(),
+            None => return Err("no run was sampled".to_owned()),
+        };
+        head.duration = profiles.iter().map(|it| it.duration).sum();
+        for comment in profiles.iter().skip(1).flat_map(|it| &it.comments) {
+            if !head.comments.contains(comment) {
+                head.comments.push(comment.clone());
+            }
+        }
+        Ok(merger.finish(head))
+    }
+}
+
+/// Samples all Python processes that some of pyagent's own start.
 struct Recorder {
     agent: Agent,
     profile: oneshot::Receiver<Profile>,
@@ -405,14 +522,18 @@ struct Recorder {
 
 impl Recorder {
     /// Why not is one line.
-    async fn start(args: &StatArgs) -> Result<Self, String> {
+    async fn start(args: &StatArgs, pids: Vec<Pid>) -> Result<Self, String> {
         let missing = Rights::of_this_process().missing();
         if !missing.is_empty() {
             return Err(ExitError::Rights(missing).to_string());
         }
         named::check_namespace().map_err(|error| format!("{error:#}"))?;
-        let mut config = SamplingConfig::of_pid(Pid(std::process::id()));
-        config.selection.subprocesses = true;
+        let selection = Selection {
+            only_pids: Some(pids),
+            subprocesses: true,
+            ..Selection::default()
+        };
+        let mut config = SamplingConfig::of(selection);
         config.rate_hz = args.rate;
         let (reply, profile) = oneshot::channel();
         let recording = Recording {
@@ -444,20 +565,16 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(args: &StatArgs, what: &str, idx: u32, n: u32) -> Self {
+    fn new(args: &StatArgs, what: &str) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let command = args.command.first().map(|it| it.to_string_lossy());
         let progress = Self {
-            line: format!(
-                "{what} {} of {n}: {}",
-                idx + 1,
-                escape(&command.unwrap_or_default())
-            ),
+            line: format!("{what}: {}", escape(&command.unwrap_or_default())),
             begun: Instant::now(),
             is_alone: is_terminal && args.discard,
             is_shown: false,
         };
-        if is_terminal && !args.discard && n > 1 {
+        if is_terminal && !args.discard && args.runs + args.warmup > 1 {
             tell!("{}", progress.line);
         }
         progress

@@ -107,13 +107,13 @@ pub fn run(args: &TimeArgs) -> ExitCode {
 
 fn timed(args: &TimeArgs) -> Result<ExitCode> {
     let report = OpenOptions::new().write(true).open(&args.report);
-    let mut report = report.context("cannot open the way back")?;
     let mut go = [0];
     let opened = File::open(&args.launch.go);
     if !matches!(opened.and_then(|mut pipe| pipe.read(&mut go)), Ok(1)) {
         // Nobody wants CMD any more.
         return Ok(ExitCode::from(exit::LAUNCH_FAILED));
     }
+    let mut report = report.context("cannot open the way back")?;
     become_user(&args.launch).context("cannot become the user who called sudo")?;
     let Some((program, arguments)) = args.launch.command.split_first() else {
         return Ok(ExitCode::from(exit::USAGE));
