@@ -44,7 +44,7 @@ def slower(n):
     for i in range(n): x += i
 n, took = int(sys.argv[1]), [0, 0]
 def main():
-    for _ in range(1500):
+    for _ in range(1000):
         a = time.thread_time_ns()
         steady(10000)
         b = time.thread_time_ns()
@@ -226,10 +226,10 @@ fn a_function_that_became_a_fifth_slower_is_found_with_its_amount() {
         let change = &row(name)["total"];
         let within = change["low"].as_f64().unwrap()..=change["high"].as_f64().unwrap();
         assert!(within.contains(&truth), "{name}: {truth} {change}");
-        // A sample stands for 1 ms: what was sampled is what was used, but for those at the edges of its 1,500 turns.
+        // A sample stands for 1 ms: what was sampled is what was used, but for those at the edges of its 1,000 turns.
         let of_samples = change["change"].as_f64().unwrap();
         let n_samples = total_before / Duration::from_millis(1).as_nanos() as f64;
-        let edges = 5.0 * (2.0 * 2.0 * 1_500.0_f64).sqrt() / n_samples;
+        let edges = 5.0 * (2.0 * 2.0 * 1_000.0_f64).sqrt() / n_samples;
         assert!(
             (of_samples - truth).abs() < edges,
             "{name}: {of_samples} {truth} {edges}"

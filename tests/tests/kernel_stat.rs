@@ -279,7 +279,7 @@ fn what_a_command_prints_is_shown_unless_it_is_thrown_away() {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (text(&output.stdout), text(&output.stderr))
     };
-    let (out, errors) = run("--no-profile");
+    let (out, errors) = run("--ignore-failure");
     assert!(
         out == "out\n" && errors.starts_with("err\n1 run of sh"),
         "{errors}"

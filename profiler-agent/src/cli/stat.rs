@@ -126,13 +126,19 @@ pub async fn run(args: StatArgs) -> Result<ExitCode> {
 }
 
 async fn stat(args: &StatArgs) -> Result<ExitCode> {
-    let output = args.output.clone().map(|path| {
-        let format = Format::choose(None, Some(&path));
-        format.map(|format| (Target::named(path), format))
-    });
-    let output = output
-        .transpose()
-        .map_err(|error| ExitError::Usage(error.to_string()))?;
+    let output = match &args.output {
+        Some(path) => {
+            let format = Format::choose(None, Some(path));
+            let format = format.map_err(|_| {
+                ExitError::Usage(format!(
+                    "`{}` does not tell the format: end it with .pb.gz, .folded or .svg",
+                    escape(&path.to_string_lossy())
+                ))
+            })?;
+            Some((Target::named(path.clone()), format))
+        }
+        None => None,
+    };
     let export = args.export_json.clone().map(Target::named);
     for target in output.iter().map(|(target, _)| target).chain(&export) {
         target.check()?;
