@@ -1,7 +1,5 @@
 //! `pyagent diff` over files: its figures against other programs', its exit codes, and what it says of what cannot be compared.
 
-#![expect(clippy::print_stdout, reason = "a test says why it is skipped")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;

@@ -24,6 +24,7 @@ use crate::view::report::{Restriction, SortKey};
 
 /// `pyagent diff`.
 #[derive(Debug, Args, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[command(
     mut_arg("input", |arg| arg
         .index(1)

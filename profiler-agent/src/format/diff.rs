@@ -67,7 +67,7 @@ pub fn write_svg(
         })
         .collect();
     let mut options = Options::default();
-    options.title = "pyagent: what changed (red: more, blue: less; width: after)".to_owned();
+    "pyagent: what changed (red: more, blue: less; width: after)".clone_into(&mut options.title);
     options.subtitle = Some(super::escape(subtitle).into_owned());
     unit.clone_into(&mut options.count_name);
     "Frame:".clone_into(&mut options.name_type);
