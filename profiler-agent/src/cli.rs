@@ -19,6 +19,7 @@ macro_rules! tell_part {
 pub mod agent;
 pub mod connect;
 pub mod convert;
+pub mod diff;
 pub mod doctor;
 pub mod dump;
 mod ending;
@@ -40,6 +41,8 @@ pub mod record;
 mod recorder;
 pub mod report;
 mod source;
+pub mod stat;
+pub mod timed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,7 +88,7 @@ static LONG_VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
     args_conflicts_with_subcommands = true,
     mut_args(|arg| arg.hide_env(true)),
     mut_subcommands(|verb| verb.mut_args(|arg| arg.hide_env(true))),
-    after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched;\n`record -- CMD`: CMD's own, 128+n a signal, 125 pyagent failed, 126 not executable, 127 not found."
+    after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched, 5 grew (`diff`);\n`record -- CMD`: CMD's own, 128+n a signal, 125 pyagent failed, 126 not executable, 127 not found."
 )]
 pub struct Cli {
     /// A subcommand; without one pyagent is the agent.
@@ -107,6 +110,10 @@ pub enum Command {
     Report(report::ReportArgs),
     /// Write a profile in another format, for the viewer of your choice
     Convert(convert::ConvertArgs),
+    /// Show what became slower and faster from one profile to another
+    Diff(diff::DiffArgs),
+    /// Time a command over several runs: seconds, memory, faults, and its functions
+    Stat(stat::StatArgs),
     /// Show the stack of every thread as it is now, without a pause
     Dump(dump::DumpArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
@@ -126,6 +133,9 @@ pub enum Command {
     /// Waits for a byte on a pipe and becomes CMD: how `record -- CMD` has it watched from its first sample
     #[command(hide = true, name = "__launch")]
     Launch(LaunchArgs),
+    /// The same, and it stays and times CMD: how `stat -- CMD` knows what CMD took
+    #[command(hide = true, name = "__time")]
+    Time(timed::TimeArgs),
 }
 
 /// Which processes.
@@ -540,6 +550,7 @@ pub fn run(cli: Cli) -> ExitCode {
     cli.agent.log.init();
     let result = match cli.command {
         Some(Command::Launch(args)) => return launch::become_command(&args),
+        Some(Command::Time(args)) => return timed::run(&args),
         Some(Command::Doctor(args)) => return doctor::run(&args),
         Some(Command::Record(args)) => block_on(record::run(args, &cli.agent.log)),
         Some(Command::Pull(args)) => block_on(pull::run(args)),
@@ -548,6 +559,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Convert(args)) => block_on(convert::run(args)),
         Some(Command::Completions(args)) => manual::completions(&args),
         Some(Command::Man(args)) => manual::man(&args),
+        Some(Command::Diff(args)) => block_on(diff::run(args)),
+        Some(Command::Stat(args)) => block_on(stat::run(args)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => block_on(heap::run(args)),

@@ -159,11 +159,17 @@ impl SamplingConfig {
     /// The selection of exactly one process, with the defaults for a recording.
     #[must_use]
     pub fn of_pid(pid: Pid) -> Self {
+        Self::of(Selection {
+            only_pids: Some(vec![pid]),
+            ..Selection::default()
+        })
+    }
+
+    /// A selection, with the defaults for a recording.
+    #[must_use]
+    pub fn of(selection: Selection) -> Self {
         Self {
-            selection: Selection {
-                only_pids: Some(vec![pid]),
-                ..Selection::default()
-            },
+            selection,
             types: vec![ProfileType::Cpu],
             rate_hz: DEFAULT_RATE_HZ,
             fault_period: DEFAULT_FAULT_PERIOD,

@@ -14,6 +14,8 @@ pub const USAGE: u8 = 2;
 pub const RIGHTS: u8 = 3;
 /// No process matched.
 pub const NOTHING_MATCHED: u8 = 4;
+/// Something grew by more than was allowed.
+pub const THRESHOLD: u8 = 5;
 /// With `-- CMD`: pyagent itself failed.
 pub const LAUNCH_FAILED: u8 = 125;
 /// With `-- CMD`: it is there but cannot be run.

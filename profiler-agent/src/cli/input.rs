@@ -86,6 +86,16 @@ impl InputArgs {
         Ok(self.of_pids(profile))
     }
 
+    /// Whether an agent is asked.
+    pub(super) fn is_agent(&self) -> bool {
+        matches!(self.source(), Source::Agent(_))
+    }
+
+    /// What is said of an agent's time, for an input that is none.
+    pub(super) fn forget_time(&mut self) {
+        (self.last, self.duration, self.from, self.to) = (None, None, None, None);
+    }
+
     /// A file of this name comes first; what looks like an address is one.
     fn source(&self) -> Source<'_> {
         let input = self.input.as_str();

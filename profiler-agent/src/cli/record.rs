@@ -5,12 +5,12 @@ use std::process::{Child, ExitCode, ExitStatus};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::exit::{self, ExitError};
-use super::launch::Launch;
+use super::launch::{Launch, pass_on, pass_on_interrupt};
 use super::named;
 use super::{RecordArgs, log::LogArgs};
 use crate::agent::{Agent, AgentAsker, Purpose, Recording};
@@ -331,21 +331,21 @@ async fn wait(
             }
             _ = interrupt.recv() => match &child {
                 Some(child) => {
-                    pass_on_interrupt(child);
+                    pass_on_interrupt(child.id());
                     n_signals += 1;
                 }
                 None => break,
             },
             _ = terminate.recv() => match &child {
                 Some(child) => {
-                    pass_on(child, Signal::SIGTERM);
+                    pass_on(child.id(), Signal::SIGTERM);
                     n_signals += 1;
                 }
                 None => break,
             },
             () = received(&mut hangup) => match &child {
                 Some(child) => {
-                    pass_on(child, Signal::SIGHUP);
+                    pass_on(child.id(), Signal::SIGHUP);
                     n_signals += 1;
                 }
                 None => break,
@@ -369,7 +369,7 @@ async fn wait(
 }
 
 /// The end of the terminal; `None` under `nohup`, which has it ignored.
-fn watch_hangup() -> Result<Option<tokio::signal::unix::Signal>> {
+pub(super) fn watch_hangup() -> Result<Option<tokio::signal::unix::Signal>> {
     if facts::ignores_hangup() {
         return Ok(None);
     }
@@ -377,7 +377,7 @@ fn watch_hangup() -> Result<Option<tokio::signal::unix::Signal>> {
     Ok(Some(hangup))
 }
 
-async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
+pub(super) async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,
@@ -415,8 +415,8 @@ async fn wait_for_child(
     let mut watch = Watch::new()?;
     loop {
         tokio::select! {
-            _ = interrupt.recv() => pass_on_interrupt(&child),
-            _ = terminate.recv() => pass_on(&child, Signal::SIGTERM),
+            _ = interrupt.recv() => pass_on_interrupt(child.id()),
+            _ = terminate.recv() => pass_on(child.id(), Signal::SIGTERM),
             () = watch.look() => {
                 if let Some(status) = child.try_wait().context("cannot wait for the command")? {
                     return Ok(status);
@@ -424,23 +424,6 @@ async fn wait_for_child(
             }
         }
     }
-}
-
-/// From a terminal the whole foreground process group gets Ctrl-C, CMD too; else it is passed on.
-fn pass_on_interrupt(child: &Child) {
-    let stdin = std::io::stdin();
-    let is_foreground = stdin.is_terminal()
-        && rustix::termios::tcgetpgrp(&stdin)
-            .is_ok_and(|group| group == rustix::process::getpgrp());
-    if !is_foreground {
-        pass_on(child, Signal::SIGINT);
-    }
-}
-
-fn pass_on(child: &Child, signal: Signal) {
-    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-    // It may have ended meanwhile.
-    let _ = kill(pid, signal);
 }
 
 /// Whether every process that was named has ended (and, with `--subprocesses`, all of theirs).

@@ -157,7 +157,7 @@ impl ReportArgs {
 }
 
 /// The value that was named, or the main one.
-fn measure(profile: &Profile, kind: Option<&str>) -> Result<Measure, ExitError> {
+pub(super) fn measure(profile: &Profile, kind: Option<&str>) -> Result<Measure, ExitError> {
     let Some(kind) = kind else {
         return Ok(Measure::main(profile));
     };
@@ -172,7 +172,7 @@ fn measure(profile: &Profile, kind: Option<&str>) -> Result<Measure, ExitError> 
 }
 
 /// A terminal has a width and, unless NO_COLOR says no, colours.
-fn style() -> Style {
+pub(super) fn style() -> Style {
     let out = std::io::stdout();
     if !out.is_terminal() {
         return Style::default();

@@ -28,7 +28,19 @@ pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
 /// The weight of each folded stack: samples, or bytes. A sample without frames counts for its process, or for
 /// `[no stack]`.
 pub(super) fn stacks(profile: &Profile) -> BTreeMap<String, i64> {
-    let by_process = query::n_processes(profile) > 1;
+    stacks_of(
+        profile,
+        profile.weight_idx(),
+        query::n_processes(profile) > 1,
+    )
+}
+
+/// The same of any of the values, below their processes or not.
+pub(super) fn stacks_of(
+    profile: &Profile,
+    value_idx: usize,
+    by_process: bool,
+) -> BTreeMap<String, i64> {
     // One text for each location: the same ones come in many stacks.
     let mut texts: Vec<Option<Box<str>>> = vec![None; profile.locations.len()];
     let mut stacks = BTreeMap::new();
@@ -36,7 +48,7 @@ pub(super) fn stacks(profile: &Profile) -> BTreeMap<String, i64> {
         let sum = stacks
             .entry(fold(profile, sample, by_process, &mut texts))
             .or_insert(0_i64);
-        *sum = sum.saturating_add(sample.values[profile.weight_idx()]);
+        *sum = sum.saturating_add(sample.values[value_idx]);
     }
     stacks
 }

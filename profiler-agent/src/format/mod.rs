@@ -3,6 +3,7 @@
 
 mod callgrind;
 mod chrome;
+pub mod diff;
 mod dot;
 mod escape;
 pub mod file;

@@ -16,7 +16,7 @@ use super::title::title;
 use crate::profile::model::{Frame, FrameKind, Profile};
 
 /// What is drawn for a profile without samples: inferno refuses to draw nothing.
-const EMPTY: &str = r##"<?xml version="1.0" standalone="no"?>
+pub(super) const EMPTY: &str = r##"<?xml version="1.0" standalone="no"?>
 <svg version="1.1" width="1200" height="80" xmlns="http://www.w3.org/2000/svg">
 <rect width="100%" height="100%" fill="#eeeeee"/>
 <text x="50%" y="45" text-anchor="middle" font-family="monospace" font-size="16">No samples: the selected processes did nothing of what was recorded.</text>

@@ -3,6 +3,8 @@
 
 pub mod aggregate;
 pub mod calls;
+pub mod chance;
+pub mod diff;
 pub mod groups;
 pub mod growth;
 pub mod in_use;

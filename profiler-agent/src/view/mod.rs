@@ -4,4 +4,5 @@ mod columns;
 pub mod dump;
 pub mod memory;
 pub mod report;
+pub mod stat;
 pub mod summary;

@@ -2,6 +2,7 @@
 //! text out, no I/O.
 
 mod calls;
+pub mod diff;
 mod functions;
 mod groups;
 mod lines;
@@ -125,21 +126,16 @@ impl View {
     /// As text: what is looked at, the view, and what is missing from it.
     #[must_use]
     pub fn text(&self, question: &Question<'_>) -> String {
-        let mut text = head(question);
+        let mut text = sentence(question.profile, question.measure);
+        text.push_str(note(question.profile));
         if question.measure.whole(question.profile).weight != 0 {
             text.push('\n');
             text.push_str(&(self.text)(question));
         }
-        let comments = &question.profile.comments;
-        if !comments.is_empty() {
-            text.push_str("\nnot in the profile, or not complete:\n");
-            for comment in comments.iter().take(MAX_REMARKS) {
-                text.push_str(&wrapped(&escape(comment), 2, REMARK_WIDTH));
-            }
-            if comments.len() > MAX_REMARKS {
-                let _ = writeln!(text, "  and {} more", comments.len() - MAX_REMARKS);
-            }
-        }
+        text.push_str(&remarks(
+            "not in the profile, or not complete:",
+            &question.profile.comments,
+        ));
         text
     }
 
@@ -164,10 +160,25 @@ impl View {
     }
 }
 
+/// What is missing from a profile, below a title; nothing when nothing is.
+fn remarks(title: &str, comments: &[String]) -> String {
+    if comments.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("\n{title}\n");
+    for comment in comments.iter().take(MAX_REMARKS) {
+        text.push_str(&wrapped(&escape(comment), 2, REMARK_WIDTH));
+    }
+    if comments.len() > MAX_REMARKS {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "  and {} more", comments.len() - MAX_REMARKS);
+    }
+    text
+}
+
 /// What is looked at: `2,970 samples of 3 processes in 30 s: 29.702 s of CPU time`.
-fn head(question: &Question<'_>) -> String {
-    let profile = question.profile;
-    let whole = question.measure.whole(profile);
+fn sentence(profile: &Profile, measure: Measure) -> String {
+    let whole = measure.whole(profile);
     let n_processes = n_processes(profile);
     let processes = match n_processes {
         1 => "1 process".to_owned(),
@@ -182,16 +193,22 @@ fn head(question: &Question<'_>) -> String {
         // Writing to a String does not fail.
         let _ = write!(head, " in {}", duration_text(profile.duration));
     }
-    if question.measure.idx != 0 {
-        let amount = amount_text(question.measure.unit, whole.weight);
-        let _ = write!(head, ": {amount} {}", unit_name(question));
+    if measure.idx != 0 {
+        let amount = amount_text(measure.unit, whole.weight);
+        let _ = write!(head, ": {amount} {}", unit_name(profile, measure));
     }
     head.push('\n');
+    head
+}
+
+/// What a reader could expect in the profile that is not in it.
+fn note(profile: &Profile) -> &'static str {
     let is_of_cpu = |it: &ValueType| it.kind == ValueType::CPU.kind;
     if profile.sample_types.iter().any(is_of_cpu) {
-        head.push_str("time on the CPU; waiting is not in it\n");
+        "time on the CPU; waiting is not in it\n"
+    } else {
+        ""
     }
-    head
 }
 
 #[cfg(test)]

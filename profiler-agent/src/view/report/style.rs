@@ -1,8 +1,7 @@
 //! How amounts and names look.
 
-use super::Question;
 use crate::format::{bytes_text, escape, short_file, thousands};
-use crate::profile::measure::Unit;
+use crate::profile::measure::{Measure, Unit};
 use crate::profile::model::{FrameKind, FunctionId, Profile};
 use crate::view::columns::cut;
 
@@ -65,8 +64,8 @@ pub(super) fn cell(unit: Unit, weight: i64) -> String {
 }
 
 /// What the amounts are of.
-pub(super) fn unit_name(question: &Question<'_>) -> String {
-    let kind = question.profile.sample_types.get(question.measure.idx);
+pub(super) fn unit_name(profile: &Profile, measure: Measure) -> String {
+    let kind = profile.sample_types.get(measure.idx);
     match kind.map_or("", |it| it.kind) {
         "cpu" => "of CPU time".to_owned(),
         "fault_space" => "touched".to_owned(),
@@ -108,12 +107,17 @@ pub(super) fn place(profile: &Profile, function: FunctionId) -> String {
         return String::new();
     };
     let file = profile.str(function.filename);
-    let file = escape(if function.kind == FrameKind::Python {
+    place_text(function.kind, file, function.start_line)
+}
+
+/// File and line, or module, escaped.
+pub(super) fn place_text(kind: FrameKind, file: &str, line: u32) -> String {
+    let file = escape(if kind == FrameKind::Python {
         short_file(file)
     } else {
         file
     });
-    match (function.kind, function.start_line) {
+    match (kind, line) {
         (FrameKind::Python, line @ 1..) => format!("{file}:{line}"),
         _ => file.into_owned(),
     }
@@ -134,16 +138,20 @@ pub(super) fn function_json(profile: &Profile, function: FunctionId) -> serde_js
     let Some(known) = profile.functions.get(function.0 as usize) else {
         return serde_json::Value::Null;
     };
-    let kind = match known.kind {
-        FrameKind::Python => "python",
-        FrameKind::Native => "native",
-        FrameKind::Kernel => "kernel",
-        FrameKind::Reason => "remark",
-    };
     serde_json::json!({
         "function": profile.str(known.name),
         "file": profile.str(known.filename),
         "line": known.start_line,
-        "kind": kind,
+        "kind": kind_name(known.kind),
     })
+}
+
+/// A kind of code, for programs.
+pub(super) const fn kind_name(kind: FrameKind) -> &'static str {
+    match kind {
+        FrameKind::Python => "python",
+        FrameKind::Native => "native",
+        FrameKind::Kernel => "kernel",
+        FrameKind::Reason => "remark",
+    }
 }
