@@ -38,6 +38,7 @@ pub mod record;
 mod recorder;
 pub mod report;
 mod source;
+pub mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -101,6 +102,8 @@ pub enum Command {
     Pull(PullArgs),
     /// Show where a profile's time or memory went: functions, callers, call tree, threads
     Report(report::ReportArgs),
+    /// Show live which functions use the CPU, of all processes or of one
+    Top(top::TopArgs),
     /// Show the stack of every thread as it is now, without a pause
     Dump(dump::DumpArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
@@ -515,6 +518,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Pull(args)) => block_on(pull::run(args)),
         Some(Command::Dump(args)) => block_on(dump::run(args)),
         Some(Command::Report(args)) => block_on(report::run(args)),
+        Some(Command::Top(args)) => block_on(top::run(args, &cli.agent.log)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => block_on(heap::run(args)),

@@ -13,7 +13,7 @@ use crate::serve::tls::TlsFiles;
 /// Where the agent serves, and to whom.
 #[derive(Debug, Args, Clone)]
 pub struct ListenArgs {
-    /// Where to serve gRPC and HTTP: IP:PORT, unix:/PATH, none
+    /// Where to serve: IP:PORT, unix:/PATH, none
     ///
     /// A loopback address is served in the clear, to everybody on this host. A local socket can be opened by its owner and
     /// group; root sees all there, other users the processes that are their own. Other addresses need TLS with client

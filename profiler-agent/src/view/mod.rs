@@ -5,3 +5,4 @@ pub mod dump;
 pub mod memory;
 pub mod report;
 pub mod summary;
+pub mod top;
