@@ -229,7 +229,8 @@ async fn of_host(args: &TopArgs, log: &LogArgs) -> Result<Top> {
     let has_ended = |seen: &Seen| {
         let is_any_alive = pids.iter().any(|pid| facts::is_alive(Pid(*pid)));
         let has_others = seen.processes.as_ref().is_some_and(|them| !them.is_empty());
-        !pids.is_empty() && !is_any_alive && !(follows_children && has_others)
+        let is_followed = is_any_alive || (follows_children && has_others);
+        !pids.is_empty() && !is_followed
     };
     let watched = watch(args, feed, &has_ended).await;
     tokio::task::spawn_blocking(|| agent.stop())

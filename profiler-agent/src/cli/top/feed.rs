@@ -165,20 +165,20 @@ impl Feed {
     fn begin(&self, duration: Duration) -> Pulling {
         let filter = self.filter.clone();
         Pulling(match self.origin.clone() {
-            Origin::Host(asker) => {
+            Origin::Host(agent) => {
                 // Asked now, not when the task runs.
-                let asked = ask(&asker, &filter, duration);
+                let answer = ask(&agent, &filter, duration);
                 tokio::spawn(async move {
-                    let mut asked = asked;
+                    let mut answer = answer;
                     for _ in 0..N_TRIES {
-                        if asked.is_some() {
+                        if answer.is_some() {
                             break;
                         }
                         tokio::time::sleep(TRY_INTERVAL).await;
-                        asked = ask(&asker, &filter, duration);
+                        answer = ask(&agent, &filter, duration);
                     }
-                    let asked = asked.context("the agent has ended, or is overwhelmed")?;
-                    match asked.await.context("the agent has ended")? {
+                    let answer = answer.context("the agent has ended, or is overwhelmed")?;
+                    match answer.await.context("the agent has ended")? {
                         Ok(profile) => Ok(Ok(profile)),
                         Err(error @ PullError::NoMatch) => Ok(Err(error.to_string())),
                         Err(error) => Err(error.into()),

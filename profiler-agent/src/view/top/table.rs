@@ -83,6 +83,10 @@ pub enum Span {
 
 /// Which rows.
 #[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag, or a key that is pressed"
+)]
 pub struct Choice {
     /// Order.
     pub sort: SortKey,

@@ -156,7 +156,8 @@ fn a_recursion_counts_once_and_lines_of_a_function_are_one() {
 #[test]
 fn two_threads_can_have_more_than_one_cpu() {
     let top = top([look(&[(100, &[HOT, MAIN], 7, 7), (90, &[HOT, MAIN], 7, 8)])]);
-    assert_eq!(names(&top, &Choice::default())[0].1, 190.0);
+    let of_all = ("hot (srv/app.py:11)".to_owned(), 190.0, 190.0);
+    assert_eq!(names(&top, &Choice::default())[0], of_all);
     let by_thread = Choice {
         by_thread: true,
         ..Choice::default()
