@@ -43,6 +43,7 @@ pub mod report;
 mod source;
 pub mod stat;
 pub mod timed;
+pub mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -114,6 +115,8 @@ pub enum Command {
     Diff(diff::DiffArgs),
     /// Time a command over several runs: seconds, memory, faults, and its functions
     Stat(stat::StatArgs),
+    /// Show live which functions use the CPU, of all processes or of one
+    Top(top::TopArgs),
     /// Show the stack of every thread as it is now, without a pause
     Dump(dump::DumpArgs),
     /// Show the memory of Python processes over time, and the lines that make it grow
@@ -561,6 +564,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Man(args)) => manual::man(&args),
         Some(Command::Diff(args)) => block_on(diff::run(args)),
         Some(Command::Stat(args)) => block_on(stat::run(args)),
+        Some(Command::Top(args)) => block_on(top::run(args, &cli.agent.log)),
         Some(Command::Mem(args)) => block_on(mem::run(args, &cli.agent.log)),
         Some(Command::Leaks(args)) => block_on(leaks::run(args, &cli.agent.log)),
         Some(Command::Heap(args)) => block_on(heap::run(args)),

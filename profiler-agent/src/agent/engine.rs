@@ -316,6 +316,10 @@ impl Engine {
 
     fn on_sample(&mut self, sample: RawSample) {
         self.counters.samples += 1;
+        if type_of(&sample) == Some(ProfileType::Cpu) && sample.has(sample_flags::GIL_KNOWN) {
+            self.counters.gil_known += 1;
+            self.counters.gil_held += u64::from(sample.has(sample_flags::GIL_HELD));
+        }
         match type_of(&sample) {
             Some(ProfileType::Faults) => self.counters.faults += 1,
             Some(profile_type) if profile_type.is_of_allocations() => {

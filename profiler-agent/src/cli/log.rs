@@ -16,7 +16,9 @@ const BPF: &str = "bpf";
 /// Logging.
 #[derive(Debug, Args, Clone)]
 pub struct LogArgs {
-    /// Messages to show: error, warn, info, debug, or like `info,bpf=debug` (kernel programs too)
+    /// Messages: error, warn, info, debug, `info,bpf=debug`
+    ///
+    /// The last one shows those of the kernel programs too.
     #[arg(
         long,
         hide_short_help = true,

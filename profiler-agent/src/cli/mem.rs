@@ -27,8 +27,7 @@ use crate::process::facts;
 use crate::profile::memory::{MemoryInfo, Parts};
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::ProcessFilter;
-use crate::serve::query::{ProcessInfo, ProcessState, PullError, PullRequest, Query};
-use crate::track::process::TrackState;
+use crate::serve::query::{ProcessState, PullError, PullRequest, Query};
 use crate::view::memory::{MemoryWatch, Observed, SortKey, Watched, mprof, png, svg};
 
 /// Columns of the table where there is no terminal.
@@ -86,19 +85,7 @@ pub async fn run(args: MemArgs, log: &LogArgs) -> Result<ExitCode> {
     let mut agent = Agent::start(&config, purpose)?;
     let listing = agent.scanned().await;
     if !args.selection.pid.is_empty() {
-        let is_there = listing
-            .iter()
-            .any(|process| process.state != TrackState::Refused);
-        if let Some(refused) = listing.first().filter(|_| !is_there) {
-            let message = format!(
-                "process {} ({}) cannot be profiled: {}; `pyagent doctor {}` says more",
-                refused.facts.pid,
-                escape(&refused.facts.comm),
-                refused.reason,
-                refused.facts.pid
-            );
-            return Err(ExitError::NothingMatched(message).into());
-        }
+        named::check_any_tracked(&listing)?;
     }
     let (mut watch, rest) = watch(&args, &agent.asker(), file).await?;
     tokio::task::spawn_blocking(|| agent.stop())
@@ -284,7 +271,7 @@ async fn observe(asker: &AgentAsker, parts: &mut PartsReader) -> Vec<Observed> {
         observed.push(Observed {
             pid: process.pid,
             start_time: process.start_time,
-            program: program(&process),
+            program: program(&process.program, &process.script),
             memory,
             parts: parts.look(process.pid).await,
         });
@@ -293,10 +280,10 @@ async fn observe(asker: &AgentAsker, parts: &mut PartsReader) -> Vec<Observed> {
 }
 
 /// What a process runs: `app.py`, `-m http.server`, or the program itself.
-fn program(process: &ProcessInfo) -> String {
+pub(super) fn program(program: &str, script: &str) -> String {
     let file = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
-    match process.script.as_str() {
-        "" => file(&process.program),
+    match script {
+        "" => file(program),
         module if module.starts_with('-') => module.to_owned(),
         script => file(script),
     }

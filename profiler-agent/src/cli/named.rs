@@ -13,6 +13,7 @@ use crate::process::facts::{self, Stat};
 use crate::profile::query::Criteria;
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::python::discover::{Discoverer, Discovery, Interpreter};
+use crate::track::process::{ProcessListing, TrackState};
 
 /// What is wrong with some of them, a line each; an error when it is so with all.
 pub(super) fn check(pids: &[u32]) -> Result<Vec<String>, ExitError> {
@@ -186,6 +187,23 @@ pub(super) fn found(pid: Pid, discovery: Discovery) -> anyhow::Result<Interprete
             )
         }
         Discovery::Refused { refusal, .. } => anyhow::bail!("process {pid}: {refusal}"),
+    }
+}
+
+/// An error when all processes that were found are refused.
+pub(super) fn check_any_tracked(listing: &[ProcessListing]) -> Result<(), ExitError> {
+    let is_tracked = |process: &ProcessListing| process.state != TrackState::Refused;
+    match listing.first() {
+        Some(refused) if !listing.iter().any(is_tracked) => {
+            Err(ExitError::NothingMatched(format!(
+                "process {} ({}) cannot be profiled: {}; `pyagent doctor {}` says more",
+                refused.facts.pid,
+                escape(&refused.facts.comm),
+                refused.reason,
+                refused.facts.pid
+            )))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

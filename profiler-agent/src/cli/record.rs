@@ -230,21 +230,9 @@ fn tell_remote(why: &str) {
 
 /// Processes that were named must be there and run Python.
 fn check_found(args: &RecordArgs, listing: &[ProcessListing]) -> Result<(), ExitError> {
-    if listing
-        .iter()
-        .any(|process| process.state != TrackState::Refused)
-    {
+    named::check_any_tracked(listing)?;
+    if !listing.is_empty() {
         return Ok(());
-    }
-    if let Some(refused) = listing.first() {
-        let message = format!(
-            "process {} ({}) cannot be profiled: {}; `pyagent doctor {}` says more",
-            refused.facts.pid,
-            escape(&refused.facts.comm),
-            refused.reason,
-            refused.facts.pid
-        );
-        return Err(ExitError::NothingMatched(message));
     }
     match args.selection.pid.as_slice() {
         [] => Ok(()),

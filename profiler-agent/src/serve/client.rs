@@ -1,6 +1,6 @@
-//! The client of the service: `pyagent pull`, `pyagent report` and `pyagent dump`.
+//! The client of the service: `pyagent pull`, `pyagent report`, `pyagent top` and `pyagent dump`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -225,6 +225,74 @@ fn thread_stack(thread: proto::ThreadStack) -> ThreadStack {
         is_uncertain: thread.is_uncertain,
         is_truncated: thread.is_truncated,
     }
+}
+
+/// A process that an agent profiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfiledProcess {
+    /// Its id.
+    pub pid: u32,
+    /// The first argument.
+    pub program: String,
+    /// Script or module (`-m name`); empty when there is none.
+    pub script: String,
+    /// Version of its interpreter.
+    pub python_version: String,
+}
+
+/// How an agent samples.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SamplingStatus {
+    /// Samples a second on each CPU.
+    pub rate_hz: f64,
+    /// CPUs that are online.
+    pub n_cpus_online: u32,
+    /// Numbers that only grow, by name.
+    pub counters: HashMap<String, u64>,
+}
+
+/// The processes of a filter that an agent profiles now, and how it samples; `None`: who asks may not know the latter.
+pub async fn overview(
+    address: &AgentAddress,
+    filter: &ProcessFilter,
+) -> Result<(Vec<ProfiledProcess>, Option<SamplingStatus>), PullFailure> {
+    let mut client = address.connect().await?;
+    let asked = async {
+        let request = proto::ListProcessesRequest {
+            selector: Some(selector(filter)),
+        };
+        let listed = client.list_processes(request).await?.into_inner();
+        let status = match client.get_status(proto::GetStatusRequest {}).await {
+            Ok(status) => Some(status.into_inner()),
+            Err(status) if status.code() == Code::PermissionDenied => None,
+            Err(status) => return Err(status),
+        };
+        Ok((listed, status))
+    };
+    let asked = tokio::time::timeout(PULL_GRACE, asked).await;
+    let silent = |_| Err(tonic::Status::deadline_exceeded("it does not answer"));
+    let asked: Result<_, tonic::Status> = asked.unwrap_or_else(silent);
+    let (listed, status) = asked.map_err(|status| refused(address, &status))?;
+    let profiled = listed
+        .processes
+        .into_iter()
+        .filter(|process| process.state() == proto::ProcessState::Profiled)
+        .map(|process| ProfiledProcess {
+            pid: process.pid,
+            program: process.program,
+            script: process.script,
+            python_version: process.python_version,
+        });
+    let status = status.map(|status| SamplingStatus {
+        rate_hz: status.rate_hz,
+        n_cpus_online: status.n_cpus_online,
+        counters: status
+            .counters
+            .into_iter()
+            .map(|counter| (counter.name, counter.value))
+            .collect(),
+    });
+    Ok((profiled.collect(), status))
 }
 
 /// The containers of the processes that an agent profiles, as people know them; each once.

@@ -6,3 +6,4 @@ pub mod memory;
 pub mod report;
 pub mod stat;
 pub mod summary;
+pub mod top;

@@ -19,6 +19,10 @@ const REMOTE_NOTE: &str =
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct EngineCounters {
     pub(super) samples: u64,
+    /// Of them those of the CPU of which it is known whether their thread held the global interpreter lock, ...
+    pub(super) gil_known: u64,
+    /// ... and those whose thread held it.
+    pub(super) gil_held: u64,
     /// Of them page faults.
     pub(super) faults: u64,
     /// Of them allocations.
@@ -38,6 +42,8 @@ pub(super) fn is_loss(name: &str) -> bool {
             | "timer_idle_ticks"
             | "samples"
             | "samples_received"
+            | "samples_gil_known"
+            | "samples_gil_held"
             | "thread_list_walks"
             | "stacks_repaired"
             | "leaves_repaired"
@@ -113,6 +119,12 @@ impl Engine {
                     n_missed,
                 ),
                 ("samples_received", "Samples that reached the agent", own.samples),
+                (
+                    "samples_gil_known",
+                    "Samples of the CPU of which it is known whether their thread held the GIL",
+                    own.gil_known,
+                ),
+                ("samples_gil_held", "Samples of the CPU whose thread held the GIL", own.gil_held),
                 ("records_undecodable", "Records that could not be decoded", own.undecodable),
                 (
                     "samples_undiscovered_lost",
