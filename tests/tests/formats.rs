@@ -16,8 +16,8 @@ use profiler_agent::profile::measure::Measure;
 use profiler_agent::profile::model::{Profile, ProfileType, ValueType};
 use profiler_agent::view::report::{Folding, Question, SortKey, Style, View};
 use pyagent_tests::samples::{
-    CYRILLIC, CodeFrame, DEFLATE, DURATION_S, EMOJI, HOSTILE, MAIN, PERIOD_NS, Row, START_S, build,
-    bytes, program, python_reader, read_with, thread_name,
+    CYRILLIC, CodeFrame, DEFLATE, DURATION_S, EMOJI, FIB, HOSTILE, MAIN, PERIOD_NS, READ, Row,
+    START_S, build, bytes, program, python_reader, read_with, thread_name,
 };
 use serde_json::json;
 
