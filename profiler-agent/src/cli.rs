@@ -89,7 +89,7 @@ static LONG_VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
     args_conflicts_with_subcommands = true,
     mut_args(|arg| arg.hide_env(true)),
     mut_subcommands(|verb| verb.mut_args(|arg| arg.hide_env(true))),
-    after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record --container web --duration 30s -o app.svg\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent pull --duration 30s --pid 1234 -o app.svg  from a running agent\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched, 5 grew (`diff`);\n`record -- CMD`: CMD's own, 128+n a signal, 125 pyagent failed, 126 not executable, 127 not found."
+    after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched, 5 grew (`diff`);\n`record -- CMD`: CMD's own, 128+n a signal, 125 pyagent failed, 126 not executable, 127 not found."
 )]
 pub struct Cli {
     /// A subcommand; without one pyagent is the agent.

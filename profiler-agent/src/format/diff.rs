@@ -95,6 +95,6 @@ mod tests {
         assert!(svg.contains("f (150 samples, 75.00%; +25.00%)"), "{svg}");
         assert!(svg.contains("g (50 samples, 25.00%; -25.00%)"), "{svg}");
         assert!(drawn("main;f 5\n", "main;f 0\n").contains("No samples"));
-        assert!(drawn("main;f 5\nmain;g 1\n", "main;g 1\n").contains("+83.33%"));
+        assert!(drawn("main;f 500\nmain;g 100\n", "main;g 100\n").contains("+83.00%"));
     }
 }

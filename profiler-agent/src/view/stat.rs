@@ -427,7 +427,7 @@ mod tests {
         );
         assert!(one.contains("wall time                 1.000 s\n"), "{one}");
         assert!(one.contains("of a CPU                     75 %\n"), "{one}");
-        assert!(one.contains("minor faults               1,234\n"), "{one}");
+        assert!(one.contains("minor faults                1,234\n"), "{one}");
         assert!(
             one.ends_with("ended with            exit code 0\nno functions: nobody asked\n"),
             "{one}"
