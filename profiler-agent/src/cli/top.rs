@@ -32,6 +32,9 @@ use crate::view::top::{Choice, Outcome, SortKey, Top, Ui, json, text};
 /// What a pipe or a file gets is of so much time.
 const DEFAULT_DURATION: Duration = Duration::from_secs(5);
 
+/// A clock cannot be asked for much more; ten years.
+const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
+
 /// `pyagent top`.
 #[derive(Debug, Args, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
@@ -180,8 +183,8 @@ impl TopArgs {
         Feed {
             origin,
             filter,
-            every: self.every,
-            duration,
+            every: self.every.min(LONGEST),
+            duration: duration.map(|duration| duration.min(LONGEST)),
             has_native: self.native,
         }
     }

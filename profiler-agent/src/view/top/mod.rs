@@ -297,8 +297,8 @@ impl Top {
             return Gil::NotSaid;
         };
         match known.saturating_sub(known_before) {
-            0 if self.samples(span, None) > 0 => Gil::Unknown,
-            0 => Gil::NoSamples,
+            _ if self.samples(span, None) == 0 => Gil::NoSamples,
+            0 => Gil::Unknown,
             n => Gil::Share(now.n_gil_held.saturating_sub(before.n_gil_held) as f64 / n as f64),
         }
     }
