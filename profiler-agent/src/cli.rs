@@ -399,6 +399,9 @@ fn output_help() -> String {
 
 /// `pyagent pull`.
 #[derive(Debug, Args, Clone)]
+#[command(
+    after_help = "Examples:\n  pyagent pull --duration 30s --pid 1234 -o app.svg   of the agent on this host, from now on\n  pyagent pull web1:7099 --last 10m -o slow.html      what another one recorded"
+)]
 pub struct PullArgs {
     /// The agent.
     #[command(flatten)]

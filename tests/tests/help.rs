@@ -5,8 +5,9 @@ use std::process::Command;
 
 use pyagent_tests::pyagent::binary;
 
-const VERBS: [&str; 10] = [
-    "", "record", "pull", "report", "convert", "dump", "mem", "leaks", "heap", "doctor",
+const VERBS: [&str; 13] = [
+    "", "record", "pull", "report", "convert", "diff", "stat", "top", "dump", "mem", "leaks",
+    "heap", "doctor",
 ];
 
 fn said(verb: &str, flag: &str) -> String {
@@ -41,7 +42,7 @@ fn shells_and_man_take_what_is_printed_for_them() {
     for shell in ["bash", "zsh", "fish"] {
         let text = said("completions", shell);
         assert!(
-            text.contains("convert") && text.contains("--all-python"),
+            text.contains("convert") && text.contains("all-python"),
             "{shell}"
         );
     }

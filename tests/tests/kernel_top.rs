@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
@@ -52,9 +53,11 @@ struct OnTerminal {
     /// The other end of the terminal.
     master: File,
     /// Its own end, to ask how it is set.
-    terminal: OwnedFd,
+    terminal: Option<OwnedFd>,
     before: Termios,
     parser: Arc<Mutex<vt100::Parser>>,
+    /// Takes what is written; ends when nobody has the terminal any more.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl OnTerminal {
@@ -86,7 +89,7 @@ impl OnTerminal {
         let parser = Arc::new(Mutex::new(vt100::Parser::new(ROWS, columns, 0)));
         let master = File::from(pty.master);
         let (mut reader, written) = (master.try_clone().unwrap(), parser.clone());
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(n_read @ 1..) = reader.read(&mut bytes) {
                 written.lock().unwrap().process(&bytes[..n_read]);
@@ -95,9 +98,10 @@ impl OnTerminal {
         Self {
             child,
             master,
-            terminal: pty.slave,
+            terminal: Some(pty.slave),
             before,
             parser,
+            reader: Some(reader),
         }
     }
 
@@ -146,11 +150,14 @@ impl OnTerminal {
     #[track_caller]
     fn finish(mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().unwrap();
-        let after = tcgetattr(&self.terminal).unwrap();
+        let terminal = self.terminal.take().unwrap();
+        let after = tcgetattr(&terminal).unwrap();
         assert_eq!(after, self.before, "the terminal is set as it was");
-        let shown = self.wait_for("screen as it was", |screen| {
-            screen[0] == "what was there before"
-        });
+        drop(terminal);
+        // What was written last.
+        self.reader.take().unwrap().join().unwrap();
+        let shown = self.screen();
+        assert_eq!(shown[0], "what was there before", "{shown:?}");
         let parser = self.parser.lock().unwrap();
         assert!(!parser.screen().alternate_screen());
         assert!(!parser.screen().hide_cursor());
