@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(name(None, None), Ok("pprof"));
         assert_eq!(
             name(Some("\u{1b}x"), None).unwrap_err().to_string(),
-            format!("there is no format `\\u{1b}x`; there are {}", all_names())
+            format!("there is no format `\\u{{1b}}x`; there are {}", all_names())
         );
     }
 
