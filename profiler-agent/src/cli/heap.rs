@@ -38,6 +38,7 @@ const N_LARGEST: usize = 10;
 /// `pyagent heap`.
 #[derive(Debug, Args, Clone)]
 #[command(
+    after_help = "Examples:\n  sudo pyagent heap --pid 1234                      what is the memory made of?\n  sudo pyagent heap --pid 1234 --mark               remember it, and later:\n  sudo pyagent heap --pid 1234 --diff               what became more since?\n  sudo pyagent heap --pid 1234 --show app.Session   which ones, and who holds them?\n  sudo pyagent heap --pid 1234 --every 10s -o heap.html",
     after_long_help = "Examples:\n  sudo pyagent heap --pid 1234                      what is the memory made of?\n  sudo pyagent heap --pid 1234 --mark               remember it, and later:\n  sudo pyagent heap --pid 1234 --diff               what became more since?\n  sudo pyagent heap --pid 1234 --show app.Session   which ones, and who holds them?\n  sudo pyagent heap --pid 1234 --every 10s -o heap.html\n\nThe process runs on, and no page is read that is not in memory already: what is swapped out is not counted, and said to be missing. Sizes are those of sys.getsizeof: of an object alone, not of what it refers to.\n\nMarks lie in $XDG_STATE_HOME/pyagent, else in /var/lib/pyagent (root) or ~/.local/state/pyagent, one for each process, the last one. Those of processes that have ended, and those older than 7 days, are removed when another one is made or read."
 )]
 pub struct HeapArgs {
