@@ -90,6 +90,8 @@ enum Event {
     Process(Update),
     /// The tracker has looked at every process once.
     Scanned(Vec<ProcessListing>),
+    /// The probes of all of these stand, where they can.
+    Probed(Vec<ProcessListing>),
     /// How many processes there are.
     Counted(ProcessCounts),
     /// A question of the server.
@@ -316,7 +318,7 @@ impl Agent {
         })
     }
 
-    /// Waits until every process that is there has been looked at once.
+    /// Waits until every process that is there has been looked at once, and a recording's probes stand in them.
     pub async fn scanned(&mut self) -> Vec<ProcessListing> {
         match self.scanned.take() {
             Some(scanned) => scanned.await.unwrap_or_default(),

@@ -24,7 +24,9 @@ pub mod doctor;
 pub mod dump;
 mod ending;
 pub mod exit;
+mod frames;
 mod freeze;
+pub mod gil;
 pub mod heap;
 mod input;
 pub mod launch;
@@ -35,11 +37,13 @@ pub mod manual;
 pub mod mem;
 mod named;
 mod output;
+mod own_agent;
 pub mod pull;
 pub mod push;
 pub mod record;
 mod recorder;
 pub mod report;
+mod rows;
 mod source;
 pub mod stat;
 pub mod timed;
@@ -52,6 +56,8 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Parser, Subcommand};
 
 use self::connect::ConnectArgs;
+use self::frames::FramesArgs;
+use self::gil::GilArgs;
 use self::listen::ListenArgs;
 use self::log::LogArgs;
 use self::push::{LabelArgs, PushArgs};
@@ -59,8 +65,8 @@ use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
 use crate::config::{
     AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ,
-    DEFAULT_WINDOW, SamplingConfig, default_ring_bytes, parse_bytes, parse_duration, parse_percent,
-    parse_period, parse_time,
+    DEFAULT_WINDOW, SamplingConfig, default_ring_bytes, parse_budget, parse_duration, parse_period,
+    parse_ring, parse_time,
 };
 use crate::format::FORMATS;
 use crate::ids::Pid;
@@ -128,10 +134,8 @@ pub enum Command {
     /// Say what works here, and why a process has no Python frames
     Doctor(DoctorArgs),
     /// Print what a shell needs to complete pyagent's words
-    #[command(hide = true)]
     Completions(manual::CompletionsArgs),
     /// Print a page of the manual
-    #[command(hide = true)]
     Man(manual::ManArgs),
     /// Waits for a byte on a pipe and becomes CMD: how `record -- CMD` has it watched from its first sample
     #[command(hide = true, name = "__launch")]
@@ -209,7 +213,7 @@ pub struct SelectionArgs {
     )]
     pub exclude_container: Vec<ContainerSelector>,
     /// Children of the selected processes too
-    #[arg(long, env = "PYAGENT_SUBPROCESSES", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, short_alias = 's', env = "PYAGENT_SUBPROCESSES", value_parser = clap::builder::BoolishValueParser::new())]
     pub subprocesses: bool,
 }
 
@@ -226,7 +230,7 @@ pub struct SamplingArgs {
     pub fault_period: u64,
     /// Bytes of the ring buffer between kernel and agent (rounded up to a power of two) [default: 4MiB for each 32
     /// CPUs]
-    #[arg(long, value_name = "SIZE", env = "PYAGENT_RING_BYTES", value_parser = parse_bytes, hide_short_help = true)]
+    #[arg(long, value_name = "SIZE", env = "PYAGENT_RING_BYTES", value_parser = parse_ring, hide_short_help = true)]
     pub ring_bytes: Option<u64>,
     /// Processes that are profiled at the same time, at most; 150 bytes of kernel memory each
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PROCESSES, env = "PYAGENT_MAX_PROCESSES",
@@ -246,7 +250,7 @@ pub struct AllocationArgs {
     pub alloc_period: u64,
     /// Take the probes of a process away that cost it more than this part of its CPU time
     #[arg(long, value_name = "PERCENT", default_value = "3%", env = "PYAGENT_ALLOC_BUDGET",
-          value_parser = parse_percent, hide_short_help = true)]
+          value_parser = parse_budget, hide_short_help = true)]
     pub alloc_budget: f64,
     /// What is given back within this time is temporary
     #[arg(long, value_name = "TIME", default_value = "1s", env = "PYAGENT_TEMPORARY", value_parser = parse_duration,
@@ -316,6 +320,9 @@ pub struct AgentArgs {
     /// Where profiles are sent.
     #[command(flatten)]
     pub push: PushArgs,
+    /// With the instruction of each sample, as `record --bytecode` has it
+    #[arg(long, env = "PYAGENT_BYTECODE", value_parser = clap::builder::BoolishValueParser::new(), hide_short_help = true)]
+    pub bytecode: bool,
     /// Show arguments of processes to clients (can hold secrets)
     #[arg(long, env = "PYAGENT_SHOW_CMDLINE", value_parser = clap::builder::BoolishValueParser::new())]
     pub show_cmdline: bool,
@@ -357,11 +364,32 @@ pub struct RecordArgs {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_samples_per_second: Option<u32>,
     /// How long, as 30, 30s, 5m (default: until Ctrl-C or the target's end)
+    ///
+    /// A command that was started (`-- CMD`) is left to run to its end, and the profile is written before.
     #[arg(long, short, value_name = "TIME", env = "PYAGENT_DURATION", value_parser = parse_duration)]
     pub duration: Option<Duration>,
+    /// Keep when each sample was taken; by itself for chrome, firefox and speedscope
+    ///
+    /// 16 bytes of memory each, for the first 4 million. A .pb.gz has them as its label end_timestamp_ns, so that it can
+    /// become any of the others later.
+    #[arg(long, env = "PYAGENT_TIMESTAMPS", value_parser = clap::builder::BoolishValueParser::new())]
+    pub timestamps: bool,
+    /// Which samples.
+    #[command(flatten)]
+    pub gil: GilArgs,
     /// Where to and, by its ending, in which format
     #[command(flatten)]
     pub output: OutputArgs,
+    /// Which frames.
+    #[command(flatten)]
+    pub frames: FramesArgs,
+    /// With the instruction of each sample, for report --bytecode
+    ///
+    /// Each sample gets a label `instruction`: where in its bytecode the innermost Python function was, and the opcode that
+    /// stood there, such as `24 BINARY_OP_ADD_INT`. It costs one read of the process's memory for each sample, and makes
+    /// files larger.
+    #[arg(long, env = "PYAGENT_BYTECODE", value_parser = clap::builder::BoolishValueParser::new())]
+    pub bytecode: bool,
     /// Run CMD as root too when pyagent was called by sudo
     #[arg(long, env = "PYAGENT_AS_ROOT", value_parser = clap::builder::BoolishValueParser::new())]
     pub as_root: bool,
@@ -427,11 +455,17 @@ pub struct PullArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "duration")]
     pub to: Option<SystemTime>,
     /// Only samples with such a label, as thread_name=^Worker (repeatable: all of them)
-    #[arg(long = "label", value_name = "NAME=REGEX", value_parser = parse_label)]
+    #[arg(long = "label", alias = "filter", value_name = "NAME=REGEX", value_parser = parse_label)]
     pub labels: Vec<LabelFilter>,
+    /// Which samples.
+    #[command(flatten)]
+    pub gil: GilArgs,
     /// Of which processes.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Which frames.
+    #[command(flatten)]
+    pub frames: FramesArgs,
     /// Where to.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -679,9 +713,6 @@ impl SamplingArgs {
         max_samples_per_second: Option<u32>,
         log: &LogArgs,
     ) -> SamplingConfig {
-        const LARGEST: u64 = 1 << 30;
-        // The kernel wants a power of two, and whole pages.
-        let page = rustix::param::page_size() as u64;
         let mut types = types.to_vec();
         types.sort_unstable();
         types.dedup();
@@ -694,11 +725,13 @@ impl SamplingArgs {
             max_samples_per_second,
             ring_bytes: self.ring_bytes.map_or_else(
                 || default_ring_bytes(n_cpus_online()),
-                |bytes| bytes.clamp(page, LARGEST).next_power_of_two() as u32,
+                // The kernel wants a power of two; `parse_ring` has checked the rest.
+                |bytes| bytes.next_power_of_two() as u32,
             ),
             max_processes: self.max_processes,
             window: DEFAULT_WINDOW,
             allocation: AllocationConfig::default(),
+            has_instructions: false,
             bpf_debug: log.log.has_bpf_debug(),
         }
     }

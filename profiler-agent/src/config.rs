@@ -83,6 +83,8 @@ pub struct SamplingConfig {
     pub allocation: AllocationConfig,
     /// What is said of processes beside what is found.
     pub labels: LabelOptions,
+    /// Whether samples are labelled with the instruction of their innermost Python frame.
+    pub has_instructions: bool,
     /// Debug messages of the kernel programs.
     pub bpf_debug: bool,
 }
@@ -145,6 +147,30 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(hint)
 }
 
+/// Parses the part of a process's CPU time that probes may cost it.
+pub fn parse_budget(text: &str) -> Result<f64, String> {
+    match parse_percent(text)? {
+        part if part > 1.0 => Err(format!(
+            "`{text}` is more than all of the time: write 100% to keep the probes whatever they cost"
+        )),
+        part => Ok(part),
+    }
+}
+
+/// Parses the size of the ring buffer: a page to [`LARGEST_RING`].
+pub fn parse_ring(text: &str) -> Result<u64, String> {
+    let smallest = rustix::param::page_size() as u64;
+    match parse_bytes(text)? {
+        size if (smallest..=LARGEST_RING).contains(&size) => Ok(size),
+        _ => Err(format!(
+            "`{text}` is no size of it: write {smallest} to 1GiB"
+        )),
+    }
+}
+
+/// Most bytes of the ring buffer.
+const LARGEST_RING: u64 = 1 << 30;
+
 /// The mean distance of sampled allocations, in bytes.
 pub fn parse_period(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
@@ -179,6 +205,7 @@ impl SamplingConfig {
             window: DEFAULT_WINDOW,
             allocation: AllocationConfig::default(),
             labels: LabelOptions::default(),
+            has_instructions: false,
             bpf_debug: false,
         }
     }
@@ -199,6 +226,10 @@ mod tests {
         assert_eq!(parse_bytes("512KiB"), Ok(512 << 10));
         assert_eq!(parse_percent("3%"), Ok(0.03));
         assert!(parse_percent("0").is_err() && parse_percent("NaN%").is_err());
+        assert_eq!(parse_budget("100%"), Ok(1.0));
+        assert!(parse_budget("101%").unwrap_err().contains("100%"));
+        assert_eq!(parse_ring("64KiB"), Ok(65_536));
+        assert!(parse_ring("0").is_err() && parse_ring("2GiB").is_err());
         assert!(parse_percent("-1%").is_err() && parse_percent("").is_err());
         assert!(parse_bytes("1kb").is_err() && parse_bytes("99999999999GiB").is_err());
     }

@@ -18,6 +18,7 @@ pub mod push;
 pub mod python;
 pub mod recorder;
 pub mod sample;
+pub mod secrets;
 pub mod serve;
 pub mod track;
 pub mod view;

@@ -123,14 +123,13 @@ impl Browser {
     /// When it cannot be opened.
     pub fn open(&mut self, file: &Path, fragment: &str) {
         // Another document in between: the same with another fragment would not be loaded again.
-        for url in [
-            "about:blank".to_owned(),
-            format!("file://{}{fragment}", file.display()),
-        ] {
-            let opened = self.call("Page.navigate", &json!({"url": url}));
+        let page = format!("file://{}", file.display());
+        for (url, fragment) in [("about:blank", ""), (page.as_str(), fragment)] {
+            let opened = self.call("Page.navigate", &json!({"url": format!("{url}{fragment}")}));
             assert!(opened.get("errorText").is_none(), "{url}: {opened}");
             let start = Instant::now();
-            while self.evaluate("location.href + document.readyState")
+            // A page may give itself another fragment at once.
+            while self.evaluate("location.href.split('#')[0] + document.readyState")
                 != json!(format!("{url}complete"))
             {
                 assert!(start.elapsed() < PATIENCE, "{url} is not loaded");

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -76,6 +78,7 @@ pub fn profile(profile_type: ProfileType, n: u64, size: Size) -> Profile {
                 let sample = ResolvedSample {
                     frames: frames.collect(),
                     labels: Arc::clone(&labels),
+                    instruction: None,
                     values: values.into(),
                 };
                 aggregator.add(&sample);
@@ -210,6 +213,21 @@ pub fn prepared(name: &str) -> Option<OsString> {
         println!("skipped: {name} is not set; `cargo xtask test` sets it, or says why it cannot");
     }
     value
+}
+
+/// A file that its owner alone can read, as a token's has to be.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write_secret(path: &Path, text: &str) {
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.expect("the folder is ours");
 }
 
 /// A port of 127.0.0.1 that is free now.

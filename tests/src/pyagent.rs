@@ -1,9 +1,9 @@
 //! The binary under test, as a process of its own: for what a process can do to the host, or have done to it.
 
 use std::env;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use profiler_agent::ids::Pid;
@@ -18,6 +18,36 @@ pub fn binary() -> &'static PathBuf {
         Some(path) => path.into(),
         None => build(),
     })
+}
+
+/// Runs a verb with this on its standard input, to its end.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn run(verb: &str, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(binary())
+        .arg(verb)
+        .args(arguments)
+        .env_remove("PYAGENT_ADDR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("pyagent can be started");
+    // It may have refused its arguments already.
+    let _ = child.stdin.take().expect("piped").write_all(input);
+    child.wait_with_output().expect("the child is ours")
+}
+
+/// What it printed.
+///
+/// # Panics
+/// When it failed.
+#[must_use]
+pub fn text(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The test's own executable lies in `deps` of the folder that the binary is in.

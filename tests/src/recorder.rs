@@ -105,6 +105,7 @@ fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
         window: DEFAULT_WINDOW,
         allocation: AllocationConfig::default(),
         labels: LabelOptions::default(),
+        has_instructions: false,
         bpf_debug: false,
     }
 }
@@ -124,6 +125,7 @@ impl Recorder {
         let recording = Recording {
             profile_type: config.types[0],
             duration: None,
+            keeps_times: false,
             reply,
         };
         let mut agent =

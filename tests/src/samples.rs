@@ -164,6 +164,7 @@ pub fn build(rows: &[Row]) -> Profile {
                 tid: row.tid,
                 thread_name: thread_name(row.tid).into(),
             }),
+            instruction: None,
             values: [1, PERIOD_NS].into(),
         };
         // One by one, as they come: adding up is the aggregation's work.
@@ -171,6 +172,56 @@ pub fn build(rows: &[Row]) -> Profile {
     }
     let comments = vec!["3 samples lost: ring full".into()];
     aggregator.finish(Duration::from_secs(DURATION_S), comments)
+}
+
+/// Where [`memory`] allocates: `fill` keeps what line 2 allocates, gives back what line 3 does, and calls `part` in line 4.
+pub const FILLING: &str = "\
+def fill(cache):
+    cache.append(bytearray(1 << 20))
+    bytes(1 << 19)
+    part(cache)
+
+
+def part(cache):
+    cache.append(bytes(1 << 21))
+";
+
+/// Values of each line of [`FILLING`], as a profile of allocations has them: those of line 4 are all of line 8.
+pub const FILLED: [(u32, [i64; 6]); 3] = [
+    (2, [10, 10 << 20, 10, 10 << 20, 10 << 20, 0]),
+    (3, [100, 50 << 20, 0, 0, 1 << 19, 50 << 20]),
+    (8, [3, 6 << 20, 2, 4 << 20, 6 << 20, 0]),
+];
+
+/// A profile of the allocations of [`FILLING`], in this file.
+#[must_use]
+pub fn memory(file: &'static str) -> Profile {
+    let start = UNIX_EPOCH + Duration::from_secs(START_S);
+    let mut aggregator = Aggregator::new(start, &ValueType::ALLOCATIONS, 1 << 19);
+    let frame = |name, line, first_line| CodeFrame {
+        file,
+        first_line,
+        ..python(name, line, "")
+    };
+    let calloc = other(FrameKind::Native, "calloc", "libc.so.6", "");
+    for (line, values) in FILLED {
+        let stack = match line {
+            8 => vec![calloc, frame("part", 8, 7), frame("fill", 4, 1)],
+            line => vec![frame("fill", line, 1)],
+        };
+        let sample = ResolvedSample {
+            frames: stack.iter().map(resolved).collect(),
+            labels: Arc::new(ThreadLabels {
+                process: Arc::new(ProcessLabels::of_pid(7)),
+                tid: 7,
+                thread_name: "MainThread".into(),
+            }),
+            values: values.into(),
+            instruction: None,
+        };
+        aggregator.add(&sample);
+    }
+    aggregator.finish(Duration::from_secs(DURATION_S), Vec::new())
 }
 
 fn resolved(frame: &CodeFrame) -> ResolvedFrame {

@@ -340,6 +340,7 @@ fn read_from_outside_the_threads_have_the_kernels_ids_too() {
     let recording = Recording {
         profile_type: ProfileType::Cpu,
         duration: None,
+        keeps_times: false,
         reply,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -112,6 +112,8 @@ static void code_objects(void)
 #if PY_VERSION_HEX >= 0x030b0000
     FIELD("qualname", PyCodeObject, co_qualname);
     FIELD("first_instruction", PyCodeObject, co_code_adaptive);
+#else
+    FIELD("bytecode", PyCodeObject, co_code);
 #endif
 #if PY_VERSION_HEX >= 0x030c0000
     FIELD("code_version", PyCodeObject, co_version);

@@ -1,4 +1,4 @@
-"""Many processes for tests/kernel_scale.
+"""Many processes for tests/tests/kernel/scale.rs.
 
     scale.py MARKER N_CHILDREN MICROSECONDS
 

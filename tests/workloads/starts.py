@@ -1,4 +1,4 @@
-"""Processes that come and go for tests/kernel_scale.
+"""Processes that come and go for tests/tests/kernel/scale.rs.
 
     starts.py MARKER STARTS_A_SECOND SECONDS MICROSECONDS
 

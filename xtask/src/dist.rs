@@ -155,7 +155,7 @@ fn build(compiler: &Compiler, target: &str) -> std::process::Command {
 }
 
 /// Whether a 64-bit ELF file has no program header `PT_INTERP`, that is, asks for no dynamic loader.
-fn is_static(elf: &[u8]) -> bool {
+pub(crate) fn is_static(elf: &[u8]) -> bool {
     const PT_INTERP: u32 = 3;
     let u16_at = |at: usize| Some(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?));
     let u32_at = |at: usize| Some(u32::from_le_bytes(elf.get(at..at + 4)?.try_into().ok()?));
@@ -177,7 +177,7 @@ fn is_static(elf: &[u8]) -> bool {
 }
 
 /// For which processor an ELF file is (`e_machine`).
-fn elf_machine(elf: &[u8]) -> Option<u16> {
+pub(crate) fn elf_machine(elf: &[u8]) -> Option<u16> {
     let machine = elf.get(18..20)?.try_into().ok()?;
     elf.starts_with(b"\x7fELF")
         .then_some(u16::from_le_bytes(machine))

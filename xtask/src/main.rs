@@ -13,11 +13,13 @@ mod check;
 mod codegen;
 mod collector;
 mod command;
+mod compare;
 mod cross;
 mod dist;
 mod go;
 mod grpc_tools;
 mod hosts;
+mod image;
 mod interpreters;
 mod linker;
 mod package;
@@ -72,10 +74,14 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Compare pyagent with the profilers of Python's toolbox, into docs/toolbox.md.
+    Compare(compare::Args),
     /// Generate profiler-agent/src/generated from the .proto files.
     Codegen,
     /// Build one static binary: target/dist/pyagent, for arm64 target/dist/pyagent-aarch64.
     Dist(dist::Args),
+    /// Build a container image with that binary, as an archive for Docker, Podman, containerd and skopeo.
+    Image(image::Args),
 }
 
 fn main() -> ExitCode {
@@ -87,8 +93,10 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::test(&args),
         Verb::Interpreters(args) => interpreters::list(&args).map(|()| ExitCode::SUCCESS),
         Verb::Bench { args } => bench::bench(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Compare(args) => compare::compare(&args),
         Verb::Codegen => codegen::codegen().map(|()| ExitCode::SUCCESS),
         Verb::Dist(args) => dist::dist(args.target).map(|_| ExitCode::SUCCESS),
+        Verb::Image(args) => image::image(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -1,11 +1,12 @@
 //! `cargo xtask test`: runs the test binaries stage by stage, and adds up what they say.
 
 use std::{
+    collections::HashMap,
     env,
     ffi::OsString,
     fs,
     io::{BufRead as _, BufReader, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     thread,
     time::Instant,
@@ -81,43 +82,51 @@ const NETWORK_PROGRAMS: [(&str, &str); 1] = [("iproute2", "ip")];
 /// The stage of what is tested beside its code.
 const UNIT: &str = "unit";
 
-/// The test binary that starts them.
-const HOSTS: &str = "kernel_hosts";
+/// The stage that starts them.
+const HOSTS: &str = "kernel::hosts";
 
-/// The test binary that injects faults.
-const FAULTS: &str = "kernel_push_faults";
+/// The stage that injects faults.
+const FAULTS: &str = "kernel::push_faults";
 
-/// The test binaries that run packages from PyPI.
-const WITH_PACKAGES: [&str; 2] = ["kernel_native_memory", "live_heap_guppy"];
+/// The stages that run packages from PyPI.
+const WITH_PACKAGES: [&str; 2] = ["kernel::native_memory", "live::heap_guppy"];
 
-/// The test binaries that run programs with other allocators.
-const WITH_ALLOCATORS: [&str; 2] = ["kernel_allocations", "live_probes"];
+/// The stages that run programs with other allocators.
+const WITH_ALLOCATORS: [&str; 2] = ["kernel::allocations", "live::probes"];
 
-/// The test binary that opens profiles with other people's viewers.
-const VIEWERS: &str = "live_viewers";
-/// The test binaries that look at pages as a browser shows them.
-const WITH_BROWSER: [&str; 1] = ["pages"];
+/// The stages that open profiles with other people's viewers.
+const WITH_VIEWERS: [&str; 2] = ["kernel::timeline", "live::viewers"];
 
-/// What is in the names of test binaries that push to others.
+/// The stages that look at pages as a browser shows them.
+const WITH_BROWSER: [&str; 2] = ["offline::pages", "offline::pages_lines"];
+
+/// What is in the names of stages that push to others.
 const PUSHES: &str = "push";
 
-/// The test binaries that need other people's tools for gRPC, or generate clients.
+/// The stages that need other people's tools for gRPC, or generate clients.
 const WITH_GRPC_TOOLS: [&str; 4] = [
-    "proto_rules",
-    "kernel_grpc_tools",
-    "kernel_service",
-    "kernel_versions",
+    "kernel::grpc_tools",
+    "kernel::service",
+    "kernel::versions",
+    "offline::proto_rules",
 ];
 
 /// One run of `cargo test`.
 struct Stage {
     name: String,
-    /// What cargo is told to run.
-    targets: Vec<String>,
+    what: What,
     /// Whether its tests load BPF programs: then they need root, and run one at a time.
     needs_root: bool,
     /// What its tests start: Debian's packages, each with a program or file of it.
     needs_programs: &'static [(&'static str, &'static str)],
+}
+
+/// Which tests a stage runs.
+enum What {
+    /// Those beside the code.
+    Unit,
+    /// Those of a test binary, or of one module of it.
+    Binary(&'static str, Option<String>),
 }
 
 /// What was made before for the tests to run against.
@@ -145,75 +154,63 @@ struct Prepared {
     push_stand_in: OsString,
     /// As [`grpc_tools::get`] says; empty without.
     grpc_tools: OsString,
+    /// Names of the tests of each test binary, once they are built.
+    tests: HashMap<&'static str, Vec<String>>,
 }
 
 impl Suite {
-    /// The suite of a test binary: `live*`, `kernel*` and `containers*` by name, all others are offline, so that none
-    /// is forgotten.
-    fn of_binary(name: &str) -> Self {
-        let is_suite = |suite: &str| {
-            name == suite
-                || name
-                    .strip_prefix(suite)
-                    .is_some_and(|rest| rest.starts_with('_'))
-        };
-        if is_suite("live") {
-            Self::Live
-        } else if is_suite("kernel") {
-            Self::Kernel
-        } else if is_suite("containers") {
-            Self::Containers
-        } else {
-            Self::Offline
+    /// The test binary of its tests.
+    fn binary(self) -> Option<&'static str> {
+        match self {
+            Self::Offline => Some("offline"),
+            Self::Live => Some("live"),
+            Self::Kernel => Some("kernel"),
+            Self::Containers => Some("containers"),
+            Self::Vm => None,
         }
     }
 
-    /// `binaries` are the names of all test binaries.
-    fn stages(self, binaries: &[String]) -> Vec<Stage> {
-        let needs_root = match self {
-            Self::Offline | Self::Vm => false,
-            Self::Live | Self::Kernel | Self::Containers => true,
+    /// Its stages: one for each module of its test binary. `folder` is that of the binaries' sources.
+    fn stages(self, folder: &Path) -> Result<Vec<Stage>> {
+        let Some(binary) = self.binary() else {
+            return Ok(Vec::new());
         };
-        let needs_programs = |binary: &str| -> &'static [(&'static str, &'static str)] {
-            match self {
-                Self::Containers => &CONTAINER_PROGRAMS,
-                Self::Kernel if binary == HOSTS => &HOST_PROGRAMS,
-                Self::Kernel if binary == FAULTS => &NETWORK_PROGRAMS,
-                Self::Offline | Self::Live | Self::Kernel | Self::Vm => &[],
-            }
+        let stage = |name: String, what| Stage {
+            needs_root: self != Self::Offline,
+            needs_programs: match (self, name.as_str()) {
+                (Self::Containers, _) => &CONTAINER_PROGRAMS,
+                (_, HOSTS) => &HOST_PROGRAMS,
+                (_, FAULTS) => &NETWORK_PROGRAMS,
+                _ => &[],
+            },
+            name,
+            what,
         };
-        let unit = Stage {
-            name: UNIT.into(),
-            targets: vec!["--lib".into(), "--bins".into()],
-            needs_root,
-            needs_programs: &[],
-        };
-        let integration = binaries
-            .iter()
-            .filter(|binary| Self::of_binary(binary) == self)
-            .map(|binary| Stage {
-                name: binary.clone(),
-                targets: vec!["--test".into(), binary.clone()],
-                needs_root,
-                needs_programs: needs_programs(binary),
-            });
-        let unit = (self == Self::Offline).then_some(unit);
-        unit.into_iter().chain(integration).collect()
+        let mut stages = Vec::new();
+        if self == Self::Offline {
+            stages.push(stage(UNIT.into(), What::Unit));
+        }
+        if folder.join(binary).with_extension("rs").is_file() {
+            stages.push(stage(binary.into(), What::Binary(binary, None)));
+            return Ok(stages);
+        }
+        for module in modules(&folder.join(binary))? {
+            let name = format!("{binary}::{module}");
+            stages.push(stage(name, What::Binary(binary, Some(module))));
+        }
+        Ok(stages)
     }
 }
 
-/// Names of the `tests` package's binaries, sorted: its tests/*.rs and tests/*/main.rs.
-fn test_binaries() -> Result<Vec<String>> {
+/// Names of the modules of a test binary, sorted: its folder's files.
+fn modules(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(workspace::root().join("tests/tests"))? {
+    for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "rs")
-            || path.join("main.rs").is_file()
+            && let Some(stem) = path.file_stem().filter(|stem| *stem != "main")
         {
-            names.extend(
-                path.file_stem()
-                    .map(|stem| stem.to_string_lossy().into_owned()),
-            );
+            names.push(stem.to_string_lossy().into_owned());
         }
     }
     names.sort();
@@ -297,11 +294,11 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     let mut rows = Vec::new();
     let mut total = Counts::default();
     let mut failures = Failures::default();
-    let binaries = test_binaries()?;
-    let stages: Vec<Stage> = suites
-        .iter()
-        .flat_map(|suite| suite.stages(&binaries))
-        .collect();
+    let folder = workspace::root().join("tests/tests");
+    let mut stages = Vec::new();
+    for suite in suites {
+        stages.extend(suite.stages(&folder)?);
+    }
     let mut prepared = Prepared::default();
     if !stages.is_empty() {
         let has_peers = stages.iter().any(|stage| {
@@ -336,6 +333,11 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
             duration: start.elapsed(),
             outcome: "ok".into(),
         });
+        for suite in suites {
+            if let Some(binary) = suite.binary() {
+                prepared.tests.insert(binary, tests_of(binary, &prepared)?);
+            }
+        }
         if let Some(peers) = peers {
             let (made, row) = peers.join().expect("it does not panic");
             [
@@ -385,7 +387,7 @@ fn get_packages(stages: &[Stage], prepared: &mut Prepared, rows: &mut Vec<Row>) 
         prepared.packages = packages;
         rows.push(row);
     }
-    if is_run(&[VIEWERS]) {
+    if is_run(&WITH_VIEWERS) {
         let get = || Ok(viewers::get()?.unwrap_or_default().into_os_string());
         let (folder, row) = made("viewers", get);
         prepared.viewers = folder;
@@ -484,7 +486,30 @@ fn run_stage(
 ) -> Result<(Counts, String)> {
     println!("\n== {}", stage.name);
     let mut test = cargo_test(prepared);
-    test.arg("--no-fail-fast").args(&stage.targets).arg("--");
+    test.arg("--no-fail-fast");
+    match &stage.what {
+        What::Unit => {
+            test.args(["--lib", "--bins", "--"]);
+            test.args(name);
+        }
+        What::Binary(binary, module) => {
+            let module = module
+                .as_ref()
+                .map_or_else(String::new, |it| format!("{it}::"));
+            let is_meant = |test: &&String| {
+                test.starts_with(&module) && name.is_none_or(|it| test.contains(it))
+            };
+            let names: Vec<_> = prepared.tests[binary].iter().filter(is_meant).collect();
+            if names.is_empty() {
+                return Ok(match name {
+                    Some(_) => (Counts::default(), "no test of that name".into()),
+                    None => left_out("it has no tests: is it named in the folder's main.rs?"),
+                });
+            }
+            // A part of a name would be found in other modules' names too.
+            test.args(["--test", binary, "--", "--exact"]).args(names);
+        }
+    }
     if stage.needs_root {
         test.arg("--test-threads=1");
         if let Err(error) = give_root(&mut test) {
@@ -495,7 +520,6 @@ fn run_stage(
     if let Err(error) = package::install(&programs, &packages) {
         return Ok(left_out(&format!("{error:#}")));
     }
-    test.args(name);
     let (mut counts, is_success) = tally(&mut test, &mut std::io::stdout(), failures)?;
     if !is_success && counts.n_failed == 0 {
         // It did not get as far as a result line: crashed, or there is no such test binary.
@@ -503,6 +527,19 @@ fn run_stage(
     }
     let outcome = format!("{} passed, {} failed", counts.n_passed, counts.n_failed);
     Ok((counts, outcome))
+}
+
+/// Names of the tests of a test binary.
+fn tests_of(binary: &str, prepared: &Prepared) -> Result<Vec<String>> {
+    let mut list = cargo_test(prepared);
+    list.args([
+        "--quiet", "--test", binary, "--", "--list", "--format", "terse",
+    ]);
+    let listed = command::output(&mut list)?;
+    let names = listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// Makes cargo start the test binaries with root's rights.
@@ -588,31 +625,59 @@ mod tests {
     }
 
     #[test]
-    fn every_test_binary_belongs_to_a_suite() {
-        assert_eq!(Suite::of_binary("live"), Suite::Live);
-        assert_eq!(Suite::of_binary("kernel_maps"), Suite::Kernel);
-        assert_eq!(Suite::of_binary("lively"), Suite::Offline);
-        let names: Vec<String> = ["kernel", "lines", "live", "containers"]
-            .map(String::from)
-            .into();
-        let stages: Vec<_> = DEFAULT_SUITES
-            .iter()
-            .flat_map(|suite| suite.stages(&names))
-            .collect();
+    fn each_file_of_a_test_binary_is_a_stage() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = [
+            "containers.rs",
+            "kernel/main.rs",
+            "kernel/hosts.rs",
+            "kernel/hosts/host.rs",
+            "live/main.rs",
+            "live/heap.rs",
+            "offline/main.rs",
+            "offline/lines.rs",
+            "offline/help.rs",
+            "offline/snapshots/help.snap",
+        ];
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let stages = DEFAULT_SUITES.map(|suite| suite.stages(folder.path()).unwrap());
         let stages: Vec<_> = stages
             .iter()
+            .flatten()
             .map(|stage| (stage.name.as_str(), stage.needs_root))
             .collect();
         assert_eq!(
             stages,
             [
                 ("unit", false),
-                ("lines", false),
-                ("live", true),
-                ("kernel", true),
+                ("offline::help", false),
+                ("offline::lines", false),
+                ("live::heap", true),
+                ("kernel::hosts", true),
                 ("containers", true)
             ]
         );
+    }
+
+    #[test]
+    fn every_stage_that_needs_something_is_there() {
+        let folder = workspace::root().join("tests/tests");
+        let stages = DEFAULT_SUITES.map(|suite| suite.stages(&folder).unwrap());
+        let names: Vec<_> = stages.iter().flatten().map(|stage| &stage.name).collect();
+        let needing = [HOSTS, FAULTS]
+            .into_iter()
+            .chain(WITH_PACKAGES)
+            .chain(WITH_ALLOCATORS)
+            .chain(WITH_VIEWERS)
+            .chain(WITH_BROWSER)
+            .chain(WITH_GRPC_TOOLS);
+        for stage in needing {
+            assert!(names.iter().any(|name| *name == stage), "{stage}");
+        }
     }
 
     #[test]

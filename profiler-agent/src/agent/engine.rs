@@ -66,6 +66,8 @@ pub struct Recording {
     pub profile_type: ProfileType,
     /// Ends it; `None`: when the agent stops.
     pub duration: Option<Duration>,
+    /// Whether it keeps when each sample was taken.
+    pub keeps_times: bool,
     /// Gets the profile.
     pub reply: oneshot::Sender<Profile>,
 }
@@ -198,7 +200,11 @@ impl Engine {
             probe_states: ProbeStates::default(),
             rounding: Rounding::default(),
             collecting: HashMap::new(),
-            symbolizer: Symbolizer::new(parts.show_cmdline, parts.config.labels.clone()),
+            symbolizer: Symbolizer::new(
+                parts.show_cmdline,
+                parts.config.has_instructions,
+                parts.config.labels.clone(),
+            ),
             parts,
             waiting: Waiting::default(),
             pulls: Vec::new(),
@@ -219,12 +225,17 @@ impl Engine {
             huge_faults: HugeFaults::new(open_pagemap),
         };
         match recording {
-            Some(recording) => engine.begin(
-                recording.profile_type,
-                ProcessFilter::default(),
-                recording.duration,
-                Consumer::Recording(recording.reply),
-            ),
+            Some(recording) => {
+                engine.begin(
+                    recording.profile_type,
+                    ProcessFilter::default(),
+                    recording.duration,
+                    Consumer::Recording(recording.reply),
+                );
+                for pull in &mut engine.pulls {
+                    pull.clock_ns = recording.keeps_times.then(unix_of_boot_ns);
+                }
+            }
             None => {
                 engine.windows = Some(Windows::new(window, channel));
                 engine.begin_window();
@@ -279,6 +290,7 @@ impl Engine {
             Event::Drained(at) => self.on_drained(at),
             Event::Process(update) => self.on_update(update),
             Event::Scanned(listing) => self.on_scanned(listing),
+            Event::Probed(listing) => self.on_ready(listing),
             Event::Counted(counts) => self.on_counted(counts),
             Event::Query(query) => self.on_query(*query),
             Event::Stop => {
@@ -301,11 +313,22 @@ impl Engine {
         self.rotate(at);
     }
 
+    /// Every process that is there is known; a recording of allocations waits for their probes.
     fn on_scanned(&mut self, listing: Vec<ProcessListing>) {
+        let is_recording = |pull: &Pull| matches!(pull.consumer, Consumer::Recording(_));
+        if self.parts.prober.is_some() && self.pulls.iter().any(is_recording) {
+            self.tell_prober(ProbeMessage::Scanned(listing));
+        } else {
+            self.on_ready(listing);
+        }
+    }
+
+    fn on_ready(&mut self, listing: Vec<ProcessListing>) {
         // What was asked for is time in which the processes are known.
         for pull in &mut self.pulls {
             if let Consumer::Recording(_) = pull.consumer {
                 (pull.begun, pull.begun_ns) = (Instant::now(), boot_ns());
+                pull.aggregator.set_start(SystemTime::now());
             }
         }
         if let Some(scanned) = self.parts.scanned.take() {
@@ -316,9 +339,9 @@ impl Engine {
 
     fn on_sample(&mut self, sample: RawSample) {
         self.counters.samples += 1;
-        if type_of(&sample) == Some(ProfileType::Cpu) && sample.has(sample_flags::GIL_KNOWN) {
+        if let Some(holds_gil) = holds_gil(&sample) {
             self.counters.gil_known += 1;
-            self.counters.gil_held += u64::from(sample.has(sample_flags::GIL_HELD));
+            self.counters.gil_held += u64::from(holds_gil);
         }
         match type_of(&sample) {
             Some(ProfileType::Faults) => self.counters.faults += 1,
@@ -431,7 +454,7 @@ impl Engine {
             }
         }
         if let Some(windows) = &mut self.windows {
-            windows.add(profile_type, &resolved);
+            windows.add(profile_type, &resolved, holds_gil(sample));
         }
     }
 
@@ -446,7 +469,7 @@ impl Engine {
                 pull.add_rest(&rest);
             }
             if let Some(windows) = &mut self.windows {
-                windows.add(ProfileType::Faults, &rest.resolved);
+                windows.add(ProfileType::Faults, &rest.resolved, None);
             }
         }
     }
@@ -521,6 +544,7 @@ impl Engine {
             begun,
             begun_ns,
             duration,
+            clock_ns: None,
             consumer,
             counters,
         });
@@ -533,7 +557,11 @@ impl Engine {
                 with_memory,
                 reply,
             } => self.list(filter, with_memory, reply),
-            Query::DumpStacks { filter, reply } => self.dump(&filter, reply),
+            Query::DumpStacks {
+                filter,
+                locals,
+                reply,
+            } => self.dump(&filter, locals, reply),
             Query::HeapCensus { filter, reply } => self.census(&filter, reply),
             Query::Pull { request, reply } => {
                 let refused = if self.pulls.len() >= MAX_PULLS {
@@ -672,6 +700,19 @@ impl Engine {
 /// The type of profile that a sample belongs to; `None`: of no source that there is.
 fn type_of(sample: &RawSample) -> Option<ProfileType> {
     Source::numbered(sample.source).map(|source| source.profile_type)
+}
+
+/// Whether a CPU sample's thread held the global interpreter lock; `None`: that is not known, or of no interest.
+fn holds_gil(sample: &RawSample) -> Option<bool> {
+    let is_known = type_of(sample) == Some(ProfileType::Cpu) && sample.has(sample_flags::GIL_KNOWN);
+    is_known.then(|| sample.has(sample_flags::GIL_HELD))
+}
+
+/// What the clock of the samples is behind wall time now, in nanoseconds: when the host was started.
+fn unix_of_boot_ns() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = i64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
+    now.saturating_sub_unsigned(boot_ns())
 }
 
 /// What is not seen without the probes of these types.

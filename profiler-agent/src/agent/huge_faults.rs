@@ -166,6 +166,7 @@ mod tests {
             resolved: ResolvedSample {
                 frames: Vec::new(),
                 labels: Arc::new(labels),
+                instruction: None,
                 values: [0, 7].into(),
             },
         };

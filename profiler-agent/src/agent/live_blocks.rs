@@ -18,8 +18,11 @@ use crate::ids::{Address, Generation, Pid};
 use crate::process::block::{Block, Release};
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::process::resident;
-use crate::profile::aggregate::{ProcessLabels, ResolvedFrame, ResolvedSample, ThreadLabels};
+use crate::profile::aggregate::{
+    OwnLabels, ProcessLabels, ResolvedFrame, ResolvedSample, ThreadLabels,
+};
 use crate::profile::in_use::BlockInUse;
+use crate::profile::instructions::Instruction;
 use crate::profile::model::{ProfileType, Values, age_class};
 use crate::profile::totals::ProgramTotals;
 use crate::sample::decode::RawSample;
@@ -35,6 +38,7 @@ const POOL_INTERVAL: Duration = Duration::from_secs(1);
 struct Stack {
     frames: Vec<ResolvedFrame>,
     labels: Arc<ThreadLabels>,
+    instruction: Option<Instruction>,
 }
 
 impl Stack {
@@ -47,7 +51,9 @@ impl Stack {
 impl PartialEq for Stack {
     /// By the addresses of functions and labels, which it keeps alive.
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.labels, &other.labels) && self.keys().eq(other.keys())
+        Arc::ptr_eq(&self.labels, &other.labels)
+            && self.instruction == other.instruction
+            && self.keys().eq(other.keys())
     }
 }
 
@@ -55,7 +61,7 @@ impl Eq for Stack {}
 
 impl Hash for Stack {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (Arc::as_ptr(&self.labels) as usize).hash(state);
+        (Arc::as_ptr(&self.labels) as usize, self.instruction).hash(state);
         self.keys().for_each(|key| key.hash(state));
     }
 }
@@ -129,7 +135,7 @@ pub(super) struct Part {
     pub(super) profile_type: ProfileType,
     stack: Arc<Stack>,
     /// How old it is, if it is in use.
-    pub(super) age: Option<&'static str>,
+    age: Option<&'static str>,
     pub(super) values: Values,
 }
 
@@ -141,6 +147,14 @@ impl Part {
 
     pub(super) fn labels(&self) -> &Arc<ThreadLabels> {
         &self.stack.labels
+    }
+
+    /// Those beside the thread's.
+    pub(super) fn own_labels(&self) -> OwnLabels {
+        OwnLabels {
+            age: self.age,
+            instruction: self.stack.instruction,
+        }
     }
 }
 
@@ -346,6 +360,7 @@ impl LiveBlocks {
         let stack = Stack {
             frames: resolved.frames.clone(),
             labels: resolved.labels.clone(),
+            instruction: resolved.instruction,
         };
         if let Some(shared) = self.stacks.get(&stack) {
             return shared.clone();

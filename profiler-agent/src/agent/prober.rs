@@ -16,6 +16,7 @@ use crate::process::{cpu_time, facts};
 use crate::profile::model::ProfileType;
 use crate::python::process::PythonProcess;
 use crate::track::allocators::{Allocators, Found, PoolProbes, Wanted};
+use crate::track::process::ProcessListing;
 
 /// What the probes cost is compared with the budget this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -40,6 +41,8 @@ const CLOCK_TICK: f64 = 0.01;
 pub(super) enum ProbeMessage {
     /// A process is profiled from now on.
     Profiled(Arc<PythonProcess>),
+    /// All that were there when the agent began have been told of: to be answered with this, once their probes stand.
+    Scanned(Vec<ProcessListing>),
     /// A program has ended, with memory that nobody will give back.
     Ended(Generation, Vec<Block>),
     /// Nothing is sampled any more.
@@ -138,6 +141,10 @@ impl Prober {
             let timeout = next_look.saturating_duration_since(Instant::now());
             match messages.recv_timeout(timeout) {
                 Ok(ProbeMessage::Profiled(process)) => self.on_profiled(&process),
+                Ok(ProbeMessage::Scanned(listing)) => {
+                    // The engine ends after this thread was told to.
+                    let _ = self.events.send(Event::Probed(listing));
+                }
                 Ok(ProbeMessage::Ended(generation, blocks)) => {
                     self.on_ended(generation);
                     self.probes.forget(&blocks);
@@ -278,6 +285,7 @@ impl Prober {
     /// Takes probes away that cost too much.
     fn look(&mut self) {
         let mut removed = Vec::new();
+        let is_unlimited = self.config.budget >= 1.0;
         for (generation, probed) in &mut self.processes {
             let pid = probed.process.pid;
             let (Some((n_hits, cost_ns)), Some(cpu_time)) =
@@ -295,7 +303,7 @@ impl Prober {
             probed.cpu_time = cpu_time;
             probed.looked = Instant::now();
             let share = spent.as_secs_f64() / (own.as_secs_f64() + CLOCK_TICK);
-            let is_above = spent >= MIN_COST && share > self.config.budget;
+            let is_above = !is_unlimited && spent >= MIN_COST && share > self.config.budget;
             probed.n_above = if is_above { probed.n_above + 1 } else { 0 };
             // One interval may be an odd one, unless it is far too much.
             if probed.n_above >= 2 || (is_above && share > 2.0 * self.config.budget) {

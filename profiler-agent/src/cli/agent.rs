@@ -50,13 +50,18 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         );
     }
     let (queries, receiver) = mpsc::channel(QUERY_CHANNEL);
+    for address in server.anonymous().filter(|_| args.listen.allow_locals) {
+        tracing::warn!(
+            "everybody who reaches {address} can read local variables of all processes (--allow-locals): ask for tokens (--token-file)"
+        );
+    }
     // It is alive before anything is attached.
     let health = match args.listen.health_listen {
         Some(address) => Some(serve_health(address, queries.clone())?),
         None => None,
     };
     let recorder = args.recorder.start()?;
-    let pushing = args.push.start(recorder.as_ref())?;
+    let pushing = args.push.start(recorder.as_ref(), &args.sampling.labels)?;
     let selection = args.selection.selection();
     let max_samples = Some(args.max_samples_per_second);
     let config = args
@@ -65,6 +70,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     let config = SamplingConfig {
         allocation: args.allocation.config(),
         window: args.recorder.window,
+        has_instructions: args.bytecode,
         ..config
     };
     let purpose = Purpose::Serve {

@@ -7,13 +7,20 @@ use clap::Args;
 
 use super::OutputArgs;
 use super::exit::ExitError;
+use super::frames::FramesArgs;
 use super::input::InputArgs;
-use crate::format::Format;
+use super::report::NO_SUBPROCESSES;
 use crate::format::file::Target;
+use crate::format::{Format, Times};
 
 /// `pyagent convert`.
 #[derive(Debug, Args, Clone)]
 #[command(
+    mut_arg("function", |arg| arg.hide_short_help(false)),
+    mut_arg("nolineno", |arg| arg.hide_short_help(false)),
+    mut_arg("threads", |arg| arg.hide_short_help(false)),
+    mut_arg("full_filenames", |arg| arg.hide_short_help(false)),
+    mut_arg("no_native", |arg| arg.hide_short_help(false)),
     after_help = "Examples:\n  pyagent convert app.pb.gz -o app.svg               a flame graph of it\n  pyagent convert app.pb.gz -o app.speedscope.json   for speedscope.app\n  pyagent convert app.folded -o app.callgrind        for KCachegrind\n  pyagent convert web1:7099 --last 10m -o web.pstats  of an agent, for SnakeViz\n  pyagent convert app.pb.gz --format dot -o - | dot -Tpng > app.png"
 )]
 pub struct ConvertArgs {
@@ -23,19 +30,19 @@ pub struct ConvertArgs {
     /// Where to.
     #[command(flatten)]
     pub output: OutputArgs,
-    /// One frame a function, at its first line
-    #[arg(long)]
-    pub function: bool,
-    /// One frame a function, without lines
-    #[arg(long, conflicts_with = "function")]
-    pub nolineno: bool,
-    /// Without machine code and the kernel: what they take is their Python caller's
-    #[arg(long)]
-    pub no_native: bool,
+    /// Which frames.
+    #[command(flatten)]
+    pub frames: FramesArgs,
+    /// Children: a profile has those that were recorded
+    #[arg(long, short_alias = 's', hide = true)]
+    pub subprocesses: bool,
 }
 
 /// Runs the command.
 pub async fn run(args: ConvertArgs) -> Result<ExitCode> {
+    if args.subprocesses {
+        return Err(ExitError::Usage(NO_SUBPROCESSES.to_owned()).into());
+    }
     let output = args.output.output.as_deref();
     let format = Format::choose(args.output.format.as_deref(), output)
         .map_err(|error| ExitError::Usage(error.to_string()))?;
@@ -45,15 +52,15 @@ pub async fn run(args: ConvertArgs) -> Result<ExitCode> {
     };
     let target = Target::named(path.to_owned());
     target.check()?;
-    let mut profile = args.input.profile().await?;
-    if args.no_native {
-        profile = profile.without_native();
-    }
-    if args.function || args.nolineno {
-        profile = profile.by_function(args.function);
-    }
+    let profile = args.frames.apply(args.input.profile().await?);
     let n_samples = profile.n_samples();
     target.write(&profile, format)?;
+    if format.times == Times::Shown && profile.has_moments() && profile.n_without_time() > 0 {
+        tell!(
+            "{} samples have no time, or a wrong one, and are not in the course",
+            profile.n_without_time()
+        );
+    }
     if let Target::Named(_) = target {
         tell!("wrote {target} ({}, {n_samples} samples)", format.name);
     }

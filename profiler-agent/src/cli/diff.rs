@@ -12,7 +12,8 @@ use clap::Args;
 use super::exit::{self, ExitError};
 use super::input::InputArgs;
 use super::output::print;
-use super::report::{measure, style};
+use super::report::check_matches;
+use super::rows::RowsArgs;
 use crate::config::{parse_duration, parse_percent};
 use crate::format::file::Target;
 use crate::format::{diff as format, escape};
@@ -24,7 +25,6 @@ use crate::view::report::{Restriction, SortKey};
 
 /// `pyagent diff`.
 #[derive(Debug, Args, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[command(
     mut_arg("input", |arg| arg
         .index(1)
@@ -33,6 +33,7 @@ use crate::view::report::{Restriction, SortKey};
         .default_value(None::<&str>)
         .required(true)
         .help("File (.pb.gz, .folded; `-`: standard input), or agent, as `report` takes it")),
+    mut_arg("sort", |arg| arg.help("What comes first: tottime, or cumtime")),
     after_help = DIFF_EXAMPLES,
     after_long_help = DIFF_HELP
 )]
@@ -43,7 +44,7 @@ pub struct DiffArgs {
     /// The same, of what it became
     #[arg(value_name = "AFTER", index = 2)]
     pub after: String,
-    /// Which rows: a number of them, a part (0.1), or a regex on file:line(name)
+    /// Which rows: a number of them, a part (0.1), or a regex on file:line(name), name or module.name
     #[arg(value_name = "RESTRICTION", index = 3)]
     pub restrictions: Vec<Restriction>,
     /// Lines of Python functions, by their numbers, in place of functions
@@ -58,24 +59,12 @@ pub struct DiffArgs {
     /// Samples that are closer together than this tell the same
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration, hide_short_help = true)]
     pub correlation: Duration,
-    /// What comes first: tottime, or cumtime
-    #[arg(long, value_name = "KEY", default_value = "tottime")]
-    pub sort: SortKey,
-    /// Rows, at most
-    #[arg(long, value_name = "N")]
-    pub top: Option<usize>,
-    /// Another value of the profiles, such as alloc_space
-    #[arg(long, value_name = "KIND")]
-    pub value: Option<String>,
-    /// Frames of machine code and of the kernel too; else what they take is their Python caller's
-    #[arg(long)]
-    pub native: bool,
+    /// In which order and how many, of which value.
+    #[command(flatten)]
+    pub rows: RowsArgs,
     /// Write a differential flame graph (.svg), or folded stacks with two counts (.folded, `-`)
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 const DIFF_EXAMPLES: &str = "\
@@ -99,7 +88,8 @@ before, which tell faster from slower. Totals are compared with --same-work, and
 (within 2 %). Functions are the same by name and file, whatever the folder of the release; lines by their numbers.
 
 --fail-over 5% fails (exit code 5) when a function with what it calls, a line with --lines, or the total where totals are \
-compared, grew by more than 5 % of the total and by more than the error. What it never does is to fail because something shrank.
+compared, grew by more than 5 % of the total and by more than the error. What it never does is to fail because something shrank. \
+Lines are compared by their numbers, so inserting one above makes all below it others: for CI compare functions.
 
 The error is that of the numbers of samples: 1 of 10,000 comparisons of a program with itself has a row beyond it, in all its \
 rows together (Bonferroni). Samples closer together than --correlation count as one, since they come from one visit of a \
@@ -110,7 +100,7 @@ The profiles must be of different times: two that share samples are not independ
 
 /// Runs the command.
 pub async fn run(args: DiffArgs) -> Result<ExitCode> {
-    let by_total = match args.sort {
+    let by_total = match args.rows.sort {
         SortKey::Own => false,
         SortKey::Total => true,
         _ => {
@@ -124,11 +114,9 @@ pub async fn run(args: DiffArgs) -> Result<ExitCode> {
     }
     let output = args.output.clone().map(Output::new).transpose()?;
     let [before, after] = args.profiles().await?;
-    let measures = [
-        measure(&before, args.value.as_deref())?,
-        measure(&after, args.value.as_deref())?,
-    ];
+    let measures = [args.rows.measure(&before)?, args.rows.measure(&after)?];
     check_comparable([&before, &after], measures)?;
+    check_matches(&args.restrictions, &[&before, &after])?;
     let grain = if args.lines {
         Grain::Lines
     } else {
@@ -152,16 +140,16 @@ pub async fn run(args: DiffArgs) -> Result<ExitCode> {
         diff: &diff,
         grain,
         by_total,
-        top: args.top,
+        top: args.rows.top,
         restrictions: &args.restrictions,
         verdict,
-        style: style(),
+        style: args.rows.style(),
     };
     if let Some(output) = &output {
         output.write(&args, &question)?;
     }
     if !output.is_some_and(|output| output.is_stdout()) {
-        let printed = if args.json {
+        let printed = if args.rows.json {
             format!("{}\n", json(&question))
         } else {
             text(&question)
@@ -190,13 +178,14 @@ impl DiffArgs {
             (true, true) | (false, false) => {}
         }
         let before = before.profile().await?;
-        let after = with_files_of(&before, after.profile().await?);
-        let profiles = [before, after];
-        Ok(if self.native || self.lines {
-            profiles
-        } else {
-            profiles.map(Profile::without_native)
-        })
+        let after = after.profile().await?;
+        // Rows say where to look now.
+        let before = with_files_of(&after, before);
+        Ok([before, after].map(|profile| {
+            let mut profile = self.rows.frames(profile, self.lines);
+            profile.has_full_filenames = self.rows.full_filenames;
+            profile
+        }))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where the profile comes from that a view shows: a file, standard input, or an agent.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -10,11 +11,13 @@ use clap::Args;
 
 use super::connect::ShownArgs;
 use super::exit::ExitError;
+use super::gil::GilArgs;
 use super::{parse_duration, parse_label, parse_time};
 use crate::config::DEFAULT_ADDRESS;
 use crate::format::read::{self, MAX_BYTES};
 use crate::format::{Format, escape};
-use crate::profile::model::{Profile, ProfileType};
+use crate::profile::groups;
+use crate::profile::model::{Profile, ProfileType, Sample};
 use crate::profile::query::{Criteria, LabelFilter, ProcessFilter, TimeRange, with_labels};
 use crate::serve::client::{PullFailure, PullQuestion, PullTime, pull};
 
@@ -50,8 +53,11 @@ pub struct InputArgs {
     /// Only samples with such a label, as thread_name=^Worker (repeatable)
     ///
     /// Of several all must be there.
-    #[arg(long = "filter", value_name = "LABEL=REGEX", value_parser = parse_label)]
+    #[arg(long = "filter", alias = "label", value_name = "LABEL=REGEX", value_parser = parse_label)]
     pub filters: Vec<LabelFilter>,
+    /// Which samples.
+    #[command(flatten)]
+    pub gil: GilArgs,
     /// What the agent is shown.
     #[command(flatten)]
     pub shown: ShownArgs,
@@ -63,6 +69,7 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 impl InputArgs {
     /// The profile; Ctrl-C ends the waiting for it.
     pub async fn profile(&self) -> Result<Profile> {
+        self.gil.check(self.profile_type)?;
         let profile = match self.source() {
             Source::Stdin => {
                 self.check_no_agent("standard input")?;
@@ -82,8 +89,23 @@ impl InputArgs {
             }
             Source::Agent(address) => self.pulled(address).await?,
         };
+        check_labels(&profile, self.filters.iter().map(|filter| &*filter.name))?;
+        let had_samples = profile.n_samples() != 0;
+        let profile = self.of_pids(profile)?;
         let profile = with_labels(profile, &self.filters);
-        Ok(self.of_pids(profile))
+        if had_samples && profile.n_samples() == 0 && !self.filters.is_empty() {
+            let names: Vec<String> = self
+                .filters
+                .iter()
+                .map(|it| escape(&it.name).into_owned())
+                .collect();
+            return Err(ExitError::NothingMatched(format!(
+                "no sample has what --filter asks for; `pyagent report --by {}` shows what there is",
+                names.join(",")
+            ))
+            .into());
+        }
+        Ok(self.gil.chosen(profile))
     }
 
     /// Whether an agent is asked.
@@ -176,15 +198,40 @@ impl InputArgs {
         read::read(&pulled.bytes).with_context(|| format!("what {agent} sent is no profile"))
     }
 
-    fn of_pids(&self, profile: Profile) -> Profile {
+    fn of_pids(&self, profile: Profile) -> Result<Profile, ExitError> {
         if self.pid.is_empty() {
-            return profile;
+            return Ok(profile);
         }
-        profile.part(|sample| {
-            let pid = profile.thread(sample.labels).pid;
+        let pid_of = |sample: &Sample| profile.thread(sample.labels).pid;
+        let there: BTreeSet<i64> = profile.samples.iter().map(pid_of).collect();
+        let missing = self.pid.iter().find(|it| !there.contains(&i64::from(**it)));
+        if let Some(missing) = missing.filter(|_| !there.is_empty()) {
+            let shown: Vec<String> = there.iter().take(20).map(ToString::to_string).collect();
+            return Err(ExitError::NothingMatched(format!(
+                "no sample is of process {missing}: there are samples of {}{}",
+                shown.join(", "),
+                if there.len() > shown.len() {
+                    ", ..."
+                } else {
+                    ""
+                }
+            )));
+        }
+        let is_wanted = |sample: &Sample| {
+            let pid = pid_of(sample);
             self.pid.iter().any(|wanted| i64::from(*wanted) == pid)
-        })
+        };
+        Ok(profile.part(is_wanted))
     }
+}
+
+/// Refuses names of labels that no sample has, with those that there are.
+pub(super) fn check_labels<'a>(
+    profile: &Profile,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<(), ExitError> {
+    groups::check_labels(profile, names)
+        .map_err(|error| ExitError::NothingMatched(error.to_string()))
 }
 
 /// Where a profile comes from.

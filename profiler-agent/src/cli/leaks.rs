@@ -120,6 +120,7 @@ fn start(
     let recording = Recording {
         profile_type: ProfileType::Faults,
         duration: None,
+        keeps_times: false,
         reply,
     };
     Ok((Agent::start(&config, Purpose::Record(recording))?, profile))

@@ -104,6 +104,12 @@ pub struct ListenArgs {
     /// Serve other hosts without TLS, or without asking who they are
     #[arg(long, hide_short_help = true, env = "PYAGENT_INSECURE", value_parser = clap::builder::BoolishValueParser::new())]
     pub insecure: bool,
+    /// Give local variables to who asks for them (`dump --locals`); their values can be secrets
+    ///
+    /// To who may everything there, and over a local socket to users of this host, of processes that are their own. On a
+    /// loopback address without tokens everybody on this host may everything.
+    #[arg(long, hide_short_help = true, env = "PYAGENT_ALLOW_LOCALS", value_parser = clap::builder::BoolishValueParser::new())]
+    pub allow_locals: bool,
 }
 
 impl ListenArgs {
@@ -122,6 +128,7 @@ impl ListenArgs {
             client_scopes: self.tls_client_scopes.clone(),
             token_file: self.token_file.clone(),
             insecure: self.insecure,
+            allow_locals: self.allow_locals,
         }
     }
 }

@@ -15,14 +15,12 @@ use super::ending::Ending;
 use super::exit::ExitError;
 use super::log::LogArgs;
 use super::output::print;
-use super::{MemArgs, named};
-use crate::agent::{Agent, AgentAsker, Purpose};
-use crate::config::DEFAULT_MAX_SAMPLES_PER_SECOND;
+use super::{MemArgs, named, own_agent};
+use crate::agent::AgentAsker;
 use crate::format::file::Target;
 use crate::format::{escape, unix_seconds};
 use crate::heap::parts;
 use crate::ids::Pid;
-use crate::kernel::probe::Rights;
 use crate::process::facts;
 use crate::profile::memory::{MemoryInfo, Parts};
 use crate::profile::model::{Profile, ProfileType};
@@ -53,40 +51,12 @@ pub async fn run(args: MemArgs, log: &LogArgs) -> Result<ExitCode> {
         .as_deref()
         .map(|path| file_kind(path, &args))
         .transpose()?;
-    for problem in named::check(&args.selection.pid)? {
-        tell!("{problem}");
-    }
-    for problem in named::missing(&args.selection.included()) {
-        if problem.is_all {
-            return Err(ExitError::NothingMatched(problem.message).into());
-        }
-        tell!("{}", problem.message);
-    }
     let target = args.output.clone().map(Target::named);
     if let Some(target) = &target {
         target.check()?;
     }
-    let missing = Rights::of_this_process().missing();
-    if !missing.is_empty() {
-        return Err(ExitError::Rights(missing).into());
-    }
-    named::check_namespace()?;
-    let config = args.sampling.config(
-        &[ProfileType::Faults, ProfileType::Cpu],
-        args.selection.selection(),
-        Some(DEFAULT_MAX_SAMPLES_PER_SECOND),
-        log,
-    );
-    let purpose = Purpose::Serve {
-        show_cmdline: false,
-        recorder: None,
-        pushes: None,
-    };
-    let mut agent = Agent::start(&config, purpose)?;
-    let listing = agent.scanned().await;
-    if !args.selection.pid.is_empty() {
-        named::check_any_tracked(&listing)?;
-    }
+    let types = [ProfileType::Faults, ProfileType::Cpu];
+    let agent = own_agent::start(&args.selection, &args.sampling, &types, log).await?;
     let (mut watch, rest) = watch(&args, &agent.asker(), file).await?;
     tokio::task::spawn_blocking(|| agent.stop())
         .await

@@ -3,17 +3,25 @@
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::PullArgs;
 use super::exit::ExitError;
 use crate::format::file::Target;
+use crate::format::read::read;
 use crate::format::{Format, escape};
-use crate::profile::query::TimeRange;
+use crate::profile::query::{LabelFilter, TimeRange};
 use crate::serve::client::{AgentAddress, PullFailure, PullQuestion, PullTime, containers, pull};
+
+/// What `--subprocesses` cannot mean of an agent: it does not say whose children its processes are.
+pub(super) const SUBPROCESSES_OF_AGENT: &str = "--subprocesses is for this host: of an agent choose the processes by --pid, --comm, --cmdline, --cgroup or --container";
 
 /// Runs the command; Ctrl-C ends it without a file.
 pub async fn run(args: PullArgs) -> Result<ExitCode> {
+    if args.selection.subprocesses {
+        return Err(ExitError::Usage(SUBPROCESSES_OF_AGENT.to_owned()).into());
+    }
+    args.gil.check(args.profile_type)?;
     let address = args
         .agent
         .agent()
@@ -35,12 +43,22 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
     if let PullTime::Next(duration) = time {
         tell!("pulling {:.1} s from {address}", duration.as_secs_f64());
     }
+    let labels: Vec<LabelFilter> = args
+        .labels
+        .iter()
+        .cloned()
+        .chain(args.gil.filter())
+        .collect();
     let question = PullQuestion {
         profile_type,
         filter: &filter,
-        labels: &args.labels,
+        labels: &labels,
         time,
-        format,
+        format: if args.frames.change_anything() {
+            Format::default_format()
+        } else {
+            format
+        },
     };
     let pulled = tokio::select! {
         pulled = pull(&address, question) => pulled,
@@ -56,15 +74,24 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
         }
         pulled => pulled?,
     };
-    target.write_with(|out| out.write_all(&pulled.bytes))?;
+    if args.frames.change_anything() {
+        let profile =
+            read(&pulled.bytes).with_context(|| format!("what {address} sent is no profile"))?;
+        target.write(&args.frames.apply(profile), format)?;
+    } else {
+        target.write_with(|out| out.write_all(&pulled.bytes))?;
+    }
     for comment in &pulled.comments {
         tell!("  {comment}");
+    }
+    if args.gil.gil && pulled.n_samples == 0 {
+        tell!("no sample says that its thread held the GIL: free-threaded Python has none");
     }
     if let Target::Named(path) | Target::Default(path) = &target {
         tell!(
             "wrote {} ({}, {} {})",
             escape(&path.to_string_lossy()),
-            pulled.format,
+            format.name,
             pulled.n_samples,
             profile_type.noun()
         );

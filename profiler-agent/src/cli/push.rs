@@ -236,7 +236,7 @@ pub struct Label {
 const MAX_VALUE_CHARS: usize = 1024;
 
 /// Labels that pyagent fills in, each sample with its own.
-const RESERVED: [&str; 7] = [
+const RESERVED: [&str; 8] = [
     label::PID,
     label::TID,
     label::THREAD_NAME,
@@ -244,6 +244,7 @@ const RESERVED: [&str; 7] = [
     label::PYTHON_VERSION,
     label::CGROUP,
     label::AGE,
+    label::INSTRUCTION,
 ];
 
 impl FromStr for LabelName {
@@ -297,8 +298,9 @@ impl PushArgs {
     pub(super) fn start(
         &self,
         recorder: Option<&WindowRecorder>,
+        own: &LabelArgs,
     ) -> anyhow::Result<Option<Pushing>> {
-        let config = self.config()?;
+        let config = self.config(own)?;
         if config.targets.is_empty() {
             return Ok(None);
         }
@@ -314,8 +316,17 @@ impl PushArgs {
         Ok(Some(Pushing { pusher, outbox }))
     }
 
-    /// As the tasks take it; the same target twice is one.
-    pub fn config(&self) -> Result<PushConfig, ExitError> {
+    /// As the tasks take it; the same target twice is one. A label to push is one of pyagent's, or of the user's `own`.
+    pub fn config(&self, own: &LabelArgs) -> Result<PushConfig, ExitError> {
+        let is_there = |name: &str| {
+            label::ALL.contains(&name) || own.label.iter().any(|label| label.name == name)
+        };
+        if let Some(LabelName(name)) = self.push_label.iter().find(|it| !is_there(&it.0)) {
+            return Err(ExitError::Usage(format!(
+                "--push-label: no sample has a label `{name}`: there are {}, and those of --label",
+                label::ALL.join(", ")
+            )));
+        }
         let mut targets: Vec<Target> = Vec::new();
         for target in &self.push {
             let target = target.get("--push")?;
@@ -392,12 +403,36 @@ mod tests {
             "--push-header=otlp=bad name=secret",
         ] {
             let cli = super::super::Cli::try_parse_from(["pyagent", "--all-python", wrong]);
-            let error = cli.unwrap().agent.push.config().unwrap_err().to_string();
+            let own = LabelArgs::default();
+            let error = cli
+                .unwrap()
+                .agent
+                .push
+                .config(&own)
+                .unwrap_err()
+                .to_string();
             assert!(!error.contains("secret"), "{error}");
             assert!(error.starts_with("--push") && error.lines().count() == 1);
         }
         let header: Header = "authorization=secret".parse().unwrap();
         assert!(!format!("{header:?}").contains("secret"));
+    }
+
+    #[test]
+    fn labels_to_push_are_those_that_there_are() {
+        use clap::Parser as _;
+        let config = |arguments: &[&str]| {
+            let all = ["pyagent", "--all-python"].iter().chain(arguments);
+            let agent = super::super::Cli::try_parse_from(all).unwrap().agent;
+            agent.push.config(&agent.sampling.labels)
+        };
+        let pushed = config(&["--push-label=tid,team", "--label=team=web"]).unwrap();
+        assert_eq!(pushed.labels, ["tid", "team"]);
+        let error = config(&["--push-label=team"]).unwrap_err().to_string();
+        assert!(
+            error.contains("`team`") && error.contains("thread_name"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::agent::{Agent, AgentAsker, Purpose, Recording};
 use crate::bpf::source::probe_cost::ProbeCost;
 use crate::config::{POOL_PERIOD, SamplingConfig};
 use crate::format::file::Target;
-use crate::format::{Format, bytes_text, escape};
+use crate::format::{Format, Times, bytes_text, escape};
 use crate::ids::Pid;
 use crate::kernel::probe::Rights;
 use crate::kernel::restrictions::is_confidential;
@@ -50,6 +50,7 @@ pub async fn run(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
 
 async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     check_choice(&args)?;
+    args.gil.check(args.profile_type)?;
     if let Some(path) = args.output.output.as_deref().filter(|path| path.is_dir()) {
         let message = format!(
             "{} is a folder: name a file in it, such as profile.svg",
@@ -59,6 +60,7 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     }
     let format = Format::choose(args.output.format.as_deref(), args.output.output.as_deref())
         .map_err(|error| ExitError::Usage(error.to_string()))?;
+    let keeps_times = keeps_times(&args, format)?;
     let missing = Rights::of_this_process().missing();
     let started = SystemTime::now();
     let target = target(&args, format, started);
@@ -72,6 +74,7 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     let recording = Recording {
         profile_type: args.profile_type,
         duration: args.duration,
+        keeps_times,
         reply,
     };
     let mut agent = if !missing.is_empty() {
@@ -102,13 +105,15 @@ async fn record(args: RecordArgs, log: &LogArgs) -> Result<ExitCode> {
     }
     let outcome = wait(&args, &config, &agent.asker(), child, profile).await?;
     let (profile, status) = finish(agent, outcome).await?;
+    let profile = args.gil.chosen(profile);
     if profile.n_samples() == 0 && status.is_some_and(is_not_started) {
         // The reason is on the terminal already, and an empty file would only be in the way.
         return Ok(status.map_or(ExitCode::SUCCESS, code_of_status));
     }
-    target.write(&profile, format)?;
-    tell_part!("{}", summary(&profile));
-    if profile.n_samples() == 0 {
+    let (n_samples, summary) = (profile.n_samples(), summary(&profile));
+    target.write(&args.frames.apply(profile), format)?;
+    tell_part!("{summary}");
+    if n_samples == 0 {
         tell!("{}", nothing_sampled(&args));
     }
     if let Target::Named(path) | Target::Default(path) = &target {
@@ -134,7 +139,9 @@ pub(super) fn probes_text(cost: ProbeCost, budget: f64) -> String {
 
 /// What an empty profile means.
 fn nothing_sampled(args: &RecordArgs) -> &'static str {
-    if args.profile_type == ProfileType::Faults {
+    if args.gil.gil {
+        "no samples: no thread that was seen held the GIL"
+    } else if args.profile_type == ProfileType::Faults {
         "no samples: nothing that was selected touched new memory while it was recorded"
     } else if args.profile_type.is_of_allocations() {
         "no samples: nothing that was selected allocated enough memory of this kind, or it did before the probes stood, within some 30 ms of its begin"
@@ -143,6 +150,26 @@ fn nothing_sampled(args: &RecordArgs) -> &'static str {
     } else {
         "no samples: pyagent samples time on the CPU, and nothing that was selected used any"
     }
+}
+
+/// Whether times are kept. A file that cannot have them is no place for them.
+fn keeps_times(args: &RecordArgs, format: &Format) -> Result<bool, ExitError> {
+    let is_of_time = args.profile_type == ProfileType::Cpu;
+    if !args.timestamps {
+        return Ok(is_of_time && format.times == Times::Shown);
+    }
+    let why = if !is_of_time {
+        "--timestamps is for --type cpu: memory has no course of its own".to_owned()
+    } else if format.times == Times::Lost {
+        let formats = Format::with_times();
+        format!(
+            "--timestamps: a file of format {} has no place for them; {formats} have",
+            format.name
+        )
+    } else {
+        return Ok(true);
+    };
+    Err(ExitError::Usage(why))
 }
 
 fn check_choice(args: &RecordArgs) -> Result<()> {
@@ -208,6 +235,7 @@ fn config(args: &RecordArgs, log: &LogArgs, launch: Option<&Launch>) -> Sampling
     );
     SamplingConfig {
         allocation: args.allocation.config(),
+        has_instructions: args.bytecode,
         ..config
     }
 }

@@ -18,8 +18,8 @@ use super::launch::{Launch, name_of, pass_on, pass_on_interrupt};
 use super::named;
 use super::output::print;
 use super::record::{received, watch_hangup};
-use super::report::style;
-use super::timed::{Figures, Prints};
+use super::rows::style_of;
+use super::timed::Prints;
 use crate::agent::{Agent, Purpose, Recording};
 use crate::config::{DEFAULT_RATE_HZ, SamplingConfig};
 use crate::format::file::Target;
@@ -131,7 +131,8 @@ async fn stat(args: &StatArgs) -> Result<ExitCode> {
             let format = Format::choose(None, Some(path));
             let format = format.map_err(|_| {
                 ExitError::Usage(format!(
-                    "`{}` does not tell the format: end it with .pb.gz, .folded or .svg",
+                    "`{}` does not tell the format of the profile: end it with .pb.gz, .folded, .svg or .html (figures go to \
+                     --export-json FILE)",
                     escape(&path.to_string_lossy())
                 ))
             })?;
@@ -177,9 +178,11 @@ async fn stat(args: &StatArgs) -> Result<ExitCode> {
     Ok(match end {
         None => ExitCode::SUCCESS,
         Some(End::Failed(what, code)) => {
-            tell!(
-                "{what} of the command failed with exit code {code}; --ignore-failure goes on after it"
-            );
+            let how = match runs.last().and_then(|run| run.signal) {
+                Some(signal) => format!("was ended by signal {signal}"),
+                None => format!("failed with exit code {code}"),
+            };
+            tell!("{what} of the command {how}; --ignore-failure goes on after it");
             ExitCode::from(code)
         }
         Some(End::Interrupted(code) | End::NotStarted(code)) => ExitCode::from(code),
@@ -222,10 +225,10 @@ async fn run_all(
             Kind::Counted { idx } => format!("run {} of {}", idx + runs.len() + 1, args.runs),
         };
         match once(args, prepared, signals, &what).await? {
-            Ended::Ran(figures) => {
-                runs.push(shown(&figures));
-                if figures.code != Some(0) && !args.ignore_failure {
-                    return Ok((runs, Some(End::Failed(what, code_of(&figures)))));
+            Ended::Ran(run) => {
+                runs.push(run);
+                if run.code != Some(0) && !args.ignore_failure {
+                    return Ok((runs, Some(End::Failed(what, code_of(&run)))));
                 }
             }
             Ended::NotStarted(code) => return Ok((runs, Some(End::NotStarted(code)))),
@@ -236,43 +239,10 @@ async fn run_all(
 }
 
 /// As shells have it: 128 + n for a signal.
-fn code_of(figures: &Figures) -> u8 {
-    let code = figures
-        .code
-        .or_else(|| figures.signal.map(|signal| 128 + signal));
+fn code_of(run: &Run) -> u8 {
+    let code = run.code.or_else(|| run.signal.map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok())
         .unwrap_or(exit::FAILED)
-}
-
-fn shown(figures: &Figures) -> Run {
-    let Figures {
-        wall,
-        user,
-        system,
-        max_rss,
-        minor_faults,
-        major_faults,
-        voluntary_switches,
-        involuntary_switches,
-        blocks_in,
-        blocks_out,
-        code,
-        signal,
-    } = *figures;
-    Run {
-        wall,
-        user,
-        system,
-        max_rss,
-        minor_faults,
-        major_faults,
-        voluntary_switches,
-        involuntary_switches,
-        blocks_in,
-        blocks_out,
-        code,
-        signal,
-    }
 }
 
 fn show(
@@ -298,6 +268,7 @@ fn show(
         n_wanted: args.runs,
         functions,
         functions_json,
+        width: style_of(&std::io::stderr()).width,
     };
     if let Some(target) = export {
         let document = format!("{:#}\n", json(&stat));
@@ -323,7 +294,7 @@ fn functions(profile: &Profile, top: usize) -> (Result<String, String>, Value) {
         labels: &[],
         folding: &folding,
         sources: &none,
-        style: style(),
+        style: style_of(&std::io::stderr()),
     };
     let view = View::named("functions").expect("the name is that of a row");
     let text = if profile.n_samples() == 0 {
@@ -336,7 +307,7 @@ fn functions(profile: &Profile, top: usize) -> (Result<String, String>, Value) {
 
 /// How a run ended.
 enum Ended {
-    Ran(Figures),
+    Ran(Run),
     /// With the exit code that says why.
     NotStarted(u8),
     /// By who called, with CMD's exit code.
@@ -433,7 +404,7 @@ async fn once(
 }
 
 /// What the child wrote before it ended; `None`: nothing.
-fn read_report(report: PipeReader) -> Result<Option<Figures>> {
+fn read_report(report: PipeReader) -> Result<Option<Run>> {
     let mut bytes = Vec::new();
     report
         .take(MAX_REPORT_BYTES)
@@ -545,6 +516,7 @@ impl Recorder {
         let recording = Recording {
             profile_type: ProfileType::Cpu,
             duration: None,
+            keeps_times: false,
             reply,
         };
         let agent = Agent::start(&config, Purpose::Record(recording));

@@ -17,13 +17,13 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeValLike as _;
 use nix::unistd::getgid;
-use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::LaunchArgs;
 use super::exit;
 use super::launch::{become_user, pass_on, pass_on_interrupt};
 use crate::process::facts;
+use crate::view::stat::Run;
 
 /// `pyagent __time`.
 #[derive(Debug, Args, Clone)]
@@ -62,35 +62,6 @@ impl Prints {
             Self::Nowhere => "nowhere",
         }
     }
-}
-
-/// What one run of CMD took, with all that it started and waited for: getrusage(2).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
-    /// By CLOCK_MONOTONIC, in seconds.
-    pub wall: f64,
-    /// CPU time in user space, in seconds.
-    pub user: f64,
-    /// CPU time in the kernel, in seconds.
-    pub system: f64,
-    /// The most that one of the processes had resident, in bytes.
-    pub max_rss: i64,
-    /// Page faults without reading from a disk.
-    pub minor_faults: i64,
-    /// Page faults that had to wait for a disk.
-    pub major_faults: i64,
-    /// Times that it waited for something.
-    pub voluntary_switches: i64,
-    /// Times that another one took its CPU.
-    pub involuntary_switches: i64,
-    /// Blocks of 512 bytes that were read from disks.
-    pub blocks_in: i64,
-    /// The same, written.
-    pub blocks_out: i64,
-    /// Its exit code; `None`: a signal killed it.
-    pub code: Option<i32>,
-    /// The signal that killed it.
-    pub signal: Option<i32>,
 }
 
 /// Runs CMD when the word comes. The exit code tells nothing but that CMD could not be started.
@@ -187,7 +158,7 @@ fn timed(args: &TimeArgs) -> Result<ExitCode> {
     let status = child.wait().context("cannot wait for the command")?;
     let wall = begun.elapsed().as_secs_f64();
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot ask what the command used")?;
-    let figures = Figures {
+    let run = Run {
         wall,
         user: usage.user_time().num_microseconds() as f64 / 1e6,
         system: usage.system_time().num_microseconds() as f64 / 1e6,
@@ -201,7 +172,7 @@ fn timed(args: &TimeArgs) -> Result<ExitCode> {
         code: status.code(),
         signal: status.signal(),
     };
-    let line = serde_json::to_string(&figures).context("cannot write the figures")?;
+    let line = serde_json::to_string(&run).context("cannot write the figures")?;
     report
         .write_all(line.as_bytes())
         .context("nobody waits for the figures")?;

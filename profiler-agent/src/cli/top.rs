@@ -16,13 +16,12 @@ use self::screen::{Input, Screen};
 use super::connect::ShownArgs;
 use super::ending::Ending;
 use super::exit::ExitError;
+use super::gil::GilArgs;
 use super::log::LogArgs;
 use super::output::print;
-use super::{SamplingArgs, SelectionArgs, named, parse_duration};
-use crate::agent::{Agent, Purpose};
-use crate::config::DEFAULT_MAX_SAMPLES_PER_SECOND;
+use super::pull::SUBPROCESSES_OF_AGENT;
+use super::{SamplingArgs, SelectionArgs, own_agent, parse_duration};
 use crate::ids::Pid;
-use crate::kernel::probe::Rights;
 use crate::process::facts;
 use crate::profile::model::ProfileType;
 use crate::profile::query::ProcessFilter;
@@ -42,7 +41,7 @@ const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
     mut_args(|arg| arg.hide_env(true)),
     mut_arg("all_python", |arg| arg.hide_short_help(true)),
     mut_arg("cgroup", |arg| arg.hide_short_help(true)),
-    after_help = "Examples:\n  sudo pyagent top                      every Python process of this host\n  sudo pyagent top --pid 1234 --threads\n  pyagent top web1:7099                 by an agent\n  sudo pyagent top --json -d 10s | jq '.functions[:3]'\n\nKeys: 1-4 order, l lines or functions, t threads, Tab processes, / filter, p pause, r reset, ? all keys, q quit.\n\
+    after_help = "Examples:\n  sudo pyagent top                      every Python process of this host\n  sudo pyagent top --pid 1234 --threads\n  pyagent top web1:7099                 by an agent\n  sudo pyagent top --json -d 10s | jq '.functions[:3]'\n\nKeys: 1-5 order, l lines or functions, t threads, Tab processes, / filter, p pause, r reset, ? all keys, q quit.\n\
     Percent are of one CPU in the last second, times since the begin; waiting is in neither."
 )]
 pub struct TopArgs {
@@ -56,13 +55,13 @@ pub struct TopArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// How often to look
-    #[arg(long, value_name = "TIME", default_value = "1s", env = "PYAGENT_EVERY", value_parser = parse_duration,
+    #[arg(long, alias = "delay", value_name = "TIME", default_value = "1s", env = "PYAGENT_EVERY", value_parser = parse_duration,
           hide_short_help = true)]
     pub every: Duration,
     /// How long (default: until q; 5s where standard output is no terminal)
     #[arg(long, short, value_name = "TIME", env = "PYAGENT_DURATION", value_parser = parse_duration)]
     pub duration: Option<Duration>,
-    /// Order: own_percent, total_percent, own_time, total_time
+    /// Order: own_percent, total_percent, own_time, total_time, gil_percent
     #[arg(long, value_name = "KEY", default_value = "own_percent")]
     pub sort: SortKey,
     /// Rows, at most
@@ -86,12 +85,9 @@ pub struct TopArgs {
     /// Print one report as JSON
     #[arg(long)]
     pub json: bool,
-    /// Only samples that hold the GIL: not yet
-    #[arg(long, hide_short_help = true)]
-    pub gil: bool,
-    /// Threads that wait too: not yet
-    #[arg(long, hide_short_help = true)]
-    pub idle: bool,
+    /// Which samples.
+    #[command(flatten)]
+    pub gil: GilArgs,
     /// What the agent is shown.
     #[command(flatten)]
     pub shown: ShownArgs,
@@ -129,18 +125,9 @@ pub async fn run(args: TopArgs, log: &LogArgs) -> Result<ExitCode> {
 
 impl TopArgs {
     fn check(&self) -> Result<(), ExitError> {
-        let not_yet = if self.gil {
-            Some(
-                "--gil cannot be answered yet: profiles do not say of each sample whether its thread held the GIL; the head of `pyagent top` has its share",
-            )
-        } else if self.idle {
-            Some(
-                "--idle cannot be answered yet: pyagent samples time on the CPU, not waiting; `pyagent dump` shows where threads wait",
-            )
-        } else if self.address.is_some() && self.selection.subprocesses {
-            Some(
-                "--subprocesses is for this host: of an agent choose the processes by --pid, --comm, --cmdline, --cgroup or --container",
-            )
+        self.gil.check(ProfileType::Cpu)?;
+        let not_yet = if self.address.is_some() && self.selection.subprocesses {
+            Some(SUBPROCESSES_OF_AGENT)
         } else if self.every < Duration::from_millis(100) {
             Some("--every: at least 100ms")
         } else {
@@ -186,6 +173,7 @@ impl TopArgs {
             every: self.every.min(LONGEST),
             duration: duration.map(|duration| duration.min(LONGEST)),
             has_native: self.native,
+            gil: self.gil,
         }
     }
 }
@@ -197,36 +185,7 @@ async fn of_agent(args: &TopArgs, address: AgentAddress) -> Result<Top> {
 
 async fn of_host(args: &TopArgs, log: &LogArgs) -> Result<Top> {
     let pids = &args.selection.pid;
-    for problem in named::check(pids)? {
-        tell!("{problem}");
-    }
-    for problem in named::missing(&args.selection.included()) {
-        if problem.is_all {
-            return Err(ExitError::NothingMatched(problem.message).into());
-        }
-        tell!("{}", problem.message);
-    }
-    let missing = Rights::of_this_process().missing();
-    if !missing.is_empty() {
-        return Err(ExitError::Rights(missing).into());
-    }
-    named::check_namespace()?;
-    let config = args.sampling.config(
-        &[ProfileType::Cpu],
-        args.selection.selection(),
-        Some(DEFAULT_MAX_SAMPLES_PER_SECOND),
-        log,
-    );
-    let purpose = Purpose::Serve {
-        show_cmdline: false,
-        recorder: None,
-        pushes: None,
-    };
-    let mut agent = Agent::start(&config, purpose)?;
-    let listing = agent.scanned().await;
-    if !pids.is_empty() {
-        named::check_any_tracked(&listing)?;
-    }
+    let agent = own_agent::start(&args.selection, &args.sampling, &[ProfileType::Cpu], log).await?;
     let feed = args.feed(Origin::Host(agent.asker()));
     let follows_children = args.selection.subprocesses;
     let has_ended = |seen: &Seen| {
@@ -281,7 +240,7 @@ async fn watch(args: &TopArgs, feed: Feed, has_ended: &dyn Fn(&Seen) -> bool) ->
                 input = input(&mut screen) => match input? {
                     Input::Key(key) => match ui.on_key(key, &top) {
                         Outcome::Redraw => {}
-                        Outcome::Reset => top.reset(SystemTime::now()),
+                        Outcome::Reset => top.reset(SystemTime::now(), ui.choice.pid),
                         Outcome::Quit => break,
                     },
                     Input::Resized => {}

@@ -146,8 +146,13 @@ impl Target {
     ) -> Result<(), FileError> {
         let (path, is_default) = match self {
             Self::Stdout => {
-                return write_stream(io::stdout().lock(), content)
-                    .map_err(|error| write_error(Path::new("standard output"), error));
+                return match write_stream(io::stdout().lock(), content) {
+                    // Its reader has all that it wanted.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                    written => {
+                        written.map_err(|error| write_error(Path::new("standard output"), error))
+                    }
+                };
             }
             Self::Named(path) => (path, false),
             Self::Default(path) => (path, true),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::escape::escape;
-use super::text::frame_text;
+use super::text::frame_text_in;
 use crate::profile::model::{Profile, Sample};
 use crate::profile::query;
 
@@ -73,7 +73,9 @@ fn fold(
         if !folded.is_empty() {
             folded.push(';');
         }
-        folded.push_str(text.get_or_insert_with(|| unambiguous(&frame_text(&frame)).into()));
+        folded.push_str(
+            text.get_or_insert_with(|| unambiguous(&frame_text_in(profile, &frame)).into()),
+        );
     }
     if folded.is_empty() {
         folded.push_str(NO_STACK);

@@ -1,5 +1,5 @@
 //! JSON lines, for programs of one's own: the first line says what the profile is, each other one is a sample with its labels,
-//! its values and its stack, leaf first.
+//! its values and its stack, leaf first. With the times of samples each is a line of its own.
 
 use std::io::{self, Write};
 
@@ -21,7 +21,13 @@ pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
         "comments": profile.comments,
     });
     put(out, &head)?;
-    for sample in &profile.samples {
+    let rows = profile.samples.iter().map(|it| (None, it, it.values));
+    let samples: Box<dyn Iterator<Item = _>> = if profile.has_moments() {
+        Box::new(profile.one_by_one())
+    } else {
+        Box::new(rows)
+    };
+    for (at_ns, sample, values) in samples {
         let labels = profile.labels(sample.labels).map(|(name, value)| {
             let value = match value {
                 LabelValue::Str(text) => Value::from(profile.str(text)),
@@ -29,13 +35,16 @@ pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
             };
             (profile.str(name).to_owned(), value)
         });
-        let values = sample.values.of(profile.sample_types);
+        let values = values.of(profile.sample_types);
         let values = profile.sample_types.iter().zip(values);
-        let line = json!({
+        let mut line = json!({
             "labels": labels.collect::<Map<_, _>>(),
             "values": values.map(|(kind, value)| (kind.kind.to_owned(), Value::from(*value))).collect::<Map<_, _>>(),
             "stack": profile.frames(sample.stack).map(|frame| shown(&frame)).collect::<Vec<_>>(),
         });
+        if let Some(at_ns) = at_ns {
+            line["timestamp_unix_nano"] = at_ns.into();
+        }
         put(out, &line)?;
     }
     Ok(())

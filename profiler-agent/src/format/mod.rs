@@ -9,7 +9,7 @@ mod escape;
 pub mod file;
 mod firefox;
 mod folded;
-mod html;
+pub mod html;
 mod jsonl;
 mod perf;
 mod pprof;
@@ -19,6 +19,7 @@ mod speedscope;
 mod svg;
 mod text;
 mod threads;
+mod timeline;
 mod title;
 
 use std::io::{self, Write};
@@ -29,6 +30,7 @@ pub use self::text::{
     bytes_text, duration_text, frame_text, is_of_library, short_file, thousands, unix_seconds,
     weight_text,
 };
+pub use self::timeline::Times;
 use crate::profile::model::Profile;
 
 /// A format that profiles can be written in.
@@ -38,6 +40,8 @@ pub struct Format {
     pub name: &'static str,
     /// How names of its files end, with the leading dot.
     pub extensions: &'static [&'static str],
+    /// What it does with the times of samples.
+    pub times: Times,
     /// Media type, for HTTP.
     pub content_type: &'static str,
     /// What it is for, in a few words.
@@ -49,6 +53,7 @@ pub struct Format {
 pub static FORMATS: &[Format] = &[
     Format {
         name: "pprof",
+        times: Times::Kept,
         extensions: &[".pb.gz"],
         content_type: "application/octet-stream",
         description: "pprof: `go tool pprof`, Parca, Pyroscope, speedscope",
@@ -56,6 +61,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "folded",
+        times: Times::Lost,
         extensions: &[".folded"],
         content_type: "text/plain; charset=utf-8",
         description: "one line a stack, root first: flamegraph.pl, inferno, speedscope",
@@ -63,6 +69,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "svg",
+        times: Times::Lost,
         extensions: &[".svg"],
         content_type: "image/svg+xml",
         description: "flame graph for a browser",
@@ -70,6 +77,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "svg-inverted",
+        times: Times::Lost,
         extensions: &[".inverted.svg"],
         content_type: "image/svg+xml",
         description: "the same from the leaves on: what took the time, and beneath it who called it",
@@ -77,6 +85,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "html",
+        times: Times::Lost,
         extensions: &[".html"],
         content_type: "text/html; charset=utf-8",
         description: "flame graph as a page of its own, offline: search, zoom, processes and threads, callers, functions",
@@ -84,6 +93,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "speedscope",
+        times: Times::Shown,
         extensions: &[".speedscope.json"],
         content_type: "application/json",
         description: "speedscope.app, a profile each thread",
@@ -91,6 +101,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "firefox",
+        times: Times::Shown,
         extensions: &[".firefox.json"],
         content_type: "application/json",
         description: "profiler.firefox.com",
@@ -98,6 +109,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "chrome",
+        times: Times::Shown,
         extensions: &[".trace.json"],
         content_type: "application/json",
         description: "trace events: Perfetto, chrome://tracing",
@@ -105,6 +117,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "callgrind",
+        times: Times::Lost,
         extensions: &[".callgrind"],
         content_type: "text/plain; charset=utf-8",
         description: "KCachegrind, callgrind_annotate; with the cost of each line",
@@ -112,6 +125,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "pstats",
+        times: Times::Lost,
         extensions: &[".pstats"],
         content_type: "application/octet-stream",
         description: "as of cProfile: pstats, SnakeViz, gprof2dot",
@@ -119,6 +133,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "dot",
+        times: Times::Lost,
         extensions: &[".dot"],
         content_type: "text/vnd.graphviz; charset=utf-8",
         description: "call graph for Graphviz",
@@ -126,6 +141,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "perf",
+        times: Times::Lost,
         extensions: &[".perf"],
         content_type: "text/plain; charset=utf-8",
         description: "text of perf script: FlameGraph's tools",
@@ -133,6 +149,7 @@ pub static FORMATS: &[Format] = &[
     },
     Format {
         name: "jsonl",
+        times: Times::Kept,
         extensions: &[".jsonl"],
         content_type: "application/jsonl",
         description: "a line of JSON for each sample",
@@ -223,6 +240,13 @@ impl Format {
             (None, Some(path)) if path.as_os_str() != "-" => Self::from_path(path),
             (None, _) => Ok(Self::default_format()),
         }
+    }
+
+    /// The formats that keep the times of samples, for a message.
+    #[must_use]
+    pub fn with_times() -> String {
+        let formats = FORMATS.iter().filter(|it| it.times != Times::Lost);
+        formats.map(|it| it.name).collect::<Vec<_>>().join(", ")
     }
 
     /// Writes a profile in this format. Fails only when `out` does.

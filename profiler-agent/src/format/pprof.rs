@@ -15,18 +15,43 @@ use prost::Message as _;
 
 use super::escape::escape;
 use crate::generated::perftools::profiles as proto;
-use crate::profile::model::{LabelSetId, LabelValue, Profile, StringId, ValueType};
+use crate::profile::model::{
+    FrameKind, LabelSetId, LabelValue, Profile, Sample, StringId, ValueType, Values,
+};
+
+/// The label with the time of a sample, in nanoseconds since 1970. pprof itself has no name for it; this is Datadog's, whose
+/// profilers write it and whose timeline reads it: `end_timestamp_ns` in libdatadog, profiling/src/internal/profile/mod.rs.
+pub(super) const TIME_LABEL: &str = "end_timestamp_ns";
+
+/// Number of the field `Profile.sample`.
+const SAMPLE_FIELD: u32 = 2;
+
+/// Samples that are put together before they are compressed.
+const SAMPLE_BYTES: usize = 1 << 16;
+
+/// The texts of [`TIME_LABEL`].
+#[derive(Clone, Copy)]
+struct TimeLabel {
+    key: i64,
+    unit: i64,
+}
 
 /// Writes the profile as pprof does: one gzip member.
 pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let mut gzip = GzEncoder::new(out, Compression::default());
-    gzip.write_all(&encode(profile).encode_to_vec())?;
+    let mut strings = Strings::new(profile);
+    // One sample each moment can be more than there is memory for: each is written when it was made.
+    let time = profile.has_moments().then(|| TimeLabel {
+        key: strings.add(TIME_LABEL),
+        unit: strings.add("nanoseconds"),
+    });
+    write_samples(profile, time, &mut gzip)?;
+    gzip.write_all(&encode(profile, strings).encode_to_vec())?;
     gzip.finish()?;
     Ok(())
 }
 
-fn encode(profile: &Profile) -> proto::Profile {
-    let mut strings = Strings::new(profile);
+fn encode(profile: &Profile, mut strings: Strings) -> proto::Profile {
     let sample_type = profile
         .sample_types
         .iter()
@@ -34,7 +59,7 @@ fn encode(profile: &Profile) -> proto::Profile {
     let sample_type = sample_type.collect();
     proto::Profile {
         sample_type,
-        sample: samples(profile),
+        sample: Vec::new(),
         mapping: mappings(profile),
         location: locations(profile),
         function: functions(profile),
@@ -98,7 +123,12 @@ impl Strings {
     }
 }
 
-fn samples(profile: &Profile) -> Vec<proto::Sample> {
+/// The fields of a message may come in any order, and those that are repeated in pieces.
+fn write_samples(
+    profile: &Profile,
+    time: Option<TimeLabel>,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let label_sets: Vec<Vec<proto::Label>> = (0..profile.label_sets.len() as u32)
         .map(|idx| {
             let labels = profile.labels(LabelSetId(idx));
@@ -107,19 +137,41 @@ fn samples(profile: &Profile) -> Vec<proto::Sample> {
                 .collect()
         })
         .collect();
-    let sample = |sample: &crate::profile::model::Sample| proto::Sample {
+    let message = |sample: &Sample, values: Values| proto::Sample {
         location_id: profile
             .stacks
             .get(sample.stack.0 as usize)
             .map(|stack| stack.iter().map(|location| id(location.0)).collect())
             .unwrap_or_default(),
-        value: sample.values.of(profile.sample_types).to_vec(),
+        value: values.of(profile.sample_types).to_vec(),
         label: label_sets
             .get(sample.labels.0 as usize)
             .cloned()
             .unwrap_or_default(),
     };
-    profile.samples.iter().map(sample).collect()
+    let rows = profile.samples.iter().map(|it| (None, it, it.values));
+    let samples: Box<dyn Iterator<Item = _>> = match time {
+        None => Box::new(rows),
+        Some(_) => Box::new(profile.one_by_one()),
+    };
+    let mut bytes = Vec::new();
+    for (at_ns, sample, values) in samples {
+        let mut message = message(sample, values);
+        if let (Some(at_ns), Some(time)) = (at_ns, time) {
+            message.label.push(proto::Label {
+                key: time.key,
+                num: at_ns,
+                num_unit: time.unit,
+                ..proto::Label::default()
+            });
+        }
+        prost::encoding::message::encode(SAMPLE_FIELD, &message, &mut bytes);
+        if bytes.len() >= SAMPLE_BYTES {
+            out.write_all(&bytes)?;
+            bytes.clear();
+        }
+    }
+    out.write_all(&bytes)
 }
 
 /// A label; `None` for an empty text, which readers would take for the number 0.
@@ -175,7 +227,11 @@ fn functions(profile: &Profile) -> Vec<proto::Function> {
         .map(|(function, id)| proto::Function {
             id,
             name: index(function.name),
-            system_name: index(function.name),
+            system_name: match function.kind {
+                FrameKind::Native | FrameKind::Kernel => index(function.name),
+                // Go's reader demangles it: of `<module>` nothing would be left (`demangleSingleFunction`).
+                FrameKind::Python | FrameKind::Reason => 0,
+            },
             filename: index(function.filename),
             start_line: i64::from(function.start_line),
         })

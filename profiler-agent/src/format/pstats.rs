@@ -49,7 +49,8 @@ pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let empty = empty.filter(|it| profile.frames(it.stack).next().is_none());
     let mut nobody = Amount::default();
     empty.for_each(|it| nobody.add(measure.of(it)));
-    if nobody != Amount::default() {
+    // Without any row it would be no profile for pstats.
+    if nobody != Amount::default() || rows.is_empty() {
         let (times, _) = rows
             .entry(("~".to_owned(), 0, NO_STACK.to_owned()))
             .or_default();

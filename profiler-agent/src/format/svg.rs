@@ -11,7 +11,7 @@ use inferno::flamegraph::color::{Color, PaletteMap};
 use inferno::flamegraph::{self, Direction, Options};
 
 use super::folded;
-use super::text::{Origin, frame_text, origin};
+use super::text::{Origin, frame_text_in, origin};
 use super::title::title;
 use crate::profile::model::{Frame, FrameKind, Profile};
 
@@ -78,7 +78,10 @@ fn palette(profile: &Profile) -> PaletteMap {
         let Some(frame) = profile.frame(crate::profile::model::LocationId(idx as u32)) else {
             continue;
         };
-        palette.insert(folded::unambiguous(&frame_text(&frame)), color(&frame));
+        palette.insert(
+            folded::unambiguous(&frame_text_in(profile, &frame)),
+            color(&frame),
+        );
     }
     for sample in &profile.samples {
         palette.insert(folded::process_text(profile, sample), rgb(190, 190, 190));

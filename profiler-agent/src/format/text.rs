@@ -16,9 +16,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::escape::escape;
 use crate::profile::model::{Frame, FrameKind, Profile, ValueType};
 
+/// The text of a frame, as this profile wants it: [`Profile::has_full_filenames`].
+pub(super) fn frame_text_in(profile: &Profile, frame: &Frame<'_>) -> String {
+    if profile.has_full_filenames {
+        text_with_file(frame, frame.filename)
+    } else {
+        frame_text(frame)
+    }
+}
+
 /// The text of a frame. Escaped, never empty, without line breaks.
 #[must_use]
 pub fn frame_text(frame: &Frame<'_>) -> String {
+    text_with_file(frame, short_file(frame.filename))
+}
+
+fn text_with_file(frame: &Frame<'_>, file: &str) -> String {
     let name = match frame.name {
         "" => "<no name>".into(),
         name => escape(name),
@@ -26,7 +39,7 @@ pub fn frame_text(frame: &Frame<'_>) -> String {
     match frame.kind {
         FrameKind::Python | FrameKind::Native if frame.filename.is_empty() => name.into_owned(),
         FrameKind::Python => {
-            let file = escape(short_file(frame.filename));
+            let file = escape(file);
             match frame.line {
                 0 => format!("{name} ({file})"),
                 line => format!("{name} ({file}:{line})"),

@@ -331,6 +331,10 @@ pub struct DumpStacksRequest {
     /// Only these; every profiled process when it is absent.
     #[prost(message, optional, tag = "1")]
     pub selector: ::core::option::Option<ProcessSelector>,
+    /// Whether local variables are read too, and how much of their values. Values can be secrets: an agent refuses it unless it
+    /// was told to allow it.
+    #[prost(enumeration = "LocalsDetail", tag = "2")]
+    pub locals: i32,
 }
 /// The stacks of one process, or some of them: when they are many, several messages follow one another.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -362,6 +366,9 @@ pub struct DumpStacksResponse {
     /// The next message has more threads of this process.
     #[prost(bool, tag = "9")]
     pub has_more: bool,
+    /// Local variables were read, as it was asked for. An agent that does not know them leaves it out.
+    #[prost(bool, tag = "10")]
+    pub has_locals: bool,
 }
 /// The stack of a Python thread.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -392,7 +399,7 @@ pub struct ThreadStack {
     pub is_truncated: bool,
 }
 /// A frame.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StackFrame {
     /// Name of the function, with its class from 3.11 on; a remark in brackets where a frame could not be read.
     #[prost(string, tag = "1")]
@@ -406,6 +413,32 @@ pub struct StackFrame {
     /// First line of the function.
     #[prost(uint32, tag = "4")]
     pub start_line: u32,
+    /// The local variables that are bound, arguments first; empty unless they were asked for. Those of a module are not local.
+    #[prost(message, repeated, tag = "5")]
+    pub locals: ::prost::alloc::vec::Vec<LocalVariable>,
+    /// Why some of them are missing, in words; empty: none is.
+    #[prost(string, tag = "6")]
+    pub locals_problem: ::prost::alloc::string::String,
+}
+/// A local variable. It was read while the program ran: twice at least, until two readings said the same.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LocalVariable {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// It is an argument of the function.
+    #[prost(bool, tag = "2")]
+    pub is_argument: bool,
+    /// Module and qualified name of its type, such as `app.Order`; without the module for the interpreter's own.
+    #[prost(string, tag = "3")]
+    pub r#type: ::prost::alloc::string::String,
+    /// The value as `repr` would write it, or `<module.Type object at 0x...>`. Whatever the program says: escape it for a terminal.
+    /// Absent when no two readings said the same.
+    #[prost(string, optional, tag = "4")]
+    pub value: ::core::option::Option<::prost::alloc::string::String>,
+    /// There is more than the value says.
+    #[prost(bool, tag = "5")]
+    pub is_truncated: bool,
 }
 /// Whose objects.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -651,6 +684,39 @@ impl ProcessState {
             "PROCESS_STATE_DISCOVERING" => Some(Self::Discovering),
             "PROCESS_STATE_PROFILED" => Some(Self::Profiled),
             "PROCESS_STATE_NOT_PROFILED" => Some(Self::NotProfiled),
+            _ => None,
+        }
+    }
+}
+/// How much is read of local variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LocalsDetail {
+    /// Nothing.
+    Unspecified = 0,
+    /// Each value up to some 128 characters.
+    Short = 1,
+    /// Each value up to some 1024 characters.
+    Long = 2,
+}
+impl LocalsDetail {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LOCALS_DETAIL_UNSPECIFIED",
+            Self::Short => "LOCALS_DETAIL_SHORT",
+            Self::Long => "LOCALS_DETAIL_LONG",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOCALS_DETAIL_UNSPECIFIED" => Some(Self::Unspecified),
+            "LOCALS_DETAIL_SHORT" => Some(Self::Short),
+            "LOCALS_DETAIL_LONG" => Some(Self::Long),
             _ => None,
         }
     }
@@ -904,8 +970,10 @@ pub mod profile_service_client {
         /// Sends the stacks of all Python threads of the selected processes as they are now, a process in a message. They are read
         /// from outside: no process stands still for it.
         ///
-        /// INVALID_ARGUMENT: a regular expression of the selector cannot be used.
+        /// INVALID_ARGUMENT: a regular expression of the selector cannot be used, or the detail of locals is not known.
         /// NOT_FOUND: no profiled process matches.
+        /// FAILED_PRECONDITION: local variables are asked for, and the agent was not told to allow that.
+        /// PERMISSION_DENIED: local variables are asked for, and the scope is narrower than `all`.
         /// RESOURCE_EXHAUSTED: too many clients look into processes at this time.
         /// UNAVAILABLE: the agent is stopping.
         pub async fn dump_stacks(
@@ -1060,8 +1128,10 @@ pub mod profile_service_server {
         /// Sends the stacks of all Python threads of the selected processes as they are now, a process in a message. They are read
         /// from outside: no process stands still for it.
         ///
-        /// INVALID_ARGUMENT: a regular expression of the selector cannot be used.
+        /// INVALID_ARGUMENT: a regular expression of the selector cannot be used, or the detail of locals is not known.
         /// NOT_FOUND: no profiled process matches.
+        /// FAILED_PRECONDITION: local variables are asked for, and the agent was not told to allow that.
+        /// PERMISSION_DENIED: local variables are asked for, and the scope is narrower than `all`.
         /// RESOURCE_EXHAUSTED: too many clients look into processes at this time.
         /// UNAVAILABLE: the agent is stopping.
         async fn dump_stacks(

@@ -9,7 +9,7 @@
 //! the sampled PC for as long as it is a straight line. Up to 3.10 the store precedes the jump: no repair.
 //!
 //! Here: what is looked for, and what it means. `x86_64` and `arm64` know the instructions. The oracle is
-//! `tests/tests/leaf.rs`, which single-steps real interpreters; arm64's rules were not put to that test.
+//! `tests/tests/offline/leaf.rs`, which single-steps real interpreters; arm64's rules were not put to that test.
 
 // On x86-64 for its tests.
 #[cfg(any(test, target_arch = "aarch64"))]

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
 
+use super::instructions::Instruction;
 use super::intern::{SharedTable, address_of};
 use super::model::{
     FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Location, LocationId,
@@ -135,9 +136,32 @@ pub struct ResolvedSample {
     pub frames: Vec<ResolvedFrame>,
     /// Whose sample it is.
     pub labels: Arc<ThreadLabels>,
+    /// Where its innermost Python frame stands, if it was asked for.
+    pub instruction: Option<Instruction>,
     /// In the order of the profile's sample types.
     pub values: Values,
 }
+
+/// How a sample was taken, beside what it shows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Taken {
+    /// Whether its thread held the global interpreter lock; `None`: that is not known.
+    pub holds_gil: Option<bool>,
+    /// When, in nanoseconds since 1970; `None`: that is not to be kept.
+    pub at_ns: Option<i64>,
+}
+
+/// Labels that a sample has beside those of its thread.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OwnLabels {
+    /// How old it is, of memory that is in use.
+    pub age: Option<&'static str>,
+    /// See [`ResolvedSample::instruction`].
+    pub instruction: Option<Instruction>,
+}
+
+/// Most pairs of a thread and an instruction in one profile; 250 bytes each. What is beyond has no such label, and is counted.
+pub const MAX_INSTRUCTIONS: usize = 1 << 16;
 
 /// A frame without its texts: the function by its address (see [`SharedTable`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -157,7 +181,13 @@ pub struct Aggregator {
     shared_functions: SharedTable<ResolvedFunction, (FunctionId, MappingId)>,
     shared_processes: SharedTable<ProcessLabels, ProcessId>,
     shared_labels: SharedTable<ThreadLabels, LabelSetId>,
+    /// Those of a thread with the state of the interpreter lock.
+    gil_labels: HashMap<(LabelSetId, bool), LabelSetId, RandomState>,
     frames: HashMap<FrameKey, LocationId, RandomState>,
+    /// Threads at an instruction.
+    instructions: HashMap<(LabelSetId, Instruction), LabelSetId, RandomState>,
+    max_instructions: usize,
+    n_without_instruction: i64,
     /// The stack that is being added; kept for its allocation.
     scratch: Vec<LocationId>,
 }
@@ -174,14 +204,46 @@ impl Aggregator {
             shared_functions: SharedTable::default(),
             shared_processes: SharedTable::default(),
             shared_labels: SharedTable::default(),
+            gil_labels: HashMap::default(),
             frames: HashMap::default(),
+            instructions: HashMap::default(),
+            max_instructions: MAX_INSTRUCTIONS,
+            n_without_instruction: 0,
             scratch: Vec::new(),
         }
     }
 
     /// Adds a sample.
     pub fn add(&mut self, sample: &ResolvedSample) {
-        self.add_values(&sample.frames, &sample.labels, None, sample.values);
+        self.add_taken(sample, Taken::default());
+    }
+
+    /// Adds a sample of which it is known how it was taken.
+    pub fn add_taken(&mut self, sample: &ResolvedSample, taken: Taken) {
+        let mut labels = self.intern_labels(&sample.labels);
+        if let Some(holds_gil) = taken.holds_gil {
+            let tables = &mut self.tables;
+            let with_gil = || {
+                let text = if holds_gil {
+                    label::GIL_HELD
+                } else {
+                    label::GIL_RELEASED
+                };
+                tables.with_label(labels, label::GIL, text)
+            };
+            labels = *self
+                .gil_labels
+                .entry((labels, holds_gil))
+                .or_insert_with(with_gil);
+        }
+        if let Some(instruction) = sample.instruction {
+            labels = self.at_instruction(labels, instruction, sample.values[0]);
+        }
+        let stack = self.intern_stack(&sample.frames, sample.values[0]);
+        let row = self.tables.add(stack, labels, sample.values);
+        if let Some(at_ns) = taken.at_ns {
+            self.tables.note(row, at_ns, sample.values[0]);
+        }
     }
 
     /// Adds values to what has this stack, leaf first, and these labels.
@@ -189,11 +251,14 @@ impl Aggregator {
         &mut self,
         frames: &[ResolvedFrame],
         labels: &Arc<ThreadLabels>,
-        age: Option<&'static str>,
+        own: OwnLabels,
         values: Values,
     ) {
         let mut labels = self.intern_labels(labels);
-        if let Some(age) = age {
+        if let Some(instruction) = own.instruction {
+            labels = self.at_instruction(labels, instruction, values[0]);
+        }
+        if let Some(age) = own.age {
             labels = self.tables.with_label(labels, label::AGE, age);
         }
         let stack = self.intern_stack(frames, values[0]);
@@ -227,9 +292,20 @@ impl Aggregator {
         self.period = period;
     }
 
+    /// Sets when it began: what comes before some time is not asked for.
+    pub fn set_start(&mut self, start: SystemTime) {
+        self.start = start;
+    }
+
     /// Ends the profile.
     #[must_use]
-    pub fn finish(self, duration: Duration, comments: Vec<String>) -> Profile {
+    pub fn finish(self, duration: Duration, mut comments: Vec<String>) -> Profile {
+        if self.n_without_instruction > 0 {
+            comments.push(format!(
+                "{} samples without their instructions: threads were at more than {} different ones",
+                self.n_without_instruction, self.max_instructions
+            ));
+        }
         self.tables.finish(Head {
             sample_types: self.sample_types,
             period: self.period,
@@ -289,6 +365,27 @@ impl Aggregator {
         });
         self.frames.insert(key, location);
         location
+    }
+
+    /// The labels with that of an instruction, as long as there is room for it.
+    fn at_instruction(
+        &mut self,
+        labels: LabelSetId,
+        instruction: Instruction,
+        n_samples: i64,
+    ) -> LabelSetId {
+        let key = (labels, instruction);
+        if let Some(known) = self.instructions.get(&key) {
+            return *known;
+        }
+        if self.instructions.len() >= self.max_instructions {
+            self.n_without_instruction = self.n_without_instruction.saturating_add(n_samples);
+            return labels;
+        }
+        let text = instruction.to_string();
+        let labels = self.tables.with_label(labels, label::INSTRUCTION, &text);
+        self.instructions.insert(key, labels);
+        labels
     }
 
     fn intern_labels(&mut self, labels: &Arc<ThreadLabels>) -> LabelSetId {
@@ -422,12 +519,14 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames: vec![frame(function, 6), frame(&main, 2)],
                 labels: Arc::clone(&labels),
+                instruction: None,
                 values: [1, 100].into(),
             });
         }
         aggregator.add(&ResolvedSample {
             frames: vec![frame(&spin, 7), frame(&main, 2)],
             labels: thread(7, 7),
+            instruction: None,
             values: [1, 100].into(),
         });
         assert_eq!(aggregator.n_samples(), 4);
@@ -449,6 +548,7 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames: vec![frame(&main, 2)],
                 labels: thread(7, tid),
+                instruction: None,
                 values: [1, 100].into(),
             });
         }
@@ -466,6 +566,7 @@ mod tests {
         aggregator.add(&ResolvedSample {
             frames: Vec::new(),
             labels: thread(1, 1),
+            instruction: None,
             values: [1, 100].into(),
         });
         let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
@@ -483,6 +584,7 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames: vec![frame(&main, line), frame(&main, 50)],
                 labels: Arc::clone(&labels),
+                instruction: None,
                 values: [1, 100].into(),
             });
         }
@@ -505,6 +607,47 @@ mod tests {
     }
 
     #[test]
+    fn beyond_their_bound_instructions_are_left_out_and_that_is_told() {
+        let main = Arc::new(ResolvedFunction::python("main", "/app.py", 1));
+        let mut aggregator = aggregator();
+        aggregator.max_instructions = 2;
+        let labels = thread(1, 1);
+        for offset in [2, 4, 2, 6, 4, 8] {
+            aggregator.add(&ResolvedSample {
+                frames: vec![frame(&main, 2)],
+                labels: Arc::clone(&labels),
+                instruction: Some(Instruction {
+                    offset,
+                    opcode: 1,
+                    name: Some("NOP"),
+                }),
+                values: [1, 100].into(),
+            });
+        }
+        let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
+        let told: Vec<_> = profile
+            .samples
+            .iter()
+            .map(|sample| {
+                let text = profile.label(sample.labels, label::INSTRUCTION);
+                (text, sample.values)
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (Some("2 NOP"), [2, 200].into()),
+                (Some("4 NOP"), [2, 200].into()),
+                (None, [2, 200].into()),
+            ]
+        );
+        assert_eq!(
+            profile.comments,
+            ["2 samples without their instructions: threads were at more than 2 different ones"]
+        );
+    }
+
+    #[test]
     fn sums_saturate() {
         let mut aggregator = aggregator();
         let labels = thread(1, 1);
@@ -512,6 +655,7 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames: Vec::new(),
                 labels: Arc::clone(&labels),
+                instruction: None,
                 values: [i64::MAX, i64::MIN].into(),
             });
         }
@@ -533,6 +677,7 @@ mod tests {
                     .map(|depth| frame(&functions[(idx * 7 + depth * 11) % 300], depth as u32))
                     .collect(),
                 labels: Arc::clone(&labels[idx % labels.len()]),
+                instruction: None,
                 values: [1, 100].into(),
             })
             .collect();
@@ -591,6 +736,7 @@ mod tests {
                 aggregator.add(&ResolvedSample {
                     frames,
                     labels: Arc::clone(&threads[case.thread]),
+                    instruction: None,
                     values: [case.count, case.count * 10].into(),
                 });
             }

@@ -6,7 +6,7 @@
 //! folder of its own.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -422,46 +422,94 @@ impl Places {
     }
 }
 
-/// The second profile with the names that the first one has for its files, where only their folders differ.
+/// The profile with the names that the other one has for its files, where only their folders differ.
 #[must_use]
-pub fn with_files_of(before: &Profile, after: Profile) -> Profile {
-    let [of_before, of_after] = [before, &after].map(python_files);
-    let mut candidates: HashMap<&str, [Vec<&str>; 2], RandomState> = HashMap::default();
-    for file in of_before.iter().filter(|file| !of_after.contains(*file)) {
-        candidates.entry(last_parts(file)).or_default()[0].push(file);
-    }
-    for file in of_after.iter().filter(|file| !of_before.contains(*file)) {
-        candidates.entry(last_parts(file)).or_default()[1].push(file);
-    }
-    let mut renamed: HashMap<String, String, RandomState> = HashMap::default();
-    for [old, new] in candidates.into_values() {
-        if let ([old], [new]) = (old.as_slice(), new.as_slice()) {
-            renamed.insert((*new).to_owned(), (*old).to_owned());
-        }
-    }
-    let mut after = after;
-    for idx in 0..after.functions.len() {
-        let function = after.functions[idx];
-        if let Some(name) = renamed.get(after.str(function.filename))
+pub fn with_files_of(other: &Profile, mut profile: Profile) -> Profile {
+    let [of_other, own] = [other, &profile].map(python_files);
+    let renamed: HashMap<String, String, RandomState> = same_files(&own, &of_other)
+        .into_iter()
+        .map(|(own, of_other)| (own.to_owned(), of_other.to_owned()))
+        .collect();
+    for idx in 0..profile.functions.len() {
+        let function = profile.functions[idx];
+        if let Some(name) = renamed.get(profile.str(function.filename))
             && function.kind == FrameKind::Python
         {
-            let filename = StringId(after.strings.len() as u32);
-            after.strings.push(name.as_str().into());
-            after.functions[idx] = Function {
+            let filename = StringId(profile.strings.len() as u32);
+            profile.strings.push(name.as_str().into());
+            profile.functions[idx] = Function {
                 filename,
                 ..function
             };
         }
     }
-    after
+    profile
 }
 
-fn python_files(profile: &Profile) -> std::collections::BTreeSet<&str> {
+fn python_files(profile: &Profile) -> BTreeSet<&str> {
     let python = |function: &&Function| function.kind == FrameKind::Python;
     let functions = profile.functions.iter().filter(python);
     functions
         .map(|function| profile.str(function.filename))
         .collect()
+}
+
+/// Files whose folders alone differ: first those that have the last folder in common, then those of one name, where each side
+/// has one.
+fn same_files<'a>(
+    before: &BTreeSet<&'a str>,
+    after: &BTreeSet<&'a str>,
+) -> Vec<(&'a str, &'a str)> {
+    let mut left = [before - after, after - before];
+    let mut pairs = only_ones(&left, last_parts);
+    for (old, new) in &pairs {
+        left[0].remove(old);
+        left[1].remove(new);
+    }
+    // A folder that has files of both is that of no release: what is in one part of it is not what is in another.
+    let both: Vec<&str> = before.intersection(after).copied().collect();
+    let is_release = |(old, new): &(&str, &str)| {
+        let common = common_folder(old, new);
+        common.len() <= 1 || !both.iter().any(|file| file.starts_with(common))
+    };
+    pairs.extend(only_ones(&left, last_part).into_iter().filter(is_release));
+    pairs
+}
+
+/// Pairs of files that are alone in what `part` says of them, on both sides.
+fn only_ones<'a>(
+    sides: &[BTreeSet<&'a str>; 2],
+    part: impl Fn(&'a str) -> &'a str,
+) -> Vec<(&'a str, &'a str)> {
+    let mut candidates: BTreeMap<&str, [Vec<&str>; 2]> = BTreeMap::new();
+    for (idx, files) in sides.iter().enumerate() {
+        for file in files {
+            candidates.entry(part(file)).or_default()[idx].push(file);
+        }
+    }
+    let pair = |sides: [Vec<&'a str>; 2]| match [sides[0].as_slice(), sides[1].as_slice()] {
+        [[old], [new]] => Some((*old, *new)),
+        _ => None,
+    };
+    candidates.into_values().filter_map(pair).collect()
+}
+
+/// `/srv/` of `/srv/1/view.py` and `/srv/2/view.py`.
+fn common_folder<'a>(file: &'a str, other: &str) -> &'a str {
+    let n_same = file
+        .bytes()
+        .zip(other.bytes())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let end = file.as_bytes()[..n_same]
+        .iter()
+        .rposition(|byte| *byte == b'/');
+    &file[..end.map_or(0, |end| end + 1)]
+}
+
+/// `view.py` of `/srv/release-7/web/view.py`.
+fn last_part(file: &str) -> &str {
+    file.rsplit('/').next().unwrap_or(file)
 }
 
 /// `web/view.py` of `/srv/release-7/web/view.py`.

@@ -17,6 +17,61 @@ pub enum ThreadState {
     Stopped,
 }
 
+/// How much of local variables is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LocalsDetail {
+    /// Nothing.
+    #[default]
+    None,
+    /// Each value up to [`Self::max_chars`] characters: some 128.
+    Short,
+    /// Some 1024.
+    Long,
+}
+
+impl LocalsDetail {
+    /// Characters of a value, after which it is cut.
+    #[must_use]
+    pub const fn max_chars(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Short => 128,
+            Self::Long => 1024,
+        }
+    }
+}
+
+/// A local variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalVariable {
+    /// Its name.
+    pub name: Box<str>,
+    /// It is an argument of the function.
+    pub is_argument: bool,
+    /// What it was bound to; `None`: no two readings said the same, or what is there makes no sense.
+    pub value: Option<LocalValue>,
+}
+
+/// What a variable was bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalValue {
+    /// Module and qualified name of its type; without the module for the interpreter's own.
+    pub type_name: Box<str>,
+    /// As `repr` would write it, or `<module.Type object at 0x...>`. Whatever the program says: to be escaped.
+    pub text: String,
+    /// There is more than the text says.
+    pub is_truncated: bool,
+}
+
+/// The local variables of a frame.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FrameLocals {
+    /// Those that are bound, arguments first.
+    pub variables: Vec<LocalVariable>,
+    /// Why some are missing, in words; empty: none is.
+    pub problem: Box<str>,
+}
+
 /// The stack of a thread.
 #[derive(Debug, Clone)]
 pub struct ThreadStack {
@@ -32,6 +87,8 @@ pub struct ThreadStack {
     pub holds_gil: Option<bool>,
     /// Leaf first; empty between calls into Python.
     pub frames: Vec<ResolvedFrame>,
+    /// The local variables of each of them, in the same order; empty when they were not asked for.
+    pub locals: Vec<FrameLocals>,
     /// It ran on, and no two readings said the same.
     pub is_uncertain: bool,
     /// Outer frames are missing.

@@ -1,12 +1,13 @@
 //! Lines of Python functions: what each takes by itself, in machine code and in the kernel, and with what it calls.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
 
 use foldhash::fast::RandomState;
 
 use super::calls::by_stack;
 use super::measure::{Amount, Measure};
-use super::model::{FrameKind, FunctionId, Profile};
+use super::model::{FrameKind, FunctionId, Profile, StringId};
 
 /// What a line takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,6 +23,16 @@ pub struct LineAmounts {
 }
 
 impl LineAmounts {
+    /// Adds what it takes by itself, as the kind of the innermost frame has it.
+    pub(super) fn add_own(&mut self, leaf: Option<FrameKind>, amount: Amount) {
+        let own = match leaf {
+            Some(FrameKind::Native) => &mut self.native,
+            Some(FrameKind::Kernel) => &mut self.kernel,
+            Some(FrameKind::Python | FrameKind::Reason) | None => &mut self.python,
+        };
+        own.add(amount);
+    }
+
     /// What it takes without the Python functions that it calls.
     #[must_use]
     pub fn own(&self) -> Amount {
@@ -38,7 +49,28 @@ pub type Lines = BTreeMap<u32, LineAmounts>;
 /// The lines of every Python function, of a profile with its native frames.
 #[must_use]
 pub fn lines(profile: &Profile, measure: Measure) -> HashMap<FunctionId, Lines, RandomState> {
-    let mut functions: HashMap<FunctionId, Lines, RandomState> = HashMap::default();
+    lines_by(profile, measure, Some)
+}
+
+/// The lines of every Python file, by its name: what several of its functions have on one line counts once.
+#[must_use]
+pub fn lines_of_files(
+    profile: &Profile,
+    measure: Measure,
+) -> HashMap<StringId, Lines, RandomState> {
+    lines_by(profile, measure, |function| {
+        let function = profile.functions.get(function.0 as usize)?;
+        Some(function.filename)
+    })
+}
+
+/// The lines of what `of` says functions belong to.
+fn lines_by<K: Copy + Eq + Hash>(
+    profile: &Profile,
+    measure: Measure,
+    of: impl Fn(FunctionId) -> Option<K>,
+) -> HashMap<K, Lines, RandomState> {
+    let mut found: HashMap<K, Lines, RandomState> = HashMap::default();
     let mut seen = HashSet::new();
     for (stack, amount) in by_stack(profile, measure) {
         seen.clear();
@@ -47,24 +79,21 @@ pub fn lines(profile: &Profile, measure: Measure) -> HashMap<FunctionId, Lines, 
             .frames(stack)
             .filter(|frame| frame.kind == FrameKind::Python);
         for (depth, frame) in python.enumerate() {
-            let place = (frame.function, frame.line);
-            let line = functions
-                .entry(frame.function)
+            let Some(owner) = of(frame.function) else {
+                continue;
+            };
+            let line = found
+                .entry(owner)
                 .or_default()
                 .entry(frame.line)
                 .or_default();
             if depth == 0 {
-                let own = match leaf {
-                    Some(FrameKind::Native) => &mut line.native,
-                    Some(FrameKind::Kernel) => &mut line.kernel,
-                    Some(FrameKind::Python | FrameKind::Reason) | None => &mut line.python,
-                };
-                own.add(amount);
+                line.add_own(leaf, amount);
             }
-            if seen.insert(place) {
+            if seen.insert((owner, frame.line)) {
                 line.total.add(amount);
             }
         }
     }
-    functions
+    found
 }

@@ -1,6 +1,6 @@
 //! Which of a profile's values is looked at, and in which unit.
 
-use super::model::{Profile, Sample, Values};
+use super::model::{MAX_VALUES, Profile, Sample, Values};
 
 /// What a value counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,13 @@ impl Measure {
         let mut types = profile.sample_types.iter();
         let idx = types.position(|known| known.kind == kind)?;
         Some(Self::at(profile, idx))
+    }
+
+    /// Each of the profile's values, in its order.
+    #[must_use]
+    pub fn all(profile: &Profile) -> Vec<Self> {
+        let n_values = profile.sample_types.len().min(MAX_VALUES);
+        (0..n_values).map(|idx| Self::at(profile, idx)).collect()
     }
 
     fn at(profile: &Profile, idx: usize) -> Self {

@@ -16,9 +16,17 @@ impl Merger {
     /// Adds the samples for which `choose` gives values, with those values.
     pub fn add(&mut self, profile: &Profile, mut choose: impl FnMut(&Sample) -> Option<Values>) {
         let mut moved = Moved::new(profile, &mut self.tables);
+        let mut rows = Vec::new();
         for sample in &profile.samples {
-            if let Some(values) = choose(sample) {
-                moved.add(sample, values);
+            let row = choose(sample).and_then(|values| moved.add(sample, values));
+            if profile.has_moments() {
+                rows.push(row);
+            }
+        }
+        for moment in &profile.moments {
+            if let Some(Some(row)) = rows.get(moment.row as usize) {
+                self.tables
+                    .note(*row, moment.at_ns, i64::from(moment.count));
             }
         }
     }
@@ -104,14 +112,13 @@ impl<'a> Moved<'a> {
         }
     }
 
-    fn add(&mut self, sample: &Sample, values: Values) -> Option<()> {
+    fn add(&mut self, sample: &Sample, values: Values) -> Option<u32> {
         let labels = self.label_set(sample.labels)?;
         let stack = match self.stack(sample.stack) {
             Some(stack) => stack,
             None => self.tables.no_stack(values[0]),
         };
-        self.tables.add(stack, labels, values);
-        Some(())
+        Some(self.tables.add(stack, labels, values))
     }
 
     /// `None`: there is no room for it.
@@ -245,6 +252,7 @@ mod tests {
                     tid: pid + 1,
                     thread_name: format!("thread {pid}").into(),
                 }),
+                instruction: None,
                 values: [*count, count * 10].into(),
             });
         }

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::moments::Moment;
+
 /// Index into [`Profile::strings`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StringId(pub u32);
@@ -437,6 +439,40 @@ pub mod label {
     pub const DEPLOYMENT_ENVIRONMENT: &str = "deployment_environment_name";
     /// How long ago memory was allocated that is in use at the end of the profile: one of [`super::age_class`].
     pub const AGE: &str = "age";
+    /// Whether the thread held the global interpreter lock: [`GIL_HELD`] or [`GIL_RELEASED`]; absent where that is not
+    /// known, and in interpreters that have none.
+    pub const GIL: &str = "gil";
+    /// Value of [`GIL`].
+    pub const GIL_HELD: &str = "held";
+    /// Value of [`GIL`].
+    pub const GIL_RELEASED: &str = "released";
+
+    /// The instruction of the innermost Python frame, of samples that were taken with it:
+    /// [`super::super::instructions::Instruction`].
+    pub const INSTRUCTION: &str = "instruction";
+
+    /// Every label that pyagent itself gives.
+    pub const ALL: &[&str] = &[
+        PID,
+        TID,
+        THREAD_NAME,
+        COMM,
+        PYTHON_VERSION,
+        CGROUP,
+        CONTAINER_ID,
+        CONTAINER_NAME,
+        CONTAINER_RUNTIME,
+        K8S_NAMESPACE,
+        K8S_POD_UID,
+        HOST_NAME,
+        SERVICE_NAME,
+        SERVICE_NAMESPACE,
+        SERVICE_VERSION,
+        DEPLOYMENT_ENVIRONMENT,
+        AGE,
+        GIL,
+        INSTRUCTION,
+    ];
 }
 
 /// One aggregated sample.
@@ -481,8 +517,12 @@ pub struct Profile {
     pub label_sets: Vec<LabelSet>,
     /// Samples; no two with the same stack and labels.
     pub samples: Vec<Sample>,
+    /// When samples were taken, the first one first; empty: that was not kept.
+    pub moments: Vec<Moment>,
     /// Remarks for the reader: what was lost, cut, not completed or sampled in another way.
     pub comments: Vec<String>,
+    /// Texts of frames have the whole path of a file, not only what is below its package.
+    pub has_full_filenames: bool,
 }
 
 /// A frame of a stack, with its tables looked up.
@@ -618,6 +658,11 @@ impl Profile {
                 (label::PID, LabelValue::Num(pid)) => thread.pid = pid,
                 (label::TID, LabelValue::Num(tid)) => thread.tid = tid,
                 (label::THREAD_NAME, LabelValue::Str(id)) => thread.thread_name = self.str(id),
+                // Datadog's profilers name them so.
+                ("thread native id", LabelValue::Num(tid)) if thread.tid == 0 => thread.tid = tid,
+                ("thread name", LabelValue::Str(id)) if thread.thread_name.is_empty() => {
+                    thread.thread_name = self.str(id);
+                }
                 (label::COMM, LabelValue::Str(id)) => thread.comm = self.str(id),
                 (label::PYTHON_VERSION, LabelValue::Str(id)) => {
                     thread.python_version = self.str(id);

@@ -520,6 +520,7 @@ mod tests {
             aggregator.add(&ResolvedSample {
                 frames,
                 labels,
+                instruction: None,
                 values: [n_samples, n_samples].into(),
             });
         }

@@ -10,6 +10,7 @@ use super::model::{
     FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Location, LocationId,
     Mapping, MappingId, Process, ProcessId, Profile, Sample, StackId, StringId, ValueType, Values,
 };
+use super::moments::{MAX_MOMENTS, Moment};
 
 /// Most frames in all different stacks of one profile together (4 bytes each, and up to 32 more where the
 /// place is new too).
@@ -51,6 +52,9 @@ pub struct Tables {
     max_stack_frames: usize,
     n_samples: i64,
     n_without_stack: i64,
+    moments: Vec<Moment>,
+    /// Samples whose time had no room.
+    n_without_time: i64,
 }
 
 impl Default for Tables {
@@ -68,6 +72,8 @@ impl Default for Tables {
             max_stack_frames: MAX_STACK_FRAMES,
             n_samples: 0,
             n_without_stack: 0,
+            moments: Vec::new(),
+            n_without_time: 0,
         };
         let build_id = tables.string("");
         let filename = tables.string(PYTHON_MAPPING);
@@ -186,10 +192,23 @@ impl Tables {
         StackId(self.stacks.intern_slice(&[location]).0)
     }
 
-    /// Adds to the values of a stack with these labels.
-    pub fn add(&mut self, stack: StackId, labels: LabelSetId, values: Values) {
-        self.values.entry((stack, labels)).or_default().add(values);
+    /// Adds to the values of a stack with these labels. Returns the row.
+    pub fn add(&mut self, stack: StackId, labels: LabelSetId, values: Values) -> u32 {
+        let entry = self.values.entry((stack, labels));
+        let row = entry.index() as u32;
+        entry.or_default().add(values);
         self.n_samples = self.n_samples.saturating_add(values[0]);
+        row
+    }
+
+    /// Notes when so much of a row's first value was sampled, in nanoseconds since 1970.
+    pub fn note(&mut self, row: u32, at_ns: i64, count: i64) {
+        if self.moments.len() < MAX_MOMENTS {
+            let count = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
+            self.moments.push(Moment { at_ns, row, count });
+        } else {
+            self.n_without_time = self.n_without_time.saturating_add(count);
+        }
     }
 
     /// Sum of the first value (samples) of all that was added.
@@ -208,6 +227,14 @@ impl Tables {
                 self.n_without_stack, self.max_stack_frames
             ));
         }
+        if self.n_without_time > 0 {
+            comments.push(format!(
+                "{} samples without their time: more than {MAX_MOMENTS} are kept with it",
+                self.n_without_time
+            ));
+        }
+        let mut moments = self.moments;
+        moments.sort_by_key(|moment| moment.at_ns);
         Profile {
             sample_types: head.sample_types,
             period_type: head
@@ -235,7 +262,9 @@ impl Tables {
                     values,
                 })
                 .collect(),
+            moments,
             comments,
+            has_full_filenames: false,
         }
     }
 

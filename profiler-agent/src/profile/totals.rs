@@ -14,8 +14,13 @@ use indexmap::Equivalent;
 use super::aggregate::{Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction};
 use super::model::{Profile, ProfileType, ValueType, label};
 
-/// Labels that a profile of [`Totals`] does not have: those of threads, and of when something was allocated.
-pub const LABELS_WITHOUT: [&str; 3] = [label::TID, label::THREAD_NAME, label::AGE];
+/// Labels that a profile of [`Totals`] does not have: those of threads, of when something was allocated, and of instructions.
+pub const LABELS_WITHOUT: [&str; 4] = [
+    label::TID,
+    label::THREAD_NAME,
+    label::AGE,
+    label::INSTRUCTION,
+];
 
 /// A stack, leaf first. Equal ones have equal content, wherever their functions lie.
 #[derive(Debug, Clone)]

@@ -18,6 +18,8 @@ pub struct Node {
     pub total: Amount,
     /// What it called, most weight first: indices into [`Tree::nodes`].
     pub children: Vec<usize>,
+    /// How deep it called itself here, at most, where direct recursion is one node; else 1.
+    pub n_deep: u32,
 }
 
 /// The call tree of a profile.
@@ -37,12 +39,34 @@ impl Tree {
 
     /// That of these stacks.
     pub fn of_stacks(profile: &Profile, stacks: impl Iterator<Item = (StackId, Amount)>) -> Self {
+        Self::built(profile, stacks, false)
+    }
+
+    /// The same, where functions that call themselves directly are one node: what the calls take by themselves is added up.
+    pub fn with_folded_recursion(
+        profile: &Profile,
+        stacks: impl Iterator<Item = (StackId, Amount)>,
+    ) -> Self {
+        Self::built(profile, stacks, true)
+    }
+
+    fn built(
+        profile: &Profile,
+        stacks: impl Iterator<Item = (StackId, Amount)>,
+        folds_recursion: bool,
+    ) -> Self {
         let mut nodes = vec![Node::of(None)];
         let mut known: HashMap<(usize, FunctionId), usize, RandomState> = HashMap::default();
         for (stack, amount) in stacks {
-            let mut at = 0;
+            let (mut at, mut n_deep) = (0, 1);
             nodes[at].total.add(amount);
             for frame in profile.frames(stack).rev() {
+                if folds_recursion && nodes[at].function == Some(frame.function) {
+                    n_deep += 1;
+                    nodes[at].n_deep = nodes[at].n_deep.max(n_deep);
+                    continue;
+                }
+                n_deep = 1;
                 let next = *known.entry((at, frame.function)).or_insert_with(|| {
                     nodes.push(Node::of(Some(frame.function)));
                     nodes.len() - 1
@@ -79,6 +103,7 @@ impl Node {
             own: Amount::default(),
             total: Amount::default(),
             children: Vec::new(),
+            n_deep: 1,
         }
     }
 }

@@ -1,8 +1,6 @@
 //! What a connection to a target takes: certificates, a token, headers. Files are read again when they have changed, so
 //! that who renews a certificate or a token does not have to restart the agent.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -15,9 +13,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use super::target::{Protocol, Target};
 use crate::format::escape;
-
-/// Most bytes of a file with a certificate, a key or a token.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+use crate::secrets::{self, FileError, Secrecy};
 
 /// Longest time for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,14 +97,12 @@ pub struct CredentialOptions {
 /// Why a target cannot be reached with what was given. One line each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// A file is not there, or not readable, or too large.
-    #[error("{flag} {path}: {reason}")]
+    /// A file is not there, or not readable, or others can read what is secret, or it holds something else.
+    #[error("{flag}: {reason}")]
     File {
         /// What it was given by.
         flag: &'static str,
-        /// The file.
-        path: String,
-        /// In the system's words.
+        /// Names the file.
         reason: String,
     },
     /// A certificate without its key, or the other way round.
@@ -153,7 +147,7 @@ enum Authorization {
 struct Stamp {
     inode: u64,
     size: u64,
-    modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 /// A connection, which is made when it is first used, and what is sent with each request.
@@ -231,7 +225,7 @@ impl Credentials {
             let mut tls = ClientTlsConfig::new();
             tls = match &self.ca {
                 Some(path) => {
-                    let pem = read("--push-ca", path)?;
+                    let pem = read("--push-ca", path, Secrecy::Public)?;
                     if !pem.contains("-----BEGIN CERTIFICATE-----") {
                         return Err(file_error(
                             "--push-ca",
@@ -244,8 +238,8 @@ impl Credentials {
                 None => tls.with_native_roots(),
             };
             if let Some((certificate, key)) = &self.identity {
-                let (certificate, key) =
-                    (read("--push-cert", certificate)?, read("--push-key", key)?);
+                let certificate = read("--push-cert", certificate, Secrecy::Public)?;
+                let key = read("--push-key", key, Secrecy::Group)?;
                 tls = tls.identity(Identity::from_pem(certificate, key));
             }
             endpoint = endpoint
@@ -266,7 +260,7 @@ impl Credentials {
         let (flag, path, text) = match &self.authorization {
             None => return Ok(metadata),
             Some(Authorization::Bearer(path)) => {
-                let token = read("--push-token-file", path)?;
+                let token = read("--push-token-file", path, Secrecy::Owner)?;
                 (
                     "--push-token-file",
                     path,
@@ -274,7 +268,7 @@ impl Credentials {
                 )
             }
             Some(Authorization::Basic(path)) => {
-                let pair = read("--push-basic-auth-file", path)?;
+                let pair = read("--push-basic-auth-file", path, Secrecy::Owner)?;
                 let pair = pair.trim_end_matches(['\r', '\n']);
                 if !pair.contains(':') {
                     let reason = "it does not hold user:password";
@@ -308,30 +302,26 @@ impl Stamp {
         Some(Self {
             inode: metadata.ino(),
             size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
 }
 
-fn read(flag: &'static str, path: &Path) -> Result<String, CredentialError> {
-    let mut text = String::new();
-    let read =
-        File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_string(&mut text));
-    match read {
-        Ok(0) => Err(file_error(flag, path, "it is empty")),
-        Ok(n_bytes) if n_bytes as u64 == MAX_FILE_BYTES => {
-            Err(file_error(flag, path, "it is larger than 1 MiB"))
-        }
-        Ok(_) => Ok(text),
-        Err(error) => Err(file_error(flag, path, &error.to_string())),
+fn read(flag: &'static str, path: &Path, secrecy: Secrecy) -> Result<String, CredentialError> {
+    let bytes = secrets::read(path, secrecy).map_err(|error| CredentialError::File {
+        flag,
+        reason: error.to_string(),
+    })?;
+    if bytes.is_empty() {
+        return Err(file_error(flag, path, "it is empty"));
     }
+    String::from_utf8(bytes).map_err(|_| file_error(flag, path, "it is no text"))
 }
 
 fn file_error(flag: &'static str, path: &Path, reason: &str) -> CredentialError {
     CredentialError::File {
         flag,
-        path: escape(&path.to_string_lossy()).into_owned(),
-        reason: reason.to_owned(),
+        reason: FileError::unusable(path, reason).to_string(),
     }
 }
 
@@ -351,6 +341,9 @@ pub(super) fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn target(text: &str) -> Target {
@@ -387,6 +380,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "one\n").unwrap();
+        let allow = |mode| std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        allow(0o600);
         let options = CredentialOptions {
             token: vec![scoped(path.to_str().unwrap())],
             ..CredentialOptions::default()
@@ -399,10 +394,15 @@ mod tests {
         std::fs::write(&path, "another\n").unwrap();
         assert!(credentials.have_changed());
         assert_eq!(header(credentials.link().unwrap()), "Bearer another");
+        // One that others can read is no secret any more.
+        allow(0o640);
+        assert!(credentials.have_changed());
+        let error = credentials.link().unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
         std::fs::remove_file(&path).unwrap();
         assert!(credentials.have_changed());
         let error = credentials.link().unwrap_err().to_string();
-        assert!(error.starts_with("--push-token-file "), "{error}");
+        assert!(error.starts_with("--push-token-file: "), "{error}");
     }
 
     #[tokio::test]
@@ -410,6 +410,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         std::fs::write(&path, "Aladdin:open sesame\n").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         let options = CredentialOptions {
             basic_auth: vec![scoped(path.to_str().unwrap())],
             ..CredentialOptions::default()
@@ -450,7 +451,7 @@ mod tests {
                     ..none()
                 },
                 "otlp=https://a",
-                "--push-ca /nowhere",
+                "--push-ca: cannot read /nowhere",
             ),
             (
                 CredentialOptions {

@@ -351,7 +351,9 @@ impl<'a> Part<'a> {
                     values,
                 })
                 .collect(),
+            moments: Vec::new(),
             comments: whole.comments.clone(),
+            has_full_filenames: false,
         }
     }
 }

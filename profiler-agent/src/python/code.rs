@@ -5,6 +5,7 @@
 //! that was freed and not used again still has the identity, but pointers to strings that may be others' by now:
 //! the reference count, which every allocator overwrites, tells it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use profiler_common::event::PyFrame;
@@ -32,6 +33,8 @@ pub struct CodeSymbol {
     first_instruction: u64,
     /// Bytes of code behind it.
     code_bytes: u64,
+    /// Where its bytecode lies, in every version; empty where that is not known.
+    text: Range<Address>,
     first_line: u32,
 }
 
@@ -99,13 +102,21 @@ impl From<StrError> for CodeError {
 
 /// Reads the code object of a frame.
 pub fn read(memory: &impl ReadMemory, layout: &Layout, frame: &PyFrame) -> Result<Code, CodeError> {
-    check_identity(memory, layout, frame)?;
-    check_alive(memory, layout, frame)?;
+    check_same(memory, layout, frame)?;
     let result = read_unchecked(memory, &layout.code, Address(frame.code));
     // What was read of memory that changed meanwhile means nothing, errors included.
-    check_identity(memory, layout, frame)?;
-    check_alive(memory, layout, frame)?;
+    check_same(memory, layout, frame)?;
     result
+}
+
+/// Whether the code object that the frame executed is still there.
+pub fn check_same(
+    memory: &impl ReadMemory,
+    layout: &Layout,
+    frame: &PyFrame,
+) -> Result<(), CodeError> {
+    check_identity(memory, layout, frame)?;
+    check_alive(memory, layout, frame)
 }
 
 /// Whether the object is allocated: a freed one has a pointer to another free block, its complement or 0 in the
@@ -207,13 +218,30 @@ fn read_unchecked(
     } else {
         n_units.saturating_mul(2)
     };
+    let text = if first_instruction == 0 {
+        bytes_of(memory, layout, pointer(layout.bytecode)?).unwrap_or(Address(0)..Address(0))
+    } else {
+        Address(first_instruction)..Address(first_instruction).add(code_bytes)
+    };
     Ok(Code::Function(Arc::new(CodeSymbol {
         function: Arc::new(ResolvedFunction::python(&name, &filename, first_line)),
         lines: LineTable::decode(layout.line_table_format, &table, first_line),
         first_instruction,
         code_bytes,
+        text,
         first_line,
     })))
+}
+
+/// Where the bytes of a bytes object lie.
+fn bytes_of(
+    memory: &impl ReadMemory,
+    layout: &CodeLayout,
+    object: Address,
+) -> Option<Range<Address>> {
+    let n_bytes = memory.read_u64(object.add(layout.bytes_size.into())).ok()?;
+    let start = object.add(layout.bytes_data.into());
+    Some(start..Address(start.0.checked_add(n_bytes)?))
 }
 
 /// Whether the object's type is called `code`.
@@ -351,12 +379,19 @@ impl CodeSymbol {
 
     /// Where its instructions lie (3.11+); empty before.
     #[must_use]
-    pub fn instructions(&self) -> std::ops::Range<Address> {
+    pub fn instructions(&self) -> Range<Address> {
         Address(self.first_instruction)..Address(self.first_instruction).add(self.code_bytes)
     }
 
-    /// Offset in bytes of the instruction; `None` before the first.
-    fn offset(&self, instr: u64, unit: InstructionUnit) -> Option<u32> {
+    /// Where its bytecode lies; empty where that is not known.
+    #[must_use]
+    pub fn text(&self) -> Range<Address> {
+        self.text.clone()
+    }
+
+    /// Offset in bytes of the instruction, or of what belongs to one; `None` before the first.
+    #[must_use]
+    pub fn offset(&self, instr: u64, unit: InstructionUnit) -> Option<u32> {
         // f_lasti is an int; -1 before the first instruction.
         let lasti = u32::try_from((instr as u32).cast_signed()).ok();
         match unit {

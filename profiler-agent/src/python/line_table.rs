@@ -3,7 +3,7 @@
 //!
 //! The formats are described in CPython's `Objects/lnotab_notes.txt` (3.6 to 3.10) and
 //! `Objects/locations.md` (3.11 and newer; `InternalDocs/code_objects.md` since 3.14). The oracle of the
-//! decoders is the interpreter itself: `tests/tests/lines.rs` compares every instruction of the standard
+//! decoders is the interpreter itself: `tests/tests/offline/lines.rs` compares every instruction of the standard
 //! library.
 
 use std::ops::ControlFlow;

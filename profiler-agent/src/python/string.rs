@@ -2,7 +2,7 @@
 //! from a process; reading them is not done here.
 //!
 //! The structures are `PyASCIIObject` and `PyCompactUnicodeObject` of CPython's
-//! `Include/cpython/unicodeobject.h`. `tests/tests/strings.rs` checks them against real interpreters.
+//! `Include/cpython/unicodeobject.h`. `tests/tests/offline/strings.rs` checks them against real interpreters.
 
 use thiserror::Error;
 

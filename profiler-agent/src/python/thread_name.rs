@@ -44,28 +44,30 @@ const MAX_READINGS: usize = 6;
 const ENTRIES_PIECE_BYTES: usize = 3072;
 
 /// Offset of `tp_basicsize` behind the object header; the other offsets in a type count from it too.
-const TYPE_BASICSIZE: u64 = 16;
+pub(super) const TYPE_BASICSIZE: u64 = 16;
 /// `tp_flags`.
-const TYPE_FLAGS: u64 = 152;
+pub(super) const TYPE_FLAGS: u64 = 152;
 /// `tp_dictoffset`.
-const TYPE_DICTOFFSET: u64 = 272;
+pub(super) const TYPE_DICTOFFSET: u64 = 272;
 
 /// `Py_TPFLAGS_INLINE_VALUES` (3.13+).
-const FLAG_INLINE_VALUES: u64 = 1 << 2;
+pub(super) const FLAG_INLINE_VALUES: u64 = 1 << 2;
 /// `Py_TPFLAGS_MANAGED_DICT` (3.11+).
-const FLAG_MANAGED_DICT: u64 = 1 << 4;
+pub(super) const FLAG_MANAGED_DICT: u64 = 1 << 4;
+/// `Py_TPFLAGS_IMMUTABLETYPE` (3.10+): no statement of a program makes such a class.
+pub(super) const FLAG_IMMUTABLE: u64 = 1 << 8;
 /// `Py_TPFLAGS_HEAPTYPE`.
-const FLAG_HEAPTYPE: u64 = 1 << 9;
+pub(super) const FLAG_HEAPTYPE: u64 = 1 << 9;
 /// `Py_TPFLAGS_LONG_SUBCLASS`.
-const FLAG_INT: u64 = 1 << 24;
+pub(super) const FLAG_INT: u64 = 1 << 24;
 /// `Py_TPFLAGS_UNICODE_SUBCLASS`.
-const FLAG_STR: u64 = 1 << 28;
+pub(super) const FLAG_STR: u64 = 1 << 28;
 /// `Py_TPFLAGS_DICT_SUBCLASS`.
-const FLAG_DICT: u64 = 1 << 29;
+pub(super) const FLAG_DICT: u64 = 1 << 29;
 
 /// How the key table of a dict begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KeysLayout {
+pub(super) enum KeysLayout {
     /// `dk_size` 8, `dk_nentries` 32, indices from 40; entries of 24 bytes (hash, key, value) (<= 3.10).
     Sized,
     /// `dk_log2_index_bytes` 9, `dk_kind` 10, `dk_nentries` 24, indices from 32; entries of 24 bytes for
@@ -75,7 +77,7 @@ enum KeysLayout {
 
 /// Where an instance keeps its attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AttributesLayout {
+pub(super) enum AttributesLayout {
     /// A dict at `tp_dictoffset` (<= 3.10).
     DictOffset,
     /// Before the object: the dict at -24; while that is NULL the values at -32 (3.11).
@@ -89,7 +91,7 @@ enum AttributesLayout {
 
 /// How an int keeps its sign and the number of its 30-bit digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum IntLayout {
+pub(super) enum IntLayout {
     /// `ob_size`: the count, negative for negative numbers (<= 3.11).
     ObSize,
     /// `lv_tag`: the count times 8, the sign in the lowest bits (3.12+).
@@ -114,9 +116,9 @@ pub struct ThreadNameLayout {
     pub values_header: u64,
     /// Bytes before an object at which its managed dict hangs: `-MANAGED_DICT_OFFSET` (3.11+).
     pub managed_dict: u64,
-    keys: KeysLayout,
-    attributes: AttributesLayout,
-    int: IntLayout,
+    pub(super) keys: KeysLayout,
+    pub(super) attributes: AttributesLayout,
+    pub(super) int: IntLayout,
 }
 
 /// Up to 3.10; the interpreter and the type object differ.
@@ -364,12 +366,53 @@ struct Dict {
 
 /// The entries of a key table.
 #[derive(Debug, Clone, Copy)]
-struct Entries {
-    start: Address,
-    stride: usize,
+pub(super) struct Entries {
+    pub(super) start: Address,
+    pub(super) stride: usize,
     /// Offset of the key in an entry; the value follows it.
-    key: usize,
-    len: usize,
+    pub(super) key: usize,
+    pub(super) len: usize,
+}
+
+impl KeysLayout {
+    /// Where the entries of a key table lie whose first bytes are `head`; `None`: it makes no sense, or has more than
+    /// `max_entries`.
+    pub(super) fn entries(
+        self,
+        keys: Address,
+        head: &[u8; 40],
+        max_entries: u64,
+    ) -> Option<Entries> {
+        let (indices, index_bytes, n_entries, stride, key) = match self {
+            Self::Sized => {
+                let size = word(head, 8);
+                if !size.is_power_of_two() || size > max_entries.saturating_mul(2) {
+                    return None;
+                }
+                let index_width = match size {
+                    0..=0xff => 1,
+                    0x100..=0xffff => 2,
+                    0x1_0000..=0xffff_ffff => 4,
+                    _ => 8,
+                };
+                (40, size.checked_mul(index_width)?, word(head, 32), 24, 8)
+            }
+            Self::Log2 => {
+                let index_bytes = 1_u64.checked_shl(head[9].into())?;
+                if index_bytes > max_entries.saturating_mul(16) {
+                    return None;
+                }
+                let (stride, key) = if head[10] == 0 { (24, 8) } else { (16, 0) };
+                (32, index_bytes, word(head, 24), stride, key)
+            }
+        };
+        (n_entries <= max_entries).then(|| Entries {
+            start: keys.add(indices).add(index_bytes),
+            stride,
+            key,
+            len: n_entries as usize,
+        })
+    }
 }
 
 /// One entry of a key table.
@@ -529,37 +572,10 @@ impl<M: ReadMemory> Reader<'_, M> {
 
     fn entries(&mut self, keys: Address) -> Result<Entries> {
         let head: [u8; 40] = self.bytes(keys)?;
-        let implausible = ThreadNameError::ImplausibleKeys(keys);
-        let (indices, index_bytes, n_entries, stride, key) = match self.layout.keys {
-            KeysLayout::Sized => {
-                let size = word(&head, 8);
-                if !size.is_power_of_two() || size > 2 * MAX_DICT_ENTRIES {
-                    return Err(implausible);
-                }
-                let index_width = match size {
-                    0..=0xff => 1,
-                    0x100..=0xffff => 2,
-                    _ => 4,
-                };
-                (40, size * index_width, word(&head, 32), 24, 8)
-            }
-            KeysLayout::Log2 => {
-                if head[9] > 20 {
-                    return Err(implausible);
-                }
-                let (stride, key) = if head[10] == 0 { (24, 8) } else { (16, 0) };
-                (32, 1 << head[9], word(&head, 24), stride, key)
-            }
-        };
-        if n_entries > MAX_DICT_ENTRIES {
-            return Err(implausible);
-        }
-        Ok(Entries {
-            start: keys.add(indices + index_bytes),
-            stride,
-            key,
-            len: n_entries as usize,
-        })
+        self.layout
+            .keys
+            .entries(keys, &head, MAX_DICT_ENTRIES)
+            .ok_or(ThreadNameError::ImplausibleKeys(keys))
     }
 
     /// The used entries of a dict that is no split table, at most [`MAX_THREADS`].
@@ -745,13 +761,13 @@ impl<M: ReadMemory> Reader<'_, M> {
 }
 
 /// The word at a byte offset, which must lie in `bytes`.
-fn word(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
     let word = bytes[at..at + 8].try_into().expect("the range has 8 bytes");
     u64::from_le_bytes(word)
 }
 
 /// The same for 4 bytes.
-fn half_word(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn half_word(bytes: &[u8], at: usize) -> u32 {
     let half_word = bytes[at..at + 4].try_into().expect("the range has 4 bytes");
     u32::from_le_bytes(half_word)
 }

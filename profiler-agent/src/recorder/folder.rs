@@ -179,6 +179,21 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
 /// Files of a database: itself, its log, and the index of that.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
+/// What can still be written to the file system of a file; without an answer as much as one likes.
+pub(super) fn n_free_bytes(path: &Path) -> u64 {
+    let free = |found: rustix::fs::StatVfs| {
+        // What is reserved is so for root.
+        let is_root = rustix::process::geteuid().is_root();
+        let n_blocks = if is_root {
+            found.f_bfree
+        } else {
+            found.f_bavail
+        };
+        n_blocks.saturating_mul(found.f_frsize)
+    };
+    rustix::fs::statvfs(path).map_or(u64::MAX, free)
+}
+
 /// Puts a database aside as `*.bak`; an older one of that name is replaced.
 pub(super) fn move_aside(database: &Path) -> io::Result<PathBuf> {
     let with = |suffix: &str| {

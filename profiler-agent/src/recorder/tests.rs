@@ -144,6 +144,7 @@ fn profile_of(sample_types: &'static [ValueType], rows: &[AllocationRow<'_>]) ->
                 tid: pid + 1,
                 thread_name: "Поток \"1\"".into(),
             }),
+            instruction: None,
             values: six.into(),
         });
     }

@@ -137,6 +137,8 @@ pub(super) struct Writer {
     rows: Rows,
     /// Bytes that the largest of the last windows took.
     window_bytes: u64,
+    /// Old windows were removed since the disk is full, and no window was written since.
+    gave_to_full_disk: bool,
 }
 
 impl Writer {
@@ -163,6 +165,7 @@ impl Writer {
             boot,
             rows: Rows::default(),
             window_bytes: FIRST_WINDOW_BYTES,
+            gave_to_full_disk: false,
         })
     }
 
@@ -172,7 +175,14 @@ impl Writer {
         let mut written = self.write(window);
         // What it takes is known afterwards only.
         while matches!(written, Err(WriteError::DiskFull)) {
+            // What others have filled is not theirs to give back: what is removed makes room in the database, but its log may
+            // find none on the disk. Old windows are not given up for that more than once.
+            let is_disk = folder::n_free_bytes(&self.path) < self.window_bytes * 2;
+            if is_disk && std::mem::replace(&mut self.gave_to_full_disk, true) {
+                break;
+            }
             let n = self.remove_oldest(MAX_REMOVED)?;
+            self.checkpoint()?;
             // Without windows nobody needs any row.
             if n == 0 && !self.remove_unused(0)? {
                 break;
@@ -181,6 +191,7 @@ impl Writer {
             written = self.write(window);
         }
         self.window_bytes = written?.max(self.window_bytes - self.window_bytes / 8);
+        self.gave_to_full_disk = false;
         Ok(n_removed)
     }
 

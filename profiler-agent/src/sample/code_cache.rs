@@ -112,14 +112,22 @@ impl CodeCache {
         if let Some(code) = self.own.codes.get(&key).or_else(inherited) {
             return code.clone();
         }
-        if !self.budget.allows(Instant::now()) {
+        let Some(code) = self.on_budget(read) else {
             return Err(CodeError::OverBudget);
-        }
-        let begun = thread_cpu_time();
-        let code = read();
-        self.budget.spend(thread_cpu_time().saturating_sub(begun));
+        };
         self.own.insert(key, code.clone());
         code
+    }
+
+    /// Reads something else of the program's code objects; `None`: it has used up the time for that.
+    pub(super) fn on_budget<T>(&mut self, read: impl FnOnce() -> T) -> Option<T> {
+        if !self.budget.allows(Instant::now()) {
+            return None;
+        }
+        let begun = thread_cpu_time();
+        let result = read();
+        self.budget.spend(thread_cpu_time().saturating_sub(begun));
+        Some(result)
     }
 }
 

@@ -11,6 +11,7 @@ use profiler_common::event::{PythonStatus, sample_flags};
 use profiler_common::layout::ABSENT;
 use profiler_common::unwind::python::WalkEnd;
 
+use super::locals::{LocalsReader, n_unmoved};
 use super::remote::{Listed, RemoteSampler, RemoteStack, listed_threads, raw_sample};
 use super::symbolize::Symbolizer;
 use crate::ids::{Pid, Tid};
@@ -19,7 +20,10 @@ use crate::process::memory::ProcessMemory;
 use crate::process::program::ProgramId;
 use crate::process::task_state::{Activity, TaskState};
 use crate::process::thread_ids::ThreadIds;
-use crate::profile::inspect::{ProcessStacks, Stacks, ThreadStack, ThreadState};
+use crate::profile::aggregate::ResolvedFrame;
+use crate::profile::inspect::{
+    FrameLocals, LocalsDetail, ProcessStacks, Stacks, ThreadStack, ThreadState,
+};
 use crate::profile::model::FrameKind;
 use crate::python::native_ids;
 use crate::python::process::PythonProcess;
@@ -32,6 +36,12 @@ const MAX_LOOKS: usize = 10;
 
 /// Most frames of all stacks together: those of 256 threads that are as deep as can be read.
 const MAX_FRAMES: usize = 1 << 18;
+
+/// Why there are no variables of any frame.
+const NO_LAYOUT: &str = "how this version of CPython keeps them is not known";
+
+/// Why there are no variables of a frame.
+const MOVED: &str = "the thread ran on while they were read";
 
 /// Why there are no stacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,8 +61,12 @@ pub enum DumpError {
 }
 
 /// Reads the stacks of a process, and says whose they are. `is_over` is asked between threads: whether somebody still waits.
-pub fn of_process(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> ProcessStacks {
-    let stacks = dump(process, is_over);
+pub fn of_process(
+    process: &Arc<PythonProcess>,
+    detail: LocalsDetail,
+    is_over: &dyn Fn() -> bool,
+) -> ProcessStacks {
+    let stacks = dump(process, detail, is_over);
     let facts = &process.facts;
     ProcessStacks {
         pid: facts.pid.0,
@@ -64,7 +78,11 @@ pub fn of_process(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> P
 }
 
 /// Reads the stacks of a process. `is_over` is asked between threads: whether somebody still waits.
-pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<Stacks, DumpError> {
+pub fn dump(
+    process: &Arc<PythonProcess>,
+    detail: LocalsDetail,
+    is_over: &dyn Fn() -> bool,
+) -> Result<Stacks, DumpError> {
     let pid = process.pid;
     let program = ProgramId::of_process(pid).map_err(|_| DumpError::Gone)?;
     if !process.facts.is_there() {
@@ -82,6 +100,8 @@ pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<
         thread_ids: ThreadIds::default(),
         // What it reads costs the profiles nothing.
         symbolizer: Symbolizer::of_process(process.clone()),
+        detail,
+        locals: LocalsReader::new(&memory, &interpreter.layout, detail),
     };
     let time = SystemTime::now();
     let mut threads: HashMap<Tid, ThreadStack> = HashMap::new();
@@ -95,6 +115,7 @@ pub fn dump(process: &Arc<PythonProcess>, is_over: &dyn Fn() -> bool) -> Result<
         };
         if stack.frames.len() > MAX_FRAMES - n_frames {
             stack.frames.truncate(MAX_FRAMES - n_frames);
+            stack.locals.truncate(MAX_FRAMES - n_frames);
             stack.is_truncated = true;
         }
         n_frames += stack.frames.len();
@@ -155,6 +176,9 @@ struct Reading<'a> {
     sampler: RemoteSampler,
     thread_ids: ThreadIds,
     symbolizer: Symbolizer,
+    detail: LocalsDetail,
+    /// `None`: they were not asked for, or cannot be read.
+    locals: Option<LocalsReader<'a, ProcessMemory>>,
 }
 
 impl Reading<'_> {
@@ -164,14 +188,18 @@ impl Reading<'_> {
         // A call that was just being made or ended: what it was of cannot be read.
         for _ in 0..MAX_LOOKS {
             let mut frames = stack.frames.iter();
+            let has_moved = stack.locals.iter().any(|it| &*it.problem == MOVED);
             if stack.state != ThreadState::Running
-                || frames.all(|frame| frame.function.kind == FrameKind::Python)
+                || (!has_moved && frames.all(|frame| frame.function.kind == FrameKind::Python))
             {
                 return Some(stack);
             }
             stack = self.look(listed)?;
         }
-        stack.is_uncertain |= stack.state == ThreadState::Running;
+        // That variables are missing is said where they are.
+        let is_named = |frame: &ResolvedFrame| frame.function.kind == FrameKind::Python;
+        stack.is_uncertain |=
+            stack.state == ThreadState::Running && !stack.frames.iter().all(is_named);
         Some(stack)
     }
 
@@ -192,7 +220,8 @@ impl Reading<'_> {
             Some(WalkEnd::Loop) => PythonStatus::FrameLoop,
             None => PythonStatus::Truncated,
         };
-        let mut sample = raw_sample(self.process, tid, &stack.thread, stack.frames);
+        let read = self.locals(pid, tid, listed, &stack, &task);
+        let mut sample = raw_sample(self.process, tid, &stack.thread, stack.frames.clone());
         sample.python_status = status;
         let resolved = self.symbolizer.resolve(&sample)?;
         let mut frames = resolved.frames;
@@ -212,6 +241,7 @@ impl Reading<'_> {
             },
             state: thread_state(task.activity),
             holds_gil: knows_gil.then_some(flags & sample_flags::GIL_HELD != 0),
+            locals: self.of_shown(&stack, read, frames.len()),
             frames,
             is_uncertain,
             is_truncated: matches!(
@@ -219,6 +249,57 @@ impl Reading<'_> {
                 PythonStatus::Truncated | PythonStatus::FrameFault | PythonStatus::FrameLoop
             ),
         })
+    }
+
+    /// The variables of each frame of a stack, if they were asked for. Of a frame that was left while they were read there
+    /// are none: others may be in its place.
+    fn locals(
+        &mut self,
+        pid: Pid,
+        tid: Tid,
+        listed: &Listed,
+        stack: &RemoteStack,
+        task: &TaskState,
+    ) -> Vec<FrameLocals> {
+        let Some(reader) = &mut self.locals else {
+            let n_frames = match self.detail {
+                LocalsDetail::None => 0,
+                LocalsDetail::Short | LocalsDetail::Long => stack.frames.len(),
+            };
+            return vec![without(NO_LAYOUT); n_frames];
+        };
+        let mut locals = reader.read(stack);
+        let stood_still = TaskState::read(pid, tid).is_ok_and(|now| now.stood_still_since(task));
+        if !stood_still {
+            let now = self.sampler.read_stack(self.memory, self.process, listed);
+            let n_same = now.map_or(0, |now| n_unmoved(stack, &now));
+            let n_moved = locals.len().saturating_sub(n_same);
+            for frame in &mut locals[..n_moved] {
+                *frame = without(MOVED);
+            }
+        }
+        locals
+    }
+
+    /// Those of the frames that are shown, which come in the same order; none are for the remark at the root.
+    fn of_shown(
+        &mut self,
+        stack: &RemoteStack,
+        locals: Vec<FrameLocals>,
+        n_shown: usize,
+    ) -> Vec<FrameLocals> {
+        if locals.is_empty() {
+            return locals;
+        }
+        let generation = self.process.generation;
+        let mut shown: Vec<FrameLocals> = Vec::new();
+        for (frame, locals) in stack.frames.iter().zip(locals) {
+            if self.symbolizer.shows(generation, frame) {
+                shown.push(locals);
+            }
+        }
+        shown.resize(n_shown, FrameLocals::default());
+        shown
     }
 
     /// A stack that was the same for a moment at least, if there is such a moment, and what the thread did then.
@@ -248,6 +329,13 @@ impl Reading<'_> {
         }
         let task = TaskState::read(pid, tid).ok()?;
         Some((last?, task, true))
+    }
+}
+
+fn without(problem: &str) -> FrameLocals {
+    FrameLocals {
+        variables: Vec::new(),
+        problem: problem.into(),
     }
 }
 

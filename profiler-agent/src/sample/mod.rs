@@ -3,6 +3,7 @@
 mod code_cache;
 pub mod decode;
 pub mod dump;
+mod locals;
 pub mod native;
 pub mod remote;
 pub mod symbolize;

@@ -46,6 +46,8 @@ pub(super) struct RemoteStack {
     pub(super) thread: Thread,
     /// Leaf first.
     pub(super) frames: Vec<PyFrame>,
+    /// Where each of them lies.
+    pub(super) addresses: Vec<Address>,
     /// How the walk ended; `None`: at the bound.
     pub(super) end: Option<WalkEnd>,
     /// The thread had the same frame after the walk.
@@ -130,7 +132,7 @@ impl RemoteSampler {
             return None;
         }
         gil(&mut reader, window, layout, &entry, &mut thread);
-        let (end, frames) = walk(&mut reader, window, layout, &thread);
+        let (end, frames, addresses) = walk(&mut reader, window, layout, &thread);
         let mut after = Thread::default();
         let is_same = matches!(
             accept(&mut reader, window, layout, state, id, &mut after),
@@ -139,6 +141,7 @@ impl RemoteSampler {
         Some(RemoteStack {
             thread,
             frames,
+            addresses,
             end,
             is_same,
         })
@@ -176,24 +179,29 @@ pub(super) fn raw_sample(
     }
 }
 
-/// Frames, leaf first, and how the walk ended; `None`: at the bound.
+/// How the walk ended (`None`: at the bound), the frames, leaf first, and where they lie.
 fn walk(
     reader: &mut RemoteReader<'_, ProcessMemory>,
     window: &mut Window,
     layout: &PyLayout,
     thread: &Thread,
-) -> (Option<WalkEnd>, Vec<PyFrame>) {
+) -> (Option<WalkEnd>, Vec<PyFrame>, Vec<Address>) {
     let mut walk = Walk::new(thread.frame, thread.datastack_chunk);
     let mut frames = Vec::new();
+    let mut addresses = Vec::new();
     for _ in 0..2 * MAX_PYTHON_FRAMES + 2 {
+        let address = Address(walk.frame());
         match step(&mut walk, reader, window, layout) {
-            Step::Frame(frame) if frames.len() < MAX_PYTHON_FRAMES => frames.push(frame),
+            Step::Frame(frame) if frames.len() < MAX_PYTHON_FRAMES => {
+                frames.push(frame);
+                addresses.push(address);
+            }
             Step::Frame(_) => break,
             Step::Skipped => {}
-            Step::End(end) => return (Some(end), frames),
+            Step::End(end) => return (Some(end), frames, addresses),
         }
     }
-    (None, frames)
+    (None, frames, addresses)
 }
 
 /// The thread states of all interpreters, at most [`MAX_LISTED`].

@@ -25,7 +25,9 @@ use crate::process::service::LabelOptions;
 use crate::profile::aggregate::{
     ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
+use crate::profile::instructions::Instruction;
 use crate::profile::model::label;
+use crate::python::bytecode::{At, Bytecodes};
 use crate::python::code::{self, Code, CodeError, CodeSymbol};
 use crate::python::process::PythonProcess;
 use crate::python::thread_bytecode::ThreadBytecode;
@@ -73,7 +75,9 @@ struct Program {
     codes: CodeCache,
     /// Labels that all of its threads share.
     labels: Arc<ProcessLabels>,
-    bytecode: ThreadBytecode,
+    /// Copies of bytecode.
+    copies: ThreadBytecode,
+    bytecodes: Bytecodes,
     threads: HashMap<(Tid, u64), Arc<ThreadLabels>, RandomState>,
     names: Option<Names>,
     /// Until the names may be read again.
@@ -111,6 +115,7 @@ enum ThreadName {
 #[derive(Default)]
 pub struct Symbolizer {
     shows_arguments: bool,
+    has_instructions: bool,
     options: LabelOptions,
     programs: HashMap<Generation, Program, RandomState>,
     eval_loops: HashMap<FileKey, EvalLoop>,
@@ -121,11 +126,13 @@ pub struct Symbolizer {
 }
 
 impl Symbolizer {
-    /// One that says of processes all arguments, or the program alone, and what the user says of them.
+    /// One that says of processes all arguments, or the program alone, and what the user says of them; and of samples their
+    /// instruction, or not.
     #[must_use]
-    pub fn new(shows_arguments: bool, options: LabelOptions) -> Self {
+    pub fn new(shows_arguments: bool, has_instructions: bool, options: LabelOptions) -> Self {
         Self {
             shows_arguments,
+            has_instructions,
             options,
             ..Self::default()
         }
@@ -136,6 +143,7 @@ impl Symbolizer {
     pub fn of_process(process: Arc<PythonProcess>) -> Self {
         let mut symbolizer = Self {
             shows_arguments: false,
+            has_instructions: false,
             options: LabelOptions::default(),
             programs: HashMap::default(),
             eval_loops: HashMap::new(),
@@ -220,6 +228,14 @@ impl Symbolizer {
             .sum()
     }
 
+    /// Whether a frame is shown: it is none of the interpreter's own.
+    pub fn shows(&mut self, generation: Generation, frame: &PyFrame) -> bool {
+        let Some(program) = self.programs.get_mut(&generation) else {
+            return false;
+        };
+        !matches!(program.code(frame, &mut self.counters), Ok(Code::Internal))
+    }
+
     /// Names everything in a sample. `None`: its program is not known (yet).
     pub fn resolve(&mut self, sample: &RawSample) -> Option<ResolvedSample> {
         let process = self.process(sample.generation)?.clone();
@@ -242,6 +258,8 @@ impl Symbolizer {
         let unit = interpreter.layout.walk.instruction_unit;
         let n_outside = frames.len();
         let is_misled = program.is_misled(sample);
+        let mut is_innermost = self.has_instructions;
+        let mut instruction = None;
         let python = if is_misled { &[][..] } else { &sample.python };
         for (idx, frame) in python.iter().enumerate() {
             let code = program.code(frame, &mut self.counters);
@@ -250,13 +268,14 @@ impl Symbolizer {
                 Ok(Code::Internal) => continue,
                 Err(error) => {
                     frames.push(reason_frame(&mut self.reasons, code_reason(error)));
+                    is_innermost = false;
                     continue;
                 }
             };
             let layout = &interpreter.layout.code;
             let executed =
                 program
-                    .bytecode
+                    .copies
                     .of_frame(&program.memory, layout, frame, symbol.instructions());
             let mut instr = frame.instr;
             if idx == 0
@@ -271,7 +290,18 @@ impl Symbolizer {
                 self.counters.leaves_repaired += u64::from(true_instr != instr);
                 instr = true_instr;
             }
-            let line = symbol.line(in_own_bytecode(instr, &executed, &symbol), unit);
+            instr = in_own_bytecode(instr, &executed, &symbol);
+            if is_innermost {
+                let at = At {
+                    frame,
+                    symbol: &symbol,
+                    executed: &executed,
+                    instr,
+                };
+                instruction = program.instruction(at);
+                is_innermost = false;
+            }
+            let line = symbol.line(instr, unit);
             frames.push(ResolvedFrame {
                 function: symbol.function.clone(),
                 line,
@@ -292,6 +322,7 @@ impl Symbolizer {
         Some(ResolvedSample {
             frames,
             labels,
+            instruction,
             values: [1, i64::try_from(sample.period).unwrap_or(i64::MAX)].into(),
         })
     }
@@ -304,7 +335,8 @@ impl Program {
             labels: Arc::new(labels),
             process,
             codes,
-            bytecode: ThreadBytecode::default(),
+            copies: ThreadBytecode::default(),
+            bytecodes: Bytecodes::default(),
             threads: HashMap::default(),
             names: None,
             names_wait: NAMES_WAIT,
@@ -347,6 +379,21 @@ impl Program {
             Err(CodeError::OverBudget) => counters.frames_over_budget += 1,
         }
         code
+    }
+
+    /// The instruction of a frame; `None`: it has not begun, it cannot be read, or there is no time left to read it.
+    fn instruction(&mut self, at: At<'_>) -> Option<Instruction> {
+        let interpreter = &self.process.interpreter;
+        let (version, is_known) = (interpreter.version, self.bytecodes.knows(at.frame));
+        let mut found = || {
+            self.bytecodes
+                .instruction(&self.memory, &interpreter.layout, version, at)
+        };
+        if is_known {
+            found()
+        } else {
+            self.codes.on_budget(found)?
+        }
     }
 
     fn labels(&mut self, sample: &RawSample) -> Arc<ThreadLabels> {

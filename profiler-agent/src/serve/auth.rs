@@ -24,8 +24,9 @@ use super::connection::Patience;
 use super::http::is_grpc;
 use super::places::{Asking, Place};
 use super::scope::Scope;
-use super::secrets::{self, FileError, Secrecy};
+use crate::format::escape;
 use crate::profile::query::Viewer;
+use crate::secrets::{self, FileError, Secrecy};
 
 /// Fewest bytes of a token: what is shorter can be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
@@ -51,7 +52,7 @@ impl Tokens {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut digests = Vec::new();
+        let mut digests: Vec<([u8; 32], Scope)> = Vec::new();
         for (number, token, scope) in lines(bytes)? {
             // What is wrong with it is not shown: it is a secret all the same.
             if !(MIN_TOKEN_BYTES..=MAX_TOKEN_BYTES).contains(&token.len()) {
@@ -65,7 +66,13 @@ impl Tokens {
                     "line {number}: a token is made of printable ASCII characters: openssl rand -hex 32"
                 ));
             }
-            digests.push((Sha256::digest(token).into(), scope.unwrap_or(Scope::ALL)));
+            let digest = Sha256::digest(token).into();
+            if digests.iter().any(|(known, _)| *known == digest) {
+                return Err(format!(
+                    "line {number}: this token stands on a line before: give each client one of its own"
+                ));
+            }
+            digests.push((digest, scope.unwrap_or(Scope::ALL)));
         }
         if digests.is_empty() {
             return Err("no token in it: printf '%s all\\n' $(openssl rand -hex 32)".to_owned());
@@ -100,13 +107,19 @@ impl CertificateScopes {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut by_name = Vec::new();
+        let mut by_name: Vec<(String, Scope)> = Vec::new();
         for (number, name, scope) in lines(bytes)? {
             let scope = scope.ok_or_else(|| {
                 format!(
                     "line {number}: write a scope behind the name: all, namespaces=NAME,NAME or read-status"
                 )
             })?;
+            if by_name.iter().any(|(known, _)| known == name) {
+                return Err(format!(
+                    "line {number}: `{}` stands on a line before, which counts: drop one of them",
+                    escape(name)
+                ));
+            }
             by_name.push((name.to_owned(), scope));
         }
         Ok(Self { by_name })
@@ -411,6 +424,10 @@ mod tests {
             ),
             ("0123456789abcdef all all", "line 1: more than two"),
             ("\n0123456789abcdé0123", "line 2: a token is made"),
+            (
+                "0123456789abcdef all\n0123456789abcdef read-status",
+                "line 2: this token stands",
+            ),
         ] {
             let error = Tokens::parse(text.as_bytes()).err().unwrap();
             assert!(error.contains(reason), "{error}");
@@ -433,6 +450,8 @@ mod tests {
         let any = CertificateScopes::parse(b"a all\n* read-status\n").unwrap();
         assert_eq!(any.scope(&[]), Some(&Scope::ReadStatus));
         assert!(CertificateScopes::parse(b"name\n").is_err());
+        let twice = CertificateScopes::parse(b"a all\na read-status\n").unwrap_err();
+        assert!(twice.starts_with("line 2: `a` stands"), "{twice}");
     }
 
     #[test]

@@ -12,7 +12,10 @@ use crate::format::{Format, escape};
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::pull_profile_response::Part;
 use crate::profile::aggregate::{ResolvedFrame, ResolvedFunction};
-use crate::profile::inspect::{ProcessStacks, Stacks, ThreadStack, ThreadState};
+use crate::profile::inspect::{
+    FrameLocals, LocalValue, LocalVariable, LocalsDetail, ProcessStacks, Stacks, ThreadStack,
+    ThreadState,
+};
 use crate::profile::model::ProfileType;
 use crate::profile::query::{LabelFilter, ProcessFilter, TimeRange};
 
@@ -25,7 +28,7 @@ const PULL_GRACE: Duration = Duration::from_secs(70);
 /// Most bytes of a profile: an agent that sends more is none of ours.
 const MAX_PROFILE_BYTES: u64 = 1 << 30;
 
-/// Why there is no profile. Each message is one line.
+/// Why there is no answer. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum PullFailure {
     /// It cannot be reached.
@@ -50,10 +53,12 @@ pub enum PullFailure {
         address: String,
     },
     /// The agent said no, or the connection broke.
-    #[error("the agent at {address} gave no profile: {reason}")]
+    #[error("the agent at {address} gave no {asked_for}: {reason}")]
     Refused {
         /// The agent.
         address: String,
+        /// What it was asked for.
+        asked_for: &'static str,
         /// In its words, escaped.
         reason: String,
     },
@@ -123,9 +128,10 @@ pub async fn pull(
     }
     let received = receive(client, request);
     match tokio::time::timeout(duration.saturating_add(PULL_GRACE), received).await {
-        Ok(received) => received.map_err(|status| refused(address, &status)),
+        Ok(received) => received.map_err(|status| refused(address, "profile", &status)),
         Err(_) => Err(refused(
             address,
+            "profile",
             &tonic::Status::deadline_exceeded("it does not answer"),
         )),
     }
@@ -136,10 +142,17 @@ pub async fn pull(
 pub async fn dump(
     address: &AgentAddress,
     filter: &ProcessFilter,
+    locals: LocalsDetail,
 ) -> Result<Vec<ProcessStacks>, PullFailure> {
     let mut client = address.connect().await?;
     let request = proto::DumpStacksRequest {
         selector: Some(selector(filter)),
+        locals: match locals {
+            LocalsDetail::None => proto::LocalsDetail::Unspecified,
+            LocalsDetail::Short => proto::LocalsDetail::Short,
+            LocalsDetail::Long => proto::LocalsDetail::Long,
+        }
+        .into(),
     };
     let received = async {
         let mut messages = client.dump_stacks(request).await?.into_inner();
@@ -147,6 +160,10 @@ pub async fn dump(
         let mut has_more = false;
         let mut n_bytes = 0;
         while let Some(message) = messages.message().await? {
+            if locals != LocalsDetail::None && !message.has_locals {
+                let message = "it is too old to know local variables: update it";
+                return Err(tonic::Status::unimplemented(message));
+            }
             n_bytes += message.encoded_len() as u64;
             if n_bytes > MAX_PROFILE_BYTES {
                 return Err(tonic::Status::data_loss("the stacks are larger than 1 GiB"));
@@ -168,9 +185,10 @@ pub async fn dump(
         Ok(processes)
     };
     match tokio::time::timeout(PULL_GRACE, received).await {
-        Ok(received) => received.map_err(|status| refused(address, &status)),
+        Ok(received) => received.map_err(|status| refused(address, "dump", &status)),
         Err(_) => Err(refused(
             address,
+            "dump",
             &tonic::Status::deadline_exceeded("it does not answer"),
         )),
     }
@@ -206,6 +224,11 @@ fn thread_stack(thread: proto::ThreadStack) -> ThreadStack {
         proto::ThreadState::Uninterruptible => ThreadState::Uninterruptible,
         proto::ThreadState::Stopped => ThreadState::Stopped,
     };
+    let locals = thread.frames.iter().map(|frame| FrameLocals {
+        variables: frame.locals.iter().cloned().map(local).collect(),
+        problem: frame.locals_problem.as_str().into(),
+    });
+    let locals: Vec<FrameLocals> = locals.collect();
     let frames = thread.frames.into_iter().map(|frame| ResolvedFrame {
         function: Arc::new(ResolvedFunction::python(
             &frame.function,
@@ -222,8 +245,21 @@ fn thread_stack(thread: proto::ThreadStack) -> ThreadStack {
         wait_function: thread.wait_function,
         holds_gil: thread.holds_gil,
         frames: frames.collect(),
+        locals,
         is_uncertain: thread.is_uncertain,
         is_truncated: thread.is_truncated,
+    }
+}
+
+fn local(variable: proto::LocalVariable) -> LocalVariable {
+    LocalVariable {
+        name: variable.name.into(),
+        is_argument: variable.is_argument,
+        value: variable.value.map(|text| LocalValue {
+            type_name: variable.r#type.into(),
+            text,
+            is_truncated: variable.is_truncated,
+        }),
     }
 }
 
@@ -272,7 +308,8 @@ pub async fn overview(
     let asked = tokio::time::timeout(PULL_GRACE, asked).await;
     let silent = |_| Err(tonic::Status::deadline_exceeded("it does not answer"));
     let asked: Result<_, tonic::Status> = asked.unwrap_or_else(silent);
-    let (listed, status) = asked.map_err(|status| refused(address, &status))?;
+    let (listed, status) =
+        asked.map_err(|status| refused(address, "list of processes", &status))?;
     let profiled = listed
         .processes
         .into_iter()
@@ -299,7 +336,9 @@ pub async fn overview(
 pub async fn containers(address: &AgentAddress) -> Result<Vec<String>, PullFailure> {
     let mut client = address.connect().await?;
     let listed = client.list_processes(proto::ListProcessesRequest::default());
-    let listed = listed.await.map_err(|status| refused(address, &status))?;
+    let listed = listed
+        .await
+        .map_err(|status| refused(address, "list of processes", &status))?;
     let processes = listed.into_inner().processes.into_iter();
     let profiled = processes.filter(|process| process.state() == proto::ProcessState::Profiled);
     let containers: BTreeSet<String> = profiled
@@ -384,7 +423,7 @@ fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
-fn refused(address: &AgentAddress, status: &tonic::Status) -> PullFailure {
+fn refused(address: &AgentAddress, asked_for: &'static str, status: &tonic::Status) -> PullFailure {
     let shown = address.to_string();
     if let Some(error) = status.source() {
         return address.broken(error).into();
@@ -397,6 +436,7 @@ fn refused(address: &AgentAddress, status: &tonic::Status) -> PullFailure {
         Code::Unimplemented => PullFailure::Unknown { address: shown },
         code => PullFailure::Refused {
             address: shown,
+            asked_for,
             reason: match status.message() {
                 "" => code.description().to_owned(),
                 message => escape(message).into_owned(),

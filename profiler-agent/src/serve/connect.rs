@@ -24,10 +24,10 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::Service;
 
 use super::DEFAULT_ADDRESS;
-use super::secrets::{self, FileError, Secrecy};
 use super::tls;
 use crate::format::escape;
 use crate::generated::pyagent::v1::profile_service_client::ProfileServiceClient;
+use crate::secrets::{self, FileError, Secrecy};
 
 /// Longest time for a connection, with TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

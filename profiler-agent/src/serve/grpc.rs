@@ -19,8 +19,10 @@ use super::watching::{Watch, WatchStream};
 use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::profile_service_server::ProfileService;
+use crate::profile::inspect::LocalsDetail;
 use crate::profile::memory::{GcStats, MemoryInfo, N_GENERATIONS};
 use crate::profile::model::ProfileType;
+use crate::profile::query::Viewer;
 
 /// Bytes of a profile in one message.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -35,6 +37,36 @@ pub(super) struct Service {
     pub(super) puller: Puller,
     pub(super) inspector: Inspector,
     pub(super) process_watchers: Arc<Semaphore>,
+    /// Local variables may be asked for.
+    pub(super) allows_locals: bool,
+}
+
+impl Service {
+    /// Whether local variables are given to somebody: their values can be secrets.
+    fn locals(&self, detail: i32, scope: &Scope) -> Result<LocalsDetail, Status> {
+        let detail = match proto::LocalsDetail::try_from(detail) {
+            Ok(proto::LocalsDetail::Unspecified) => return Ok(LocalsDetail::None),
+            Ok(proto::LocalsDetail::Short) => LocalsDetail::Short,
+            Ok(proto::LocalsDetail::Long) => LocalsDetail::Long,
+            Err(_) => {
+                return Err(Status::invalid_argument(
+                    "this detail of locals is not known",
+                ));
+            }
+        };
+        // A user of this host sees the processes that are wholly their own: what they could read by themselves.
+        if !matches!(scope.viewer(), Viewer::All | Viewer::User(_)) {
+            return Err(Status::permission_denied(
+                "local variables are given to the scope `all` alone",
+            ));
+        }
+        if !self.allows_locals {
+            return Err(Status::failed_precondition(
+                "this agent does not give local variables: start it with --allow-locals",
+            ));
+        }
+        Ok(detail)
+    }
 }
 
 #[tonic::async_trait]
@@ -129,8 +161,10 @@ impl ProfileService for Service {
         request: Request<proto::DumpStacksRequest>,
     ) -> Result<Response<Self::DumpStacksStream>, Status> {
         let scope = Scope::of(request.extensions());
-        let filter = selector(request.into_inner().selector).parse(&scope)?;
-        Ok(Response::new(self.inspector.dump(filter).await?))
+        let request = request.into_inner();
+        let locals = self.locals(request.locals, &scope)?;
+        let filter = selector(request.selector).parse(&scope)?;
+        Ok(Response::new(self.inspector.dump(filter, locals).await?))
     }
 
     async fn heap_census(
@@ -164,7 +198,9 @@ impl From<PullError> for Status {
     fn from(error: PullError) -> Self {
         let message = error.to_string();
         match error {
-            PullError::NoMatch | PullError::NotRecorded(_) => Self::not_found(message),
+            PullError::NoMatch | PullError::NotRecorded(_) | PullError::UnknownLabel(_) => {
+                Self::not_found(message)
+            }
             PullError::NotSampled(_) | PullError::NoRecorder => Self::failed_precondition(message),
             PullError::Unreadable(_) => Self::internal(message),
             PullError::TooManyPulls => Self::resource_exhausted(message),

@@ -60,6 +60,11 @@ impl Readiness {
                 status.rate_hz, status.rate_asked_hz
             ));
         }
+        if let Some(recorder) = &status.recorder
+            && !recorder.problem.is_empty()
+        {
+            missing.push(format!("profiles are not recorded: {}", recorder.problem));
+        }
         if missing.is_empty() {
             Self::Ready
         } else {
@@ -107,6 +112,7 @@ pub(super) async fn report(reporter: HealthReporter, asker: Asker) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::query::RecorderInfo;
     use super::super::tests::status;
     use super::*;
 
@@ -127,6 +133,17 @@ mod tests {
             text.contains("3 of 4 CPUs") && text.contains("50"),
             "{text}"
         );
+        (status.n_cpus_attached, status.rate_hz) = (4, 99.0);
+        status.recorder = Some(RecorderInfo {
+            folder: "/var/lib/pyagent".into(),
+            problem: "the disk is full".into(),
+            n_bytes: 0,
+            keep_bytes: 1 << 30,
+            oldest: None,
+        });
+        let degraded = Readiness::of(&status);
+        let text = "ready, degraded: profiles are not recorded: the disk is full";
+        assert_eq!(degraded, Readiness::Degraded(text.into()));
         status.n_cpus_attached = 0;
         assert_eq!(Readiness::of(&status).serving(), ServingStatus::NotServing);
     }

@@ -273,7 +273,8 @@ pub(super) fn refusal(error: &PullError) -> Response {
         PullError::NoMatch
         | PullError::NotSampled(_)
         | PullError::NoRecorder
-        | PullError::NotRecorded(_) => StatusCode::NOT_FOUND,
+        | PullError::NotRecorded(_)
+        | PullError::UnknownLabel(_) => StatusCode::NOT_FOUND,
         PullError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
         PullError::TooManyPulls => StatusCode::TOO_MANY_REQUESTS,
         PullError::Stopping => StatusCode::SERVICE_UNAVAILABLE,

@@ -15,7 +15,8 @@ use super::query::{Asker, CensusPart, InspectError, ProcessInfo, ProcessState};
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::heap_census_response::Part;
 use crate::profile::inspect::{
-    Census, CensusObject, CensusType, ProcessStacks, ThreadStack, ThreadState,
+    Census, CensusObject, CensusType, FrameLocals, LocalVariable, LocalsDetail, ProcessStacks,
+    ThreadStack, ThreadState,
 };
 use crate::profile::query::{Criteria, ProcessFilter, Viewer};
 
@@ -68,10 +69,13 @@ impl Inspector {
     pub(super) async fn dump(
         &self,
         filter: ProcessFilter,
+        locals: LocalsDetail,
     ) -> Result<Messages<proto::DumpStacksResponse>, Status> {
         let place = self.dumps.take(&filter.viewer)?;
-        let answers = self.asker.stacks(filter).await;
-        Ok(forward(answers, DUMP_LIMIT, place, dump_responses).await?)
+        let answers = self.asker.stacks(filter, locals).await;
+        let has_locals = locals != LocalsDetail::None;
+        let to_messages = move |process| dump_responses(process, has_locals);
+        Ok(forward(answers, DUMP_LIMIT, place, to_messages).await?)
     }
 
     /// The objects of a process.
@@ -219,12 +223,16 @@ impl From<InspectError> for Status {
     }
 }
 
-fn dump_responses(process: ProcessStacks) -> impl Iterator<Item = proto::DumpStacksResponse> {
+fn dump_responses(
+    process: ProcessStacks,
+    has_locals: bool,
+) -> impl Iterator<Item = proto::DumpStacksResponse> {
     let mut header = proto::DumpStacksResponse {
         pid: process.pid,
         start_time: Some(process.start_time.into()),
         program: process.program,
         python_version: process.python_version,
+        has_locals,
         ..proto::DumpStacksResponse::default()
     };
     let threads = match process.stacks {
@@ -284,11 +292,17 @@ fn thread(thread: ThreadStack) -> proto::ThreadStack {
             file: frame.function.filename.to_string(),
             line: frame.line,
             start_line: frame.function.start_line,
+            ..proto::StackFrame::default()
         };
         n_bytes += frame.encoded_len();
         (n_bytes <= MESSAGE_BYTES).then_some(frame)
     });
-    let frames: Vec<proto::StackFrame> = frames.collect();
+    let mut frames: Vec<proto::StackFrame> = frames.collect();
+    add_locals(
+        &mut frames,
+        thread.locals,
+        MESSAGE_BYTES.saturating_sub(n_bytes),
+    );
     proto::ThreadStack {
         tid: thread.tid,
         name: thread.name.into(),
@@ -298,6 +312,43 @@ fn thread(thread: ThreadStack) -> proto::ThreadStack {
         is_uncertain: thread.is_uncertain,
         is_truncated: thread.is_truncated || frames.len() < thread.frames.len(),
         frames,
+    }
+}
+
+/// Adds the variables of each frame, as long as they fit into so many bytes.
+fn add_locals(frames: &mut [proto::StackFrame], locals: Vec<FrameLocals>, mut n_bytes_left: usize) {
+    const TOO_LARGE: &str = "they are too large for a message";
+    for (frame, locals) in frames.iter_mut().zip(locals) {
+        let with_locals = proto::StackFrame {
+            locals: locals.variables.into_iter().map(local).collect(),
+            locals_problem: locals.problem.into(),
+            ..proto::StackFrame::default()
+        };
+        let n_bytes = with_locals.encoded_len();
+        if n_bytes <= n_bytes_left {
+            n_bytes_left -= n_bytes;
+            frame.locals = with_locals.locals;
+            frame.locals_problem = with_locals.locals_problem;
+        } else {
+            TOO_LARGE.clone_into(&mut frame.locals_problem);
+        }
+    }
+}
+
+fn local(variable: LocalVariable) -> proto::LocalVariable {
+    let said = proto::LocalVariable {
+        name: variable.name.into(),
+        is_argument: variable.is_argument,
+        ..proto::LocalVariable::default()
+    };
+    match variable.value {
+        Some(value) => proto::LocalVariable {
+            r#type: value.type_name.into(),
+            value: Some(value.text),
+            is_truncated: value.is_truncated,
+            ..said
+        },
+        None => said,
     }
 }
 
@@ -389,6 +440,7 @@ mod tests {
                 };
                 n_frames
             ],
+            locals: Vec::new(),
             is_uncertain: false,
             is_truncated: false,
         }
@@ -406,7 +458,7 @@ mod tests {
                 n_other_threads: 2,
             }),
         };
-        dump_responses(process).collect()
+        dump_responses(process, false).collect()
     }
 
     #[test]

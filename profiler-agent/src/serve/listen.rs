@@ -11,8 +11,8 @@ use std::str::FromStr;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 
-use super::secrets::FileError;
 use crate::format::escape;
+use crate::secrets::FileError;
 
 /// Connections that wait to be taken, as far as the system allows (net.core.somaxconn).
 const BACKLOG: u32 = 1024;

@@ -23,7 +23,6 @@ mod process_watch;
 mod pull;
 pub mod query;
 pub mod scope;
-pub mod secrets;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -82,12 +81,15 @@ pub struct ServeConfig {
     pub token_file: Option<PathBuf>,
     /// Other hosts may ask without TLS, or without showing who they are.
     pub insecure: bool,
+    /// Whoever may everything, and users of this host of their own processes, may ask for local variables.
+    pub allow_locals: bool,
 }
 
 /// A server that has its addresses.
 pub struct Server {
     listeners: Vec<Listener>,
     patience: Patience,
+    allows_locals: bool,
 }
 
 /// An address, and who is let in there.
@@ -162,6 +164,7 @@ impl Server {
         Ok(Self {
             listeners,
             patience: Patience::default(),
+            allows_locals: config.allow_locals,
         })
     }
 
@@ -183,10 +186,20 @@ impl Server {
         open.map(|listener| &listener.address)
     }
 
+    /// The addresses where nobody has to show who asks, and everything may be asked for.
+    pub fn anonymous(&self) -> impl Iterator<Item = &ListenAddress> {
+        let is_anonymous = |listener: &&Listener| {
+            let gate = &listener.gate;
+            !gate.by_user && gate.tokens.is_none() && !gate.certificates
+        };
+        let anonymous = self.listeners.iter().filter(is_anonymous);
+        anonymous.map(|listener| &listener.address)
+    }
+
     /// Serves until `shutdown`, then a moment longer for requests in flight. Questions go to `queries`.
     pub async fn run(self, queries: mpsc::Sender<Query>, shutdown: impl Future<Output = ()>) {
         let asker = Asker::new(queries);
-        let (health, router) = router(&asker).await;
+        let (health, router) = router(&asker, self.allows_locals).await;
         let reporting = tokio::spawn(health::report(health.clone(), asker));
         let (stop, stopped) = watch::channel(false);
         let (busy, mut idle) = mpsc::channel::<()>(1);
@@ -366,13 +379,14 @@ async fn accept(socket: Socket, served: Served, busy: mpsc::Sender<()>) {
 const GENERATED: &str = "the descriptors are generated with the code";
 
 /// Everything that is served, to whom may.
-async fn router(asker: &Asker) -> (HealthReporter, Router) {
+async fn router(asker: &Asker, allows_locals: bool) -> (HealthReporter, Router) {
     let puller = pull::Puller::new(asker.clone());
     let service = ProfileServiceServer::new(grpc::Service {
         asker: asker.clone(),
         puller: puller.clone(),
         inspector: inspect::Inspector::new(asker.clone()),
         process_watchers: Arc::new(Semaphore::new(MAX_PROCESS_WATCHERS)),
+        allows_locals,
     })
     .max_decoding_message_size(MAX_REQUEST_BYTES);
     let (health, health_service) = tonic_health::server::health_reporter();

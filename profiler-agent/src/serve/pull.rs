@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::query::{Asker, PullError, PullRequest, TotalsRequest};
 use super::scope::Scope;
 use crate::format::{Format, FormatError};
+use crate::profile::groups::check_labels;
 use crate::profile::model::{Profile, ProfileType, UnknownType};
 use crate::profile::query::{
     Criteria, LabelFilter, PatternError, ProcessFilter, RecordedRequest, TimeRange, parse_pattern,
@@ -291,10 +292,14 @@ impl Puller {
         // is done, also when the client has left meanwhile.
         let write = move || {
             let _place = place;
-            in_format(&with_labels(profile, &wanted.labels), wanted.format)
+            check_labels(&profile, wanted.labels.iter().map(|label| &*label.name))?;
+            Ok(in_format(
+                &with_labels(profile, &wanted.labels),
+                wanted.format,
+            ))
         };
         let written = tokio::task::spawn_blocking(write).await;
-        written.map_err(|_| PullError::Stopping)
+        written.map_err(|_| PullError::Stopping)?
     }
 
     /// Takes a heap profile. Dropping the future gives it up.

@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::profile::calls::hottest;
+use crate::profile::groups::UnknownLabel;
 use crate::profile::in_use::InUse;
-use crate::profile::inspect::{Census, ProcessStacks};
+use crate::profile::inspect::{Census, LocalsDetail, ProcessStacks};
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, RecordedRequest};
@@ -66,6 +67,8 @@ pub enum Query {
     DumpStacks {
         /// Of these processes.
         filter: ProcessFilter,
+        /// Local variables too?
+        locals: LocalsDetail,
         /// One process after the other.
         reply: mpsc::Sender<Result<ProcessStacks, InspectError>>,
     },
@@ -164,6 +167,9 @@ pub enum PullError {
     /// The recorder cannot answer; in words.
     #[error("{0}")]
     Unreadable(String),
+    /// A label that was asked for is none that samples have.
+    #[error(transparent)]
+    UnknownLabel(#[from] UnknownLabel),
     /// As many profiles as can be are being taken.
     #[error("too many profiles are being taken: try again later")]
     TooManyPulls,
@@ -367,9 +373,14 @@ impl Asker {
     pub(super) async fn stacks(
         &self,
         filter: ProcessFilter,
+        locals: LocalsDetail,
     ) -> mpsc::Receiver<Result<ProcessStacks, InspectError>> {
-        self.ask_for_many(|reply| Query::DumpStacks { filter, reply })
-            .await
+        let query = |reply| Query::DumpStacks {
+            filter,
+            locals,
+            reply,
+        };
+        self.ask_for_many(query).await
     }
 
     /// The objects of a process; the channel ends with them.

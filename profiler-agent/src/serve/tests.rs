@@ -163,7 +163,7 @@ async fn answer(
             }
             // The server does not ask for it.
             Query::InUse { .. } | Query::PullRecorded { .. } | Query::Watch { .. } => {}
-            Query::DumpStacks { filter, reply } => {
+            Query::DumpStacks { filter, reply, .. } => {
                 let is_meant = is_meant(&filter, &processes()[0]);
                 // Without an answer the agent is stopping.
                 if !is_meant {
@@ -313,6 +313,7 @@ fn profile(duration: Duration) -> Profile {
         aggregator.add(&ResolvedSample {
             frames: vec![frame],
             labels: Arc::clone(&labels),
+            instruction: None,
             values: [1, 1000].into(),
         });
     }

@@ -11,7 +11,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
-use super::secrets::{self, FileError, Secrecy};
+use crate::secrets::{self, FileError, Secrecy};
 
 /// Files for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]

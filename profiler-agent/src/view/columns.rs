@@ -53,6 +53,49 @@ pub(super) fn wrapped(text: &str, indent: usize, width: usize) -> String {
     lines
 }
 
+/// Each line in at most `width` columns; what is behind them is cut off. Sequences of colours have no width, and stay.
+pub(super) fn bounded(text: &str, width: usize) -> String {
+    let mut bounded = String::with_capacity(text.len());
+    for line in text.lines() {
+        let is_wide = visible(line)
+            .map(|(char, _)| columns_of(char))
+            .sum::<usize>()
+            > width;
+        let mut n_left = Some(if is_wide {
+            width.saturating_sub(1)
+        } else {
+            width
+        });
+        let mut copied = 0;
+        for (char, at) in visible(line) {
+            // What stands between is a sequence of colours.
+            bounded.push_str(&line[copied..at]);
+            copied = at + char.len_utf8();
+            let Some(left) = n_left else { continue };
+            n_left = left.checked_sub(columns_of(char));
+            bounded.push(if n_left.is_some() { char } else { '…' });
+        }
+        bounded.push_str(&line[copied..]);
+        bounded.push('\n');
+    }
+    bounded
+}
+
+/// The characters that a terminal shows, with their places: all but sequences of colours.
+fn visible(line: &str) -> impl Iterator<Item = (char, usize)> {
+    let mut is_color = false;
+    line.char_indices().filter_map(move |(at, char)| {
+        let was_color = is_color;
+        is_color = char == '\x1b' || (is_color && char != 'm');
+        (!is_color && !was_color).then_some((char, at))
+    })
+}
+
+/// Columns that a terminal gives a text.
+pub(super) fn columns(text: &str) -> usize {
+    text.chars().map(columns_of).sum()
+}
+
 fn fitting(chars: impl Iterator<Item = char>, width: usize) -> Vec<char> {
     let mut columns = 0;
     chars
@@ -65,7 +108,11 @@ fn fitting(chars: impl Iterator<Item = char>, width: usize) -> Vec<char> {
 
 /// Columns that a terminal gives a character: two for the wide scripts and for emoji.
 pub(super) fn columns_of(char: char) -> usize {
-    char.width().unwrap_or(0)
+    match char {
+        // It makes the character before it an emoji, which may be wider by one.
+        '\u{fe0f}' => 1,
+        char => char.width().unwrap_or(0),
+    }
 }
 
 #[cfg(test)]
@@ -80,5 +127,16 @@ mod tests {
         // Two columns each.
         assert_eq!(cut_end("日本語", 5), "日本…");
         assert_eq!(cut_end("x", 0), "…");
+    }
+
+    #[test]
+    fn rows_are_cut_and_their_colours_end() {
+        assert_eq!(bounded("abc\nabcdef\n", 4), "abc\nabc…\n");
+        assert_eq!(
+            bounded("\x1b[31mabcdef\x1b[0m  g", 4),
+            "\x1b[31mabc…\x1b[0m\n"
+        );
+        assert_eq!(bounded("\x1b[2mabcd\x1b[0m", 4), "\x1b[2mabcd\x1b[0m\n");
+        assert_eq!(bounded("日本語", 5), "日本…\n");
     }
 }

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::format::{escape, short_file, unix_seconds};
 use crate::profile::aggregate::ResolvedFrame;
-use crate::profile::inspect::{ProcessStacks, ThreadStack, ThreadState};
+use crate::profile::inspect::{
+    FrameLocals, LocalVariable, ProcessStacks, ThreadStack, ThreadState,
+};
 use crate::profile::model::FrameKind;
 
 /// How frames are written.
@@ -93,8 +95,11 @@ fn write_thread(text: &mut String, thread: &ThreadStack, style: DumpStyle) {
         escape(&thread.name),
         state_text(thread)
     );
-    for frame in &thread.frames {
+    for (idx, frame) in thread.frames.iter().enumerate() {
         let _ = writeln!(text, "    {}", frame_text(frame, style));
+        if let Some(locals) = thread.locals.get(idx) {
+            write_locals(text, locals);
+        }
     }
     if thread.is_truncated {
         text.push_str("    [outer frames are missing]\n");
@@ -104,6 +109,25 @@ fn write_thread(text: &mut String, thread: &ThreadStack, style: DumpStyle) {
     }
     if thread.is_uncertain {
         text.push_str("    [it ran on while it was read: frames may be of different moments]\n");
+    }
+}
+
+/// `name = value` in lines of their own, arguments first.
+fn write_locals(text: &mut String, locals: &FrameLocals) {
+    for variable in &locals.variables {
+        let value = match &variable.value {
+            Some(value) => escape(&value.text),
+            None => "[not known: it changed while it was read]".into(),
+        };
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "        {} = {value}", escape(&variable.name));
+    }
+    if !locals.problem.is_empty() {
+        let _ = writeln!(
+            text,
+            "        [variables are missing: {}]",
+            escape(&locals.problem)
+        );
     }
 }
 
@@ -187,13 +211,20 @@ fn thread_json(thread: &ThreadStack) -> Value {
         ThreadState::Uninterruptible => "uninterruptible",
         ThreadState::Stopped => "stopped",
     };
-    let frames = thread.frames.iter().map(|frame| {
-        json!({
+    let frames = thread.frames.iter().enumerate().map(|(idx, frame)| {
+        let mut value = json!({
             "function": &*frame.function.name,
             "file": &*frame.function.filename,
             "line": frame.line,
             "start_line": frame.function.start_line,
-        })
+        });
+        if let Some(locals) = thread.locals.get(idx) {
+            value["locals"] = locals.variables.iter().map(local_json).collect();
+            if !locals.problem.is_empty() {
+                value["locals_problem"] = (*locals.problem).into();
+            }
+        }
+        value
     });
     json!({
         "tid": thread.tid,
@@ -208,6 +239,18 @@ fn thread_json(thread: &ThreadStack) -> Value {
     })
 }
 
+/// A value of `null`: it changed while it was read.
+fn local_json(variable: &LocalVariable) -> Value {
+    let value = variable.value.as_ref();
+    json!({
+        "name": &*variable.name,
+        "argument": variable.is_argument,
+        "type": value.map(|value| &*value.type_name),
+        "value": value.map(|value| &*value.text),
+        "truncated": value.is_some_and(|value| value.is_truncated),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -215,7 +258,7 @@ mod tests {
 
     use super::*;
     use crate::profile::aggregate::ResolvedFunction;
-    use crate::profile::inspect::Stacks;
+    use crate::profile::inspect::{LocalValue, Stacks};
 
     fn process() -> ProcessStacks {
         let frame = |name: &str, file: &str, line| ResolvedFrame {
@@ -230,6 +273,7 @@ mod tests {
             wait_function: wait.into(),
             holds_gil: Some(state == ThreadState::Running),
             frames,
+            locals: Vec::new(),
             is_uncertain: false,
             is_truncated: false,
         };
@@ -304,6 +348,58 @@ mod tests {
             has_no_lines: true,
         };
         assert!(text(&process(), style).contains("    Queue.get  /usr/lib/python3.14/queue.py\n"));
+    }
+
+    /// The first frame has variables.
+    fn with_locals() -> ProcessStacks {
+        let variable = |name: &str, text: Option<&str>, is_argument| LocalVariable {
+            name: name.into(),
+            is_argument,
+            value: text.map(|text| LocalValue {
+                type_name: "str".into(),
+                text: text.into(),
+                is_truncated: false,
+            }),
+        };
+        let mut process = process();
+        let thread = &mut process.stacks.as_mut().unwrap().threads[0];
+        thread.locals = vec![
+            FrameLocals {
+                variables: vec![
+                    variable("n", Some("'\u{202e}'"), true),
+                    variable("busy", None, false),
+                ],
+                problem: "".into(),
+            },
+            FrameLocals {
+                variables: Vec::new(),
+                problem: "they\ncannot".into(),
+            },
+        ];
+        process
+    }
+
+    #[test]
+    fn variables_stand_below_their_frames() {
+        let shown = text(&with_locals(), DumpStyle::default());
+        let expected = "    fib  /srv/app.py:7\n\
+             \x20       n = '\\u{202e}'\n\
+             \x20       busy = [not known: it changed while it was read]\n\
+             \x20   <module>  /srv/app.py:9\n\
+             \x20       [variables are missing: they\\ncannot]\n";
+        assert!(shown.contains(expected), "{shown}");
+        let document = json(&[with_locals()]);
+        let frames = &document["processes"][0]["threads"][0]["frames"];
+        assert_eq!(
+            frames[0]["locals"][0],
+            json!({"name": "n", "argument": true, "type": "str", "value": "'\u{202e}'", "truncated": false})
+        );
+        assert_eq!(frames[0]["locals"][1]["value"], Value::Null);
+        assert_eq!(frames[1]["locals_problem"], "they\ncannot");
+        assert_eq!(
+            document["processes"][0]["threads"][1]["frames"][0].get("locals"),
+            None
+        );
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::columns::wrapped;
+use super::columns::{bounded, columns, wrapped};
 use crate::format::{bytes_text, escape, thousands};
 
 /// A run whose modified z-score is above this is an outlier: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993.
@@ -17,10 +18,10 @@ const MIN_RUNS_FOR_OUTLIERS: usize = 5;
 /// Columns of remarks.
 const REMARK_WIDTH: usize = 100;
 
-/// What one run took, with all that it started and waited for.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What one run took, with all that it started and waited for: getrusage(2).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// By the clock, in seconds.
+    /// By CLOCK_MONOTONIC, in seconds.
     pub wall: f64,
     /// CPU time in user space, in seconds.
     pub user: f64,
@@ -61,6 +62,8 @@ pub struct Stat<'a> {
     pub functions: Result<String, String>,
     /// The same for programs; null where there are none.
     pub functions_json: Value,
+    /// Columns of the terminal; `None`: no bound, as in a file.
+    pub width: Option<usize>,
 }
 
 /// How some values lie.
@@ -234,32 +237,14 @@ pub fn text(stat: &Stat<'_>) -> String {
         let _ = write!(text, ", after {} to warm up", stat.n_warmups);
     }
     text.push_str(
-        "\nwhole commands are timed: the start of the interpreter, and all that is started and waited for, is in it\n\n",
+        "\nwhole commands are timed: the start of the interpreter, and all that is started and waited for, is in it\n",
     );
-    if stat.runs.len() > 1 {
-        let _ = writeln!(
-            text,
-            "{:<20}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}",
-            "", "mean", "deviation", "median", "min", "max"
-        );
-    }
-    for row in ROWS {
-        let values: Vec<f64> = stat.runs.iter().map(row.value).collect();
-        let Some(spread) = Spread::of(&values) else {
-            continue;
-        };
-        let mut cells = vec![spread.mean];
-        if let Some(deviation) = spread.deviation {
-            cells.extend([deviation, spread.median, spread.min, spread.max]);
-        }
-        let _ = write!(text, "{:<20}", row.name);
-        for cell in cells {
-            let _ = write!(text, "  {:>11}", (row.text)(cell));
-        }
-        text.push('\n');
-    }
-    let _ = writeln!(text, "{:<20}  {}", "ended with", endings(stat.runs));
-    text.push_str(&far_off(stat.runs));
+    text = prose(stat, &text);
+    text.push('\n');
+    text.push_str(&table(stat));
+    let ended = format!("{:<20}  {}\n", "ended with", endings(stat.runs));
+    text.push_str(&prose(stat, &ended));
+    text.push_str(&far_off(stat));
     match &stat.functions {
         Ok(functions) => {
             let _ = write!(text, "\n{functions}");
@@ -267,10 +252,79 @@ pub fn text(stat: &Stat<'_>) -> String {
         Err(why) => text.push_str(&wrapped(
             &format!("no functions: {}", escape(why)),
             0,
-            REMARK_WIDTH,
+            remark_width(stat),
         )),
     }
     text
+}
+
+fn remark_width(stat: &Stat<'_>) -> usize {
+    stat.width.unwrap_or(REMARK_WIDTH).min(REMARK_WIDTH)
+}
+
+/// Sentences: lines that the terminal has no room for go on on the next one.
+fn prose(stat: &Stat<'_>, text: &str) -> String {
+    let width = stat.width.unwrap_or(usize::MAX);
+    let mut prose = String::new();
+    for line in text.lines() {
+        if columns(line) <= width {
+            prose.push_str(line);
+            prose.push('\n');
+        } else {
+            prose.push_str(&wrapped(line, 0, width));
+        }
+    }
+    prose
+}
+
+/// The figures, as many columns of them as there is room for.
+fn table(stat: &Stat<'_>) -> String {
+    let rows: Vec<(&str, Vec<String>)> = ROWS
+        .iter()
+        .filter_map(|row| {
+            let values: Vec<f64> = stat.runs.iter().map(row.value).collect();
+            let spread = Spread::of(&values)?;
+            let mut cells = vec![spread.mean];
+            if let Some(deviation) = spread.deviation {
+                cells.extend([deviation, spread.median, spread.min, spread.max]);
+            }
+            Some((row.name, cells.into_iter().map(row.text).collect()))
+        })
+        .collect();
+    let all = ["mean", "deviation", "median", "min", "max"];
+    let room = stat.width.unwrap_or(usize::MAX).saturating_sub(20);
+    let cells = rows.iter().flat_map(|(_, cells)| cells);
+    let widest = cells.map(String::len).max().unwrap_or(0).max(9);
+    let width = if room >= all.len() * (11 + 2) {
+        widest.max(11)
+    } else {
+        widest
+    };
+    let n_heads = (room / (width + 2)).clamp(1, all.len());
+    let (heads, left_out) = all.split_at(n_heads);
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    if stat.runs.len() > 1 {
+        let _ = write!(text, "{:<20}", "");
+        for head in heads {
+            let _ = write!(text, "  {head:>width$}");
+        }
+        text.push('\n');
+    }
+    for (name, cells) in rows {
+        let _ = write!(text, "{name:<20}");
+        for cell in cells.iter().take(n_heads) {
+            let _ = write!(text, "  {cell:>width$}");
+        }
+        text.push('\n');
+    }
+    if stat.runs.len() > 1 && !left_out.is_empty() {
+        let _ = writeln!(text, "in a wider terminal: {} too", left_out.join(", "));
+    }
+    match stat.width {
+        Some(width) => bounded(&text, width),
+        None => text,
+    }
 }
 
 /// How the runs ended: `exit code 0 (9 times), signal 9`.
@@ -292,8 +346,8 @@ fn endings(runs: &[Run]) -> String {
 }
 
 /// The outliers of the wall time.
-fn far_off(runs: &[Run]) -> String {
-    let walls: Vec<f64> = runs.iter().map(|run| run.wall).collect();
+fn far_off(stat: &Stat<'_>) -> String {
+    let walls: Vec<f64> = stat.runs.iter().map(|run| run.wall).collect();
     let found = outliers(&walls);
     if found.is_empty() {
         return String::new();
@@ -311,7 +365,7 @@ fn far_off(runs: &[Run]) -> String {
         "far off the other runs, by a modified z-score above {OUTLIER}: {}{hint}",
         texts.join(", ")
     );
-    wrapped(&text, 0, REMARK_WIDTH)
+    wrapped(&text, 0, remark_width(stat))
 }
 
 /// As hyperfine exports it; what it does not have stands beside.
@@ -395,6 +449,7 @@ mod tests {
             n_wanted: runs.len() as u32,
             functions: Err("nobody asked".to_owned()),
             functions_json: Value::Null,
+            width: None,
         }
     }
 
@@ -415,6 +470,47 @@ mod tests {
         // All the same but one: nothing says how far is far.
         assert!(outliers(&[1.0, 1.0, 1.0, 1.0, 1.0, 3.0]).is_empty());
         assert!(outliers(&[1.0, 9.0]).is_empty());
+    }
+
+    #[test]
+    fn no_row_is_wider_than_the_terminal() {
+        let command = ["python3".to_owned(), "x".repeat(300), "日本語".repeat(30)];
+        let runs = [
+            run(1.0),
+            run(123_456.0),
+            run(3.0),
+            run(1.0),
+            run(1.1),
+            run(1.2),
+        ];
+        for n_runs in [1, 2, 6] {
+            for width in 60..200 {
+                let stat = Stat {
+                    width: Some(width),
+                    functions: Err("nobody asked ".repeat(20)),
+                    ..stat(&command, &runs[..n_runs])
+                };
+                for line in text(&stat).lines() {
+                    assert!(columns(line) <= width, "{width}: {line}");
+                }
+            }
+        }
+        let command = ["python3".to_owned()];
+        let runs = [run(1.0), run(2.0)];
+        let narrow = Stat {
+            width: Some(80),
+            ..stat(&command, &runs)
+        };
+        assert!(text(&narrow).contains("       max\n"), "{}", text(&narrow));
+        let narrow = Stat {
+            width: Some(60),
+            ..narrow
+        };
+        assert!(
+            text(&narrow).contains("\nin a wider terminal: min, max too\n"),
+            "{}",
+            text(&narrow)
+        );
     }
 
     #[test]

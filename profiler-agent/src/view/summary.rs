@@ -151,6 +151,7 @@ mod tests {
                     tid: pid,
                     thread_name: "".into(),
                 }),
+                instruction: None,
                 values: [*count, *count].into(),
             });
         }

@@ -101,6 +101,13 @@ impl Walk {
         }
     }
 
+    /// Address of the frame that the next step looks at; 0 at the end of the chain.
+    #[must_use]
+    #[inline(always)]
+    pub const fn frame(&self) -> u64 {
+        self.frame
+    }
+
     /// Whether the walk stands behind a single generator frame that was unlinked from its caller: what was
     /// walked is right, and only the rest is missing (3.12 clears `previous` before `current_frame` moves).
     #[must_use]

@@ -46,6 +46,7 @@ impl AgentRun {
             Purpose::Record(Recording {
                 profile_type: ProfileType::Cpu,
                 duration: None,
+                keeps_times: false,
                 reply,
             }),
         )?;

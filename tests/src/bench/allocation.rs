@@ -26,7 +26,7 @@ const OWN: [(&str, &[&str], &str); 5] = [
     ("pyagent, alloc", &["--type", "alloc"], "1.05"),
     (
         "pyagent, alloc without a budget",
-        &["--type", "alloc", "--alloc-budget", "1000%"],
+        &["--type", "alloc", "--alloc-budget", "100%"],
         "",
     ),
     (
@@ -37,7 +37,7 @@ const OWN: [(&str, &[&str], &str); 5] = [
             "--pool-probes",
             "pools",
             "--alloc-budget",
-            "1000%",
+            "100%",
         ],
         "",
     ),

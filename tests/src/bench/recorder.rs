@@ -183,6 +183,7 @@ fn window(
                 aggregator.add(&ResolvedSample {
                     frames: (0..u64::from(load.depth)).map(frame).collect(),
                     labels: labels.clone(),
+                    instruction: None,
                     values: [3, 30_303_030].into(),
                 });
             }

@@ -1,17 +1,15 @@
-//! Real programs on real interpreters, sampled by the real agent: are stacks complete, are they true, do they
-//! add up?
+//! Over the interpreters of this machine, as root, one test at a time: what is sampled, and what is read of other processes'
+//! memory.
 //!
-//! A table of workloads (`workloads/live`) times every interpreter of the host. Each interpreter is recorded
-//! once, all workloads at the same time, and each test looks at one property of what came. Expectations come
-//! from the programs: they report their own CPU times and depths, and `sys.setprofile` tells every legal call.
-#![allow(
-    clippy::result_large_err,
-    clippy::nonminimal_bool,
-    reason = "a verdict is made once a stack, and reads like the sentence that it checks"
-)]
+//! Each module is a stage of its own of `cargo xtask test`, in a process of its own.
 
-mod check;
-mod families;
-mod legal;
-mod recording;
-mod workload;
+mod heap;
+mod heap_command;
+mod heap_freeze;
+mod heap_guppy;
+mod locals;
+mod memory_pictures;
+mod parts;
+mod probes;
+mod versions;
+mod viewers;

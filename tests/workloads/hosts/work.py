@@ -1,4 +1,4 @@
-"""Work three functions deep, for tests/kernel_hosts, that says which stacks are true.
+"""Work three functions deep, for tests/tests/kernel/hosts.rs, that says which stacks are true.
 
 The innermost function notes its whole stack once, from its own call site: what is sampled later is one of the
 noted stacks or the outer part of one. A line of JSON for each goes to `$HOST_OUT/<pid>`: from the innermost frame

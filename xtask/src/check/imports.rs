@@ -26,8 +26,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // Made by `cli` and taken apart by `agent`: no stage knows it.
     ("config", &["track", "format"]),
-    ("serve", &["format", "generated"]),
-    ("push", &["format", "generated"]),
+    ("serve", &["secrets", "format", "generated"]),
+    ("push", &["secrets", "format", "generated"]),
+    ("secrets", &["format"]),
     ("recorder", &["format"]),
     ("view", &["format"]),
     ("format", &["profile", "generated"]),

@@ -11,7 +11,7 @@ use super::pull::matches;
 use crate::heap::report::full_name;
 use crate::heap::snapshot::{HeapError, Snapshot};
 use crate::process::memory::MemoryError;
-use crate::profile::inspect::{Census, CensusObject, CensusType, ProcessStacks};
+use crate::profile::inspect::{Census, CensusObject, CensusType, LocalsDetail, ProcessStacks};
 use crate::profile::query::ProcessFilter;
 use crate::python::layout::Version;
 use crate::python::process::PythonProcess;
@@ -39,6 +39,7 @@ impl Engine {
     pub(super) fn dump(
         &self,
         filter: &ProcessFilter,
+        locals: LocalsDetail,
         reply: mpsc::Sender<Result<ProcessStacks, InspectError>>,
     ) {
         let processes = self.inspected(filter);
@@ -47,7 +48,7 @@ impl Engine {
                 let _ = reply.blocking_send(Err(InspectError::NoMatch));
             }
             for process in processes {
-                let message = dump::of_process(&process, &|| reply.is_closed());
+                let message = dump::of_process(&process, locals, &|| reply.is_closed());
                 // Whoever asked may have left.
                 if reply.blocking_send(Ok(message)).is_err() {
                     return;

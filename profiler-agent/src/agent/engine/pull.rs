@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::Engine;
+use super::{Engine, holds_gil};
 use crate::agent::boot_ns;
 use crate::agent::huge_faults::Rest;
 use crate::agent::live_blocks::Part;
 use crate::heap::parts;
 use crate::ids::Generation;
 use crate::process::resident;
-use crate::profile::aggregate::{Aggregator, ResolvedSample};
+use crate::profile::aggregate::{Aggregator, ResolvedSample, Taken};
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, Viewer};
 use crate::python::process::PythonProcess;
@@ -56,6 +56,8 @@ pub(super) struct Pull {
     /// The same on the clock of the samples.
     pub(super) begun_ns: u64,
     pub(super) duration: Option<Duration>,
+    /// Wall time of the samples' clock at its 0; `None`: when samples were taken is not kept.
+    pub(super) clock_ns: Option<i64>,
     pub(super) consumer: Consumer,
     /// Counters at the begin; what grew since goes into the profile's comments.
     pub(super) counters: Vec<CounterValue>,
@@ -71,7 +73,12 @@ impl Pull {
     ) {
         let is_meant = self.means(sample.generation, process, show_cmdline);
         if is_meant && self.contains(sample.time_ns) {
-            self.aggregator.add(resolved);
+            let at_ns = self.clock_ns;
+            let taken = Taken {
+                holds_gil: holds_gil(sample),
+                at_ns: at_ns.map(|clock_ns| clock_ns.saturating_add_unsigned(sample.time_ns)),
+            };
+            self.aggregator.add_taken(resolved, taken);
             if self.profile_type == ProfileType::Cpu {
                 self.aggregator.set_period(resolved.values[1]);
             }
@@ -95,8 +102,12 @@ impl Pull {
     /// Adds to what has the stack of an allocation.
     pub(super) fn add_part(&mut self, part: &Part) {
         if self.decided.get(&part.generation) == Some(&true) {
-            self.aggregator
-                .add_values(part.frames(), part.labels(), part.age, part.values);
+            self.aggregator.add_values(
+                part.frames(),
+                part.labels(),
+                part.own_labels(),
+                part.values,
+            );
         }
     }
 

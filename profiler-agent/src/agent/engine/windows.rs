@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use super::pull::ALLOCATION_NOTE;
 use super::{Engine, boot_ns};
 use crate::agent::live_blocks::Part;
-use crate::profile::aggregate::{Aggregator, ResolvedSample};
+use crate::profile::aggregate::{Aggregator, ResolvedSample, Taken};
 use crate::profile::model::ProfileType;
 use crate::profile::window::ClosedWindow;
 use crate::recorder::Message;
@@ -63,9 +63,18 @@ impl Windows {
         found.map(|(_, aggregator)| aggregator)
     }
 
-    pub(super) fn add(&mut self, profile_type: ProfileType, sample: &ResolvedSample) {
+    pub(super) fn add(
+        &mut self,
+        profile_type: ProfileType,
+        sample: &ResolvedSample,
+        holds_gil: Option<bool>,
+    ) {
         if let Some(aggregator) = self.aggregator(profile_type) {
-            aggregator.add(sample);
+            let taken = Taken {
+                holds_gil,
+                at_ns: None,
+            };
+            aggregator.add_taken(sample, taken);
             if profile_type == ProfileType::Cpu {
                 aggregator.set_period(sample.values[1]);
             }
@@ -75,7 +84,7 @@ impl Windows {
     /// Adds to what has the stack of an allocation.
     pub(super) fn add_part(&mut self, part: &Part) {
         if let Some(aggregator) = self.aggregator(part.profile_type) {
-            aggregator.add_values(part.frames(), part.labels(), part.age, part.values);
+            aggregator.add_values(part.frames(), part.labels(), part.own_labels(), part.values);
         }
     }
 

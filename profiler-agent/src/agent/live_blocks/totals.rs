@@ -216,6 +216,7 @@ mod tests {
                 tid,
                 thread_name: "MainThread".into(),
             }),
+            instruction: None,
             values: [1, n_bytes].into(),
         }
     }
@@ -230,6 +231,7 @@ mod tests {
             stack: Arc::new(Stack {
                 frames: sample.frames.clone(),
                 labels: sample.labels.clone(),
+                instruction: sample.instruction,
             }),
             n_objects: 1,
             n_bytes: sample.values[1],

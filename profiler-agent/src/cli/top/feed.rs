@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::agent::AgentAsker;
+use crate::cli::gil::GilArgs;
 use crate::cli::mem::program;
 use crate::format::{Format, read};
 use crate::profile::model::{Profile, ProfileType};
@@ -56,6 +57,7 @@ pub(super) struct Feed {
     /// Of all together; `None`: no end.
     pub(super) duration: Option<Duration>,
     pub(super) has_native: bool,
+    pub(super) gil: GilArgs,
 }
 
 /// What was seen in a look.
@@ -144,6 +146,7 @@ impl Feed {
             let length = profile.as_ref().map_or(length, |it| it.duration);
             let seen = Seen {
                 profile: profile.map(|profile| {
+                    let profile = self.gil.chosen(profile);
                     if self.has_native {
                         profile
                     } else {

@@ -1,8 +1,4 @@
-"use strict";
-// What the page is about: the tables of the block `data`, and numbers and names as text. Everything in them is said by
-// processes that nobody trusts: it is shown as text (`textContent`, `fillText`) and never as HTML.
-
-const data = JSON.parse(document.getElementById("data").textContent);
+// What the page is about: the tables of the block `data`.
 
 const ORIGINS = [
   { name: "program", title: "Python, the program's own", hue: 14, saturation: 82 },
@@ -100,39 +96,4 @@ function threadText(thread) {
   const name = data.strings[data.threads.name[thread]];
   const tid = data.threads.tid[thread];
   return name ? `${name} (${tid})` : `thread ${tid}`;
-}
-
-const KINDS = {
-  samples: "Samples", cpu: "CPU time", page_faults: "Page faults", fault_space: "Memory touched",
-  alloc_objects: "Objects allocated", alloc_space: "Bytes allocated", inuse_objects: "Objects in use",
-  inuse_space: "Bytes in use", peak_space: "Bytes in use at the peak", temporary_space: "Bytes that were temporary",
-};
-
-function typeText(type) {
-  const { kind, unit } = data.types[type];
-  return Object.hasOwn(KINDS, kind) ? KINDS[kind] : `${kind} (${unit})`;
-}
-
-/** Of each unit: name, size, and from where on it is used. */
-const SCALES = {
-  nanoseconds: [
-    ["ns", 1, 0], ["µs", 1e3, 1e3], ["ms", 1e6, 1e6], ["s", 1e9, 1e9], ["min", 6e10, 1.2e11], ["h", 3.6e12, 7.2e12],
-    ["days", 8.64e13, 1.728e14],
-  ],
-  bytes: [0, 1, 2, 3, 4].map((power) => [["B", "KiB", "MiB", "GiB", "TiB"][power], 1024 ** power, power && 1024 ** power]),
-};
-
-/** A value with its unit, for people. */
-function valueText(value, unit) {
-  if (!Object.hasOwn(SCALES, unit)) {
-    return Math.round(value).toLocaleString("en-US");
-  }
-  const [name, size] = SCALES[unit].findLast(([, , from]) => value >= from);
-  const scaled = value / size;
-  const digits = size === 1 || scaled >= 100 ? 0 : scaled >= 10 ? 1 : 2;
-  return `${scaled.toFixed(digits)} ${name}`;
-}
-
-function shareText(part, all) {
-  return all > 0 ? `${(100 * part / all).toFixed(2)}%` : "–";
 }

@@ -215,8 +215,10 @@ impl<'a> Tables<'a> {
         let name = self.string(name);
         let file = self.string(frame.filename);
         let short = match frame.kind {
-            FrameKind::Python => self.string(short_file(frame.filename)),
-            FrameKind::Native | FrameKind::Kernel | FrameKind::Reason => file,
+            FrameKind::Python if !self.profile.has_full_filenames => {
+                self.string(short_file(frame.filename))
+            }
+            FrameKind::Python | FrameKind::Native | FrameKind::Kernel | FrameKind::Reason => file,
         };
         let key = [name, file, start_line, origin.into()];
         let (function, is_new) = self.function_ids.id(key);

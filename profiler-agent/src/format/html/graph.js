@@ -271,25 +271,6 @@ function scrollToZoomed() {
     : tree.depth[zoomed] < 4 ? 0 : top - ROW * 3;
 }
 
-function element(name, text, className) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  if (className) {
-    made.className = className;
-  }
-  return made;
-}
-
-/** Longest name that is shown; what is copied is whole. */
-const MAX_TEXT = 1000;
-
-/** A name or path of whatever direction of writing, which does not turn what is around it. */
-function isolated(text) {
-  const made = element("bdi", text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text);
-  made.dir = "ltr";
-  return made;
-}
-
 /** What is told of a node: its name, place, and rows of figures (title, value, share of all, share of what is zoomed). */
 function factsOf(node) {
   const { unit } = data.types[state.type];

@@ -1,69 +1,102 @@
-//! A self-contained HTML flame graph: one file with the data, a style and a script of our own beside this file. It
-//! works offline, and loads and sends nothing.
+//! Self-contained HTML pages, a flame graph and annotated source: one file with the data, a style and a script of our own
+//! beside this file. They work offline, and load and send nothing.
 //!
 //! Names come from processes that nobody trusts. They pass [`super::escape`], stand in a block of JSON that browsers do
 //! not execute, without any character that could end it, and the script only ever shows them as text. The page's content
 //! security policy (<https://www.w3.org/TR/CSP3/>) lets no other script run than the one whose hash it names.
 
 mod data;
+mod lines;
 
 use std::io::{self, Write};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serialize as _;
+use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 use sha2::{Digest as _, Sha256};
 
+pub use self::lines::{LinesFile, LinesFunction, LinesPage, LinesValue, SplitColumn};
 use crate::profile::model::Profile;
 
-const PAGE: &str = include_str!("page.html");
-const STYLE: &str = include_str!("page.css");
+/// The parts of a page, each in the order of their text. The page has a `{{policy}}`, `{{style}}`, `{{data}}` and
+/// `{{script}}`, each once.
+struct Page {
+    body: &'static str,
+    styles: [&'static str; 2],
+    scripts: &'static [&'static str],
+}
 
-/// The parts of the script, in their order.
-const SCRIPTS: [&str; 5] = [
-    include_str!("data.js"),
-    include_str!("tree.js"),
-    include_str!("graph.js"),
-    include_str!("panels.js"),
-    include_str!("page.js"),
-];
+/// What all pages look like.
+const BASE_STYLE: &str = include_str!("base.css");
+
+/// What all scripts begin with.
+const COMMON_SCRIPT: &str = include_str!("common.js");
+
+/// The flame graph.
+static FLAMES: Page = Page {
+    body: include_str!("page.html"),
+    styles: [BASE_STYLE, include_str!("page.css")],
+    scripts: &[
+        COMMON_SCRIPT,
+        include_str!("data.js"),
+        include_str!("tree.js"),
+        include_str!("graph.js"),
+        include_str!("panels.js"),
+        include_str!("page.js"),
+    ],
+};
+
+/// Source with what each line takes.
+static LINES: Page = Page {
+    body: include_str!("lines.html"),
+    styles: [BASE_STYLE, include_str!("lines.css")],
+    scripts: &[COMMON_SCRIPT, include_str!("lines.js")],
+};
 
 /// Writes the profile as a page.
 pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
-    let script = SCRIPTS.concat();
-    let policy = format!(
-        "default-src 'none'; script-src {}; style-src {}; base-uri 'none'; form-action 'none'",
-        hash(&script),
-        hash(STYLE)
-    );
-    let mut rest = PAGE;
-    while let Some((before, (name, after))) = rest
-        .split_once("{{")
-        .and_then(|(before, after)| Some((before, after.split_once("}}")?)))
-    {
-        out.write_all(before.as_bytes())?;
-        match name {
-            "policy" => out.write_all(policy.as_bytes())?,
-            "style" => out.write_all(STYLE.as_bytes())?,
-            "script" => out.write_all(script.as_bytes())?,
-            // The only other one.
-            _ => write_data(profile, out)?,
+    FLAMES.write(&data::Data::of(profile), out)
+}
+
+/// Writes annotated source as a page. Fails only when `out` does.
+pub fn write_lines(page: &LinesPage<'_>, out: &mut dyn Write) -> io::Result<()> {
+    LINES.write(page, out)
+}
+
+impl Page {
+    fn write(&self, data: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+        let (style, script) = (self.styles.concat(), self.scripts.concat());
+        let policy = format!(
+            "default-src 'none'; script-src {}; style-src {}; base-uri 'none'; form-action 'none'",
+            hash(&script),
+            hash(&style)
+        );
+        let mut rest = self.body;
+        while let Some((before, (name, after))) = rest
+            .split_once("{{")
+            .and_then(|(before, after)| Some((before, after.split_once("}}")?)))
+        {
+            out.write_all(before.as_bytes())?;
+            match name {
+                "policy" => out.write_all(policy.as_bytes())?,
+                "style" => out.write_all(style.as_bytes())?,
+                "script" => out.write_all(script.as_bytes())?,
+                // The only other one.
+                _ => {
+                    let mut serializer = Serializer::with_formatter(&mut *out, ForHtml);
+                    data.serialize(&mut serializer).map_err(io::Error::from)?;
+                }
+            }
+            rest = after;
         }
-        rest = after;
+        out.write_all(rest.as_bytes())
     }
-    out.write_all(rest.as_bytes())
 }
 
 /// A source of a content security policy: exactly this text.
 fn hash(text: &str) -> String {
     format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)))
-}
-
-fn write_data(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
-    let data = data::Data::of(profile);
-    let mut serializer = Serializer::with_formatter(out, ForHtml);
-    data.serialize(&mut serializer).map_err(io::Error::from)
 }
 
 /// JSON without characters that mean something in HTML, or end a line in a script.
@@ -113,12 +146,19 @@ mod tests {
 
     #[test]
     fn the_page_has_each_part_once_and_none_ends_another() {
-        for part in ["policy", "style", "script", "data"] {
-            assert_eq!(PAGE.matches(&format!("{{{{{part}}}}}")).count(), 1);
+        for Page {
+            body,
+            styles,
+            scripts,
+        } in [&FLAMES, &LINES]
+        {
+            for part in ["policy", "style", "script", "data"] {
+                assert_eq!(body.matches(&format!("{{{{{part}}}}}")).count(), 1);
+            }
+            assert_eq!(body.matches("{{").count(), 4);
+            assert!(!styles.concat().contains("</") && !scripts.concat().contains("</"));
+            assert!(!scripts.concat().contains("<!--"));
         }
-        assert_eq!(PAGE.matches("{{").count(), 4);
-        assert!(!STYLE.contains("</") && !SCRIPTS.concat().contains("</"));
-        assert!(!SCRIPTS.concat().contains("<!--"));
     }
 
     proptest! {

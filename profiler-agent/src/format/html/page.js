@@ -1,7 +1,5 @@
 // Puts the page together: what is chosen, where it is kept (the address's fragment), and what happens then.
 
-const THEMES = ["auto", "light", "dark"];
-let theme = "auto";
 let isSideShown = true;
 
 /** What the line beneath the picture says at first. */
@@ -214,13 +212,7 @@ function readFragment() {
 }
 
 function setTheme(wanted) {
-  theme = wanted;
-  if (theme === "auto") {
-    delete document.documentElement.dataset.theme;
-  } else {
-    document.documentElement.dataset.theme = theme;
-  }
-  byId("theme").textContent = `Theme: ${theme}`;
+  takeTheme(wanted);
   readColours();
 }
 
@@ -362,7 +354,7 @@ byId("side").addEventListener("click", () => {
   resized();
 });
 byId("theme").addEventListener("click", () => {
-  setTheme(THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]);
+  setTheme(nextTheme());
   showLegend();
   showFunctions();
   askForDrawing();

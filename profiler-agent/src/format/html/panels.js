@@ -2,14 +2,6 @@
 
 const MAX_ROWS = 300;
 
-function byId(id) {
-  return document.getElementById(id);
-}
-
-function plural(count, one, many) {
-  return `${count.toLocaleString("en-US")} ${count === 1 ? one : many}`;
-}
-
 /** What the profile is, whatever is chosen. */
 function showHead() {
   const { processes, comments } = data;

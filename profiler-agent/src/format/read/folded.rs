@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::ReadError;
+use crate::format::escape;
 use crate::profile::model::{
     FrameKind, Function, LabelSet, LabelValue, Location, Mapping, MappingId, Process, Profile,
     ValueType, label,
@@ -37,7 +38,7 @@ pub(super) fn parse(text: &str) -> Result<Profile, ReadError> {
                 let begin: String = line.chars().take(40).collect();
                 ReadError::Unknown(format!(
                     "line {number} does not end with a count: `{}`",
-                    begin.escape_debug()
+                    escape(&begin)
                 ))
             })?;
         n_lines += 1;

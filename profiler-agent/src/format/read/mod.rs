@@ -45,15 +45,31 @@ pub fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     }
     if bytes.starts_with(&[0x1f, 0x8b]) {
         let unpacked = unpack(bytes)?;
-        return match folded_text(&unpacked) {
-            Some(text) => folded::parse(text),
-            None => pprof::decode(&unpacked),
-        };
+        return plain(&unpacked);
     }
-    match folded_text(bytes) {
-        Some(text) => folded::parse(text),
-        None => pprof::decode(bytes),
+    plain(bytes)
+}
+
+/// A profile that is not compressed.
+fn plain(bytes: &[u8]) -> Result<Profile, ReadError> {
+    if let Some(text) = folded_text(bytes) {
+        return folded::parse(text);
     }
+    match pprof::decode(bytes) {
+        // Names can have any bytes in them.
+        Err(error @ ReadError::Unknown(_)) if looks_folded(bytes) => {
+            folded::parse(&String::from_utf8_lossy(bytes)).map_err(|_| error)
+        }
+        decoded => decoded,
+    }
+}
+
+/// Whether the first line ends as that of a folded stack.
+fn looks_folded(bytes: &[u8]) -> bool {
+    let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
+    let mut words = first.trim_ascii_end().rsplitn(2, |byte| *byte == b' ');
+    let count = words.next().unwrap_or_default();
+    !count.is_empty() && count.iter().all(u8::is_ascii_digit) && words.next().is_some()
 }
 
 fn unpack(bytes: &[u8]) -> Result<Vec<u8>, ReadError> {
@@ -115,6 +131,20 @@ mod tests {
         expected.sort_unstable();
         let written = String::from_utf8(written).unwrap();
         assert_eq!(written.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn names_of_folded_stacks_have_any_bytes() {
+        for (bytes, name) in [
+            (&b"main;f\x1b[31mred 4\nmain 1\n"[..], "f\x1b[31mred"),
+            (b"main;f\0 4\nmain 1", "f\0"),
+            (b"main;caf\xe9 4\nmain 1", "caf\u{fffd}"),
+            (b"main;a\rb 4\r\nmain 1\r\n", "a\rb"),
+        ] {
+            let profile = read(bytes).unwrap();
+            assert_eq!(profile.n_samples(), 5);
+            assert!(profile.strings.iter().any(|it| **it == *name), "{name:?}");
+        }
     }
 
     proptest! {

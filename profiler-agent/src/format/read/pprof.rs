@@ -1,12 +1,14 @@
 //! pprof: <https://github.com/google/pprof/blob/main/proto/profile.proto>, of pyagent and of others.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
 use prost::Message as _;
 
+use super::super::pprof::TIME_LABEL;
 use super::ReadError;
 use crate::generated::perftools::profiles as proto;
 use crate::profile::aggregate::KERNEL_MAPPING;
@@ -48,6 +50,10 @@ struct Reader<'a> {
     /// The frames of a location, the innermost first: several where calls were inlined.
     locations: HashMap<u64, Vec<LocationId>, RandomState>,
     label_sets: HashMap<Vec<(i64, i64, i64)>, LabelSetId, RandomState>,
+    /// Times that samples can have, in nanoseconds since 1970.
+    times: RangeInclusive<i64>,
+    /// Samples whose time cannot be right.
+    n_wrong_times: i64,
 }
 
 impl<'a> Reader<'a> {
@@ -63,6 +69,8 @@ impl<'a> Reader<'a> {
             mappings: proto.mapping.iter().map(|it| (it.id, it)).collect(),
             locations: HashMap::default(),
             label_sets: HashMap::default(),
+            times: times(proto),
+            n_wrong_times: 0,
         };
         for location in &proto.location {
             let frames = reader.frames(location)?;
@@ -142,13 +150,15 @@ impl<'a> Reader<'a> {
 
     fn labels(&mut self, labels: &[proto::Label]) -> Result<LabelSetId, ReadError> {
         let labels = &labels[..labels.len().min(MAX_LABELS)];
-        let key: Vec<(i64, i64, i64)> = labels.iter().map(|it| (it.key, it.str, it.num)).collect();
+        let labels = || labels.iter().filter(|label| !self.is_time(label));
+        let key: Vec<(i64, i64, i64)> = labels().map(|it| (it.key, it.str, it.num)).collect();
         if let Some(known) = self.label_sets.get(&key) {
             return Ok(*known);
         }
         let mut pid = 0;
         let mut read = Vec::new();
-        for label in labels {
+        let labels: Vec<proto::Label> = labels().copied().collect();
+        for label in &labels {
             let (name, text) = (self.text(label.key)?, self.text(label.str)?);
             if name == label::PID {
                 pid = u32::try_from(label.num).unwrap_or(0);
@@ -174,6 +184,30 @@ impl<'a> Reader<'a> {
         let set = self.tables.label_set(set);
         self.label_sets.insert(key, set);
         Ok(set)
+    }
+
+    /// Whether a label is the time of its sample.
+    fn is_time(&self, label: &proto::Label) -> bool {
+        let text = |idx: i64| {
+            usize::try_from(idx)
+                .ok()
+                .and_then(|it| self.proto.string_table.get(it))
+        };
+        let has_unit = text(label.num_unit)
+            .is_some_and(|unit| matches!(unit.as_str(), "" | "nanoseconds" | "ns"));
+        label.str == 0 && has_unit && text(label.key).is_some_and(|name| name == TIME_LABEL)
+    }
+
+    /// When a sample was taken; `None`: that is not known, or cannot be right.
+    fn time(&mut self, sample: &proto::Sample, n_samples: i64) -> Option<i64> {
+        let labels = &sample.label[..sample.label.len().min(MAX_LABELS)];
+        let time = labels.iter().find(|label| self.is_time(label))?.num;
+        if self.times.contains(&time) {
+            // What takes something away, as in a difference, was not seen at any time.
+            return (n_samples >= 0).then_some(time);
+        }
+        self.n_wrong_times = self.n_wrong_times.saturating_add(n_samples.max(1));
+        None
     }
 
     fn profile(mut self) -> Result<Profile, ReadError> {
@@ -204,11 +238,20 @@ impl<'a> Reader<'a> {
             } else {
                 self.tables.stack(&frames)
             };
-            self.tables.add(stack, labels, values);
+            let row = self.tables.add(stack, labels, values);
+            if let Some(at_ns) = self.time(sample, values[0]) {
+                self.tables.note(row, at_ns, values[0]);
+            }
         }
         let mut comments = Vec::new();
         for comment in &proto.comment {
             comments.push(self.text(*comment)?.to_owned());
+        }
+        if self.n_wrong_times > 0 {
+            comments.push(format!(
+                "samples_wrong_time: {} (Samples without their time: it was outside of the profile's)",
+                self.n_wrong_times
+            ));
         }
         if proto.sample_type.len() > MAX_VALUES {
             comments.push(format!(
@@ -236,6 +279,17 @@ impl<'a> Reader<'a> {
         profile.main_value = main_value;
         Ok(profile)
     }
+}
+
+/// The times that samples of a profile can have: within an hour of what it says of itself, since clocks are set; of one that
+/// does not say when it was, any.
+fn times(proto: &proto::Profile) -> RangeInclusive<i64> {
+    const SLACK_NS: i64 = 3_600_000_000_000;
+    if proto.time_nanos <= 0 {
+        return 1..=i64::MAX;
+    }
+    let end = proto.time_nanos.saturating_add(proto.duration_nanos.max(0));
+    (proto.time_nanos - SLACK_NS).max(1)..=end.saturating_add(SLACK_NS)
 }
 
 fn values(values: &[i64]) -> Values {

@@ -165,6 +165,38 @@ fn a_release_in_another_folder_has_the_same_functions() {
 }
 
 #[test]
+fn files_are_the_same_whatever_the_folder_of_the_release() {
+    let same = |before: &[&'static str], after: &[&'static str]| {
+        let [before, after] = [before, after].map(|files| files.iter().copied().collect());
+        let mut pairs = same_files(&before, &after);
+        pairs.sort_unstable();
+        pairs
+    };
+    let library = "/usr/lib/python3.12/json/encoder.py";
+    let one = "/srv/releases/1/app.py";
+    let two = "/srv/releases/2/app.py";
+    assert_eq!(same(&[one, library], &[two, library]), [(one, two)]);
+    // The script, and what its package has.
+    let packed = same(
+        &[one, "/srv/releases/1/pkg/m.py"],
+        &[two, "/srv/releases/2/pkg/m.py"],
+    );
+    assert_eq!(packed.len(), 2);
+    let elsewhere = same(&["/build/app.py", library], &["/srv/x/app.py", library]);
+    assert_eq!(elsewhere.len(), 1);
+    // Two parts of one program.
+    let parts = same(
+        &["/srv/main.py", "/srv/a/utils.py"],
+        &["/srv/main.py", "/srv/b/utils.py"],
+    );
+    assert_eq!(parts, []);
+    // Which of them it is cannot be told.
+    let several = same(&["/srv/1/a.py"], &["/srv/2/a.py", "/srv/3/a.py"]);
+    assert_eq!(several, []);
+    assert_eq!(same(&[""], &["/a.py"]), []);
+}
+
+#[test]
 fn lines_are_compared_by_their_numbers() {
     let before = profile(&[("main query", 100), ("main", 50)], "/a", 1);
     let measures = [Measure::main(&before); 2];

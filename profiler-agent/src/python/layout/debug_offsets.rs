@@ -8,7 +8,7 @@ use profiler_common::layout::{
     ABSENT, EntryMark, FrameRoot, GilKind, IdentityKind, InstructionUnit, PyLayout,
 };
 
-use super::{CodeLayout, GcStatsPlace, Layout, LayoutNotFound, Version};
+use super::{CodeLayout, GcStatsPlace, Layout, LayoutNotFound, LocalsLayout, Version};
 use crate::python::line_table::LineTableFormat;
 use crate::python::string::StrLayout;
 
@@ -36,12 +36,14 @@ struct Fields {
     frame_previous: usize,
     frame_executable: usize,
     frame_instr_ptr: usize,
+    frame_localsplus: usize,
     frame_owner: usize,
     code_filename: usize,
     code_name: usize,
     code_qualname: usize,
     code_linetable: usize,
     code_firstlineno: usize,
+    code_argcount: usize,
     code_localsplusnames: usize,
     code_adaptive: usize,
     /// `co_tlbc` (3.14+); 0 in builds with the GIL.
@@ -76,12 +78,14 @@ const FIELDS_3_13: Fields = Fields {
     frame_previous: 29,
     frame_executable: 30,
     frame_instr_ptr: 31,
+    frame_localsplus: 32,
     frame_owner: 33,
     code_filename: 35,
     code_name: 36,
     code_qualname: 37,
     code_linetable: 38,
     code_firstlineno: 39,
+    code_argcount: 40,
     code_localsplusnames: 41,
     code_adaptive: 43,
     code_tlbc: None,
@@ -110,12 +114,14 @@ const FIELDS_3_14: Fields = Fields {
     frame_previous: 32,
     frame_executable: 33,
     frame_instr_ptr: 34,
+    frame_localsplus: 35,
     frame_owner: 36,
     code_filename: 40,
     code_name: 41,
     code_qualname: 42,
     code_linetable: 43,
     code_firstlineno: 44,
+    code_argcount: 45,
     code_localsplusnames: 46,
     code_adaptive: 48,
     code_tlbc: Some(49),
@@ -135,12 +141,14 @@ const FIELDS_3_15: Fields = Fields {
     frame_previous: 40,
     frame_executable: 41,
     frame_instr_ptr: 42,
+    frame_localsplus: 43,
     frame_owner: 44,
     code_filename: 48,
     code_name: 49,
     code_qualname: 50,
     code_linetable: 51,
     code_firstlineno: 52,
+    code_argcount: 53,
     code_localsplusnames: 54,
     code_adaptive: 56,
     code_tlbc: Some(57),
@@ -207,17 +215,16 @@ pub fn layout(table: &[u8]) -> Result<Layout, LayoutNotFound> {
     walk.check()
         .map_err(|error| LayoutNotFound::from((version, error)))?;
     let code = table.code(fields)?;
-    let fits = code
-        .offsets()
-        .into_iter()
-        .all(|offset| offset < MAX_CODE_OFFSET);
-    if !fits {
+    let locals = table.locals(fields)?;
+    let fits = |offset: u16| offset < MAX_CODE_OFFSET;
+    if !code.offsets().into_iter().all(fits) || !fits(locals.n_keywords) {
         let reason = "a field of the code object lies too far".to_owned();
         return Err(LayoutNotFound::BadOffsets { version, reason });
     }
     Ok(Layout {
         walk,
         code,
+        locals,
         interp_modules: Some(table.offset(fields.interp_modules)?),
         gc_stats: table.gc_stats(fields),
     })
@@ -288,6 +295,7 @@ impl Table<'_> {
             first_line: self.offset(fields.code_firstlineno)?,
             line_table: self.offset(fields.code_linetable)?,
             first_instruction: self.offset(fields.code_adaptive)?,
+            bytecode: ABSENT,
             thread_bytecode: match fields.code_tlbc {
                 Some(idx) if self.free_threaded => self.offset(idx)?,
                 Some(_) | None => ABSENT,
@@ -298,6 +306,18 @@ impl Table<'_> {
             line_table_format: LineTableFormat::Locations,
             str: StrLayout::of_version(self.version.0, self.free_threaded),
         })
+    }
+
+    /// The table lacks `co_flags`, which lies right in front of `co_argcount` (`Include/cpython/code.h`, 3.13 to 3.15).
+    fn locals(&self, fields: &Fields) -> Result<LocalsLayout, LayoutNotFound> {
+        const FLAGS_BYTES: u16 = 4;
+        let n_arguments = self.offset(fields.code_argcount)?;
+        Ok(LocalsLayout::of_frames(
+            self.offset(fields.frame_localsplus)?,
+            n_arguments.saturating_sub(FLAGS_BYTES),
+            n_arguments,
+            self.offset(fields.code_localsplusnames)?,
+        ))
     }
 
     /// The statistics of the garbage collector, which the table names from 3.15 on; before, they follow the lists of the

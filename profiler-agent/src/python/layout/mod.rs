@@ -20,6 +20,8 @@ pub struct Layout {
     pub walk: PyLayout,
     /// For symbolizing.
     pub code: CodeLayout,
+    /// For local variables.
+    pub locals: LocalsLayout,
     /// `imports.modules` of the interpreter, where the process itself says it: releases of 3.14 differ.
     pub interp_modules: Option<u16>,
     /// Statistics of the cyclic garbage collector; `None`: not known of this release.
@@ -76,6 +78,8 @@ pub struct CodeLayout {
     pub line_table: u16,
     /// `co_code_adaptive` (3.11+): the first instruction; else [`ABSENT`].
     pub first_instruction: u16,
+    /// `co_code` (up to 3.10): the bytecode, a bytes object; else [`ABSENT`].
+    pub bytecode: u16,
     /// `co_tlbc` (free-threaded 3.14+): the copies of the bytecode, one a thread; else [`ABSENT`].
     pub thread_bytecode: u16,
     /// `PyBytesObject`: `ob_size`.
@@ -90,6 +94,63 @@ pub struct CodeLayout {
     pub str: StrLayout,
 }
 
+/// Where a frame keeps its local variables, and its code object their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalsLayout {
+    /// `f_localsplus` of a frame object (up to 3.10), `localsplus` of a frame: the first variable, a word each.
+    pub slots: u16,
+    /// `co_argcount` (int): positional arguments.
+    pub n_arguments: u16,
+    /// `co_kwonlyargcount` (int).
+    pub n_keywords: u16,
+    /// `co_flags` (int).
+    pub flags: u16,
+    /// The names.
+    pub names: LocalNames,
+}
+
+/// Where a code object has the names of its variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalNames {
+    /// `co_varnames`, which `co_freevars` and `co_cellvars` follow: tuples of str. In a frame the free variables come
+    /// last (up to 3.10).
+    ByKind {
+        /// `co_varnames`.
+        variables: u16,
+    },
+    /// `co_localsplusnames`, a tuple of str, which `co_localspluskinds` follows: bytes, one for each (3.11+).
+    Together {
+        /// `co_localsplusnames`.
+        names: u16,
+    },
+}
+
+impl LocalsLayout {
+    /// Up to 3.10; `first_line` and `filename` are those of the code object.
+    const fn of_frame_objects(slots: u16, filename: u16, first_line: u16) -> Self {
+        Self {
+            slots,
+            n_arguments: 16,
+            n_keywords: first_line - 16,
+            flags: first_line - 4,
+            names: LocalNames::ByKind {
+                variables: filename - 32,
+            },
+        }
+    }
+
+    /// 3.11 and newer: between both counts of arguments lies that of positional-only ones.
+    const fn of_frames(slots: u16, flags: u16, n_arguments: u16, names: u16) -> Self {
+        Self {
+            slots,
+            n_arguments,
+            n_keywords: n_arguments.saturating_add(8),
+            flags,
+            names: LocalNames::Together { names },
+        }
+    }
+}
+
 /// A version of CPython, as `PY_VERSION_HEX` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(pub u32);
@@ -102,6 +163,12 @@ impl Version {
     #[must_use]
     pub const fn minor(self) -> (u8, u8) {
         ((self.0 >> 24) as u8, (self.0 >> 16) as u8)
+    }
+
+    /// Whether it is a release, and neither an alpha, a beta nor a candidate.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        self.0 >> 4 & 0xf == 0xf
     }
 
     /// Bytes of a pool of small objects, and the alignment of pools, in builds with the GIL (`POOL_SIZE` in
@@ -199,6 +266,7 @@ const fn code(
         first_line,
         line_table,
         first_instruction,
+        bytecode: ABSENT,
         thread_bytecode: ABSENT,
         bytes_size: 16,
         bytes_data: 32,
@@ -253,15 +321,19 @@ const fn frame_objects(
             gc_is_of_runtime: gc_stats.is_of_runtime(),
             reserved: 0,
         },
-        code: code(
-            104,
-            40,
-            120,
-            ABSENT,
-            ABSENT,
-            format,
-            StrLayout::of_version(Version::new(3, minor, 0).0, false),
-        ),
+        code: CodeLayout {
+            bytecode: 48,
+            ..code(
+                104,
+                40,
+                120,
+                ABSENT,
+                ABSENT,
+                format,
+                StrLayout::of_version(Version::new(3, minor, 0).0, false),
+            )
+        },
+        locals: LocalsLayout::of_frame_objects(if minor == 10 { 352 } else { 360 }, 104, 40),
         interp_modules: None,
         gc_stats: Some(gc_stats),
     }
@@ -277,6 +349,8 @@ const LAYOUT_3_7: Layout = {
     layout.code.name = 104;
     layout.code.first_line = 36;
     layout.code.line_table = 112;
+    layout.locals = LocalsLayout::of_frame_objects(360, 96, 36);
+    layout.code.bytecode = 40;
     layout
 };
 
@@ -292,6 +366,7 @@ const LAYOUT_3_6: Layout = {
     layout.walk.frame_bytes = 128;
     layout.walk.gil_kind = GilKind::Unknown;
     layout.walk.gil = ABSENT;
+    layout.locals = LocalsLayout::of_frame_objects(376, 96, 36);
     layout.gc_stats = None;
     layout.walk.gc_collecting = ABSENT;
     layout
@@ -338,6 +413,7 @@ const LAYOUT_3_11: Layout = Layout {
         LineTableFormat::Locations,
         StrLayout::of_version(Version::new(3, 11, 0).0, false),
     ),
+    locals: LocalsLayout::of_frames(72, 48, 56, 96),
     interp_modules: None,
     gc_stats: Some(GcStatsPlace::Interpreter(776)),
 };
@@ -383,6 +459,7 @@ const LAYOUT_3_12: Layout = Layout {
         LineTableFormat::Locations,
         StrLayout::of_version(Version::new(3, 12, 0).0, false),
     ),
+    locals: LocalsLayout::of_frames(72, 48, 52, 96),
     interp_modules: None,
     gc_stats: Some(GcStatsPlace::Interpreter(240)),
 };

@@ -155,6 +155,46 @@ async fn a_scope_for_the_status_reads_nothing_of_processes() {
 }
 
 #[tokio::test]
+async fn local_variables_are_for_who_may_everything_and_only_if_the_agent_allows_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for allow_locals in [false, true] {
+        let config = ServeConfig {
+            allow_locals,
+            token_file: Some(secret(folder.path(), "tokens", &tokens())),
+            ..config("127.0.0.1:0")
+        };
+        let running = serve(Server::bind(&config).unwrap());
+        let mut client = running.client().await;
+        for (token, code) in [
+            // The agent here has no stacks.
+            (ALL, Code::Unavailable),
+            (SHOP, Code::PermissionDenied),
+            (STATUS, Code::PermissionDenied),
+        ] {
+            let code = match (allow_locals, code) {
+                (false, Code::Unavailable) => Code::FailedPrecondition,
+                _ => code,
+            };
+            let request = proto::DumpStacksRequest {
+                locals: proto::LocalsDetail::Short.into(),
+                ..Default::default()
+            };
+            let error = client.dump_stacks(with_token(request, token)).await;
+            let error = error.unwrap_err();
+            assert_eq!(error.code(), code, "{token}: {error}");
+            assert_eq!(error.message().lines().count(), 1);
+        }
+        let request = proto::DumpStacksRequest {
+            locals: 77,
+            ..Default::default()
+        };
+        let error = client.dump_stacks(with_token(request, ALL)).await;
+        assert_eq!(error.unwrap_err().code(), Code::InvalidArgument);
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_scope_of_namespaces_sees_those_and_others_as_if_they_were_not_there() {
     let folder = tempfile::tempdir().unwrap();
     let running = with_tokens(folder.path());

@@ -59,6 +59,7 @@ fn pulled(profile_type: ProfileType, duration: Duration) -> Profile {
             tid: PID,
             thread_name: "MainThread".into(),
         }),
+        instruction: None,
         values: [1, 1000, 1, 1000, 5000, 6].into(),
     });
     aggregator.finish(duration, Vec::new())

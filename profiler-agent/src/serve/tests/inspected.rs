@@ -49,11 +49,12 @@ async fn what_is_not_there_is_not_found() {
     };
     let request = proto::DumpStacksRequest {
         selector: Some(selector),
+        ..proto::DumpStacksRequest::default()
     };
     let status = client.dump_stacks(request).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     // The agent here does not answer for the process that there is.
-    let request = proto::DumpStacksRequest { selector: None };
+    let request = proto::DumpStacksRequest::default();
     let status = client.dump_stacks(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     running.stop().await;

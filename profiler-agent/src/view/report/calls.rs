@@ -84,25 +84,30 @@ fn text(question: &Question<'_>, end: End) -> String {
     let [words, nobody] = end.words();
     let mut text = format!("{own:>12}{total:>12}       %\n");
     for (function, calls) in chosen(question, end) {
-        let name = question
-            .style
-            .fit(&function_text(profile, function.function), words.len() + 1);
+        let style = question.style;
+        let name = style.fit(
+            &function_text(profile, function.function, style),
+            words.len() + 1,
+        );
         // Writing to a String does not fail.
         let _ = writeln!(text, "{name} {words}");
         for call in &calls {
-            let _ = writeln!(
-                text,
-                "{:>12}{:>12}  {:>5.1}%    {}",
+            let numbers = format!(
+                "{:>12}{:>12}  {:>5.1}%    ",
                 cell(unit, call.own.weight),
                 cell(unit, call.total.weight),
                 100.0 * share(call.total.weight, function.total.weight),
-                question
-                    .style
-                    .fit(&function_text(profile, end.of(call).1), NUMBERS)
             );
+            let other = function_text(profile, end.of(call).1, style);
+            let _ = writeln!(text, "{numbers}{}", style.fit(&other, numbers.len()));
         }
         if calls.is_empty() {
-            let _ = writeln!(text, "{:NUMBERS$}{nobody}", "");
+            let indent = if style.is_narrower(NUMBERS + nobody.len()) {
+                4
+            } else {
+                NUMBERS
+            };
+            let _ = writeln!(text, "{:indent$}{nobody}", "");
         }
     }
     text

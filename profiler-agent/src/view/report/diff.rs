@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::style::{Style, cell, heads, kind_name, place_text};
+use super::select::{pattern_texts, restrict};
+use super::style::{Style, cell, heads, kind_name, not_all, place_text};
 use super::{Restriction, note, remarks, sentence};
 use crate::format::{escape, thousands, unix_seconds};
 use crate::profile::chance::{Estimate, MAX_CHANCE};
@@ -16,8 +17,8 @@ use crate::profile::query::n_processes;
 /// Rows when nobody says how many.
 const DEFAULT_TOP: usize = 30;
 
-/// Columns of the numbers.
-const NUMBERS: usize = 73;
+/// A narrower terminal has room for one change: that which the rows are sorted by.
+const MIN_COLUMNS: usize = 110;
 
 /// What is looked at, and how.
 #[derive(Debug)]
@@ -45,22 +46,23 @@ pub struct DiffQuestion<'a> {
 /// As text.
 #[must_use]
 pub fn text(question: &DiffQuestion<'_>) -> String {
+    let style = question.style;
     let mut text = String::new();
     for (name, side) in [("before: ", 0), ("after:  ", 1)] {
-        text.push_str(name);
-        text.push_str(&sentence(question.profiles[side], question.measures[side]));
+        let sentence = sentence(question.profiles[side], question.measures[side]);
+        text.push_str(&style.prose(&format!("{name}{sentence}")));
     }
     text.push_str(note(question.profiles[1]));
-    text.push_str(&compared(question.diff));
+    text.push_str(&style.prose(&compared(question.diff)));
     text.push('\n');
-    text.push_str(&table(question));
+    text.push_str(&style.bounded(table(question)));
     if let Some((allowed, verdict)) = &question.verdict {
         text.push('\n');
-        text.push_str(&verdict_text(question, *allowed, verdict));
+        text.push_str(&style.prose(&verdict_text(question, *allowed, verdict)));
     }
     for (name, side) in [("before", 0), ("after", 1)] {
         let title = format!("not in the profile {name}, or not complete:");
-        text.push_str(&remarks(&title, &question.profiles[side].comments));
+        text.push_str(&remarks(style, &title, &question.profiles[side].comments));
     }
     text
 }
@@ -120,38 +122,48 @@ fn table(question: &DiffQuestion<'_>) -> String {
         Grain::Functions => "function",
         Grain::Lines => "line",
     };
-    let mut text = format!(
-        "{:>10}  {:>7}  {:>7}   {:>5}    {:>10}  {:>7}  {:>7}   {:>5}\n",
-        own, "", "", "", total, "", "", ""
-    );
-    text = format!("{}\n", text.trim_end());
+    let style = question.style;
     let columns = format!(
         "{:>10}  {:>7}  {:>7}   {:>5}",
         "change", "after", "change", "error"
     );
-    let _ = writeln!(text, "{columns}    {columns}  {what}");
+    let is_narrow = style.is_narrower(MIN_COLUMNS);
+    let [sorted, other] = if question.by_total {
+        [total, own]
+    } else {
+        [own, total]
+    };
+    let mut text = if is_narrow {
+        format!("{sorted:>10}\n{columns}  {what}\n")
+    } else {
+        let gap = columns.len() - 10 + 4;
+        format!(
+            "{own:>10}{:gap$}{total:>10}\n{columns}    {columns}  {what}\n",
+            ""
+        )
+    };
     for row in &rows {
-        let numbers = format!(
-            "{}    {}",
-            change_text(unit, &row.own),
-            change_text(unit, &row.total)
-        );
-        let style = question.style;
+        let [of_own, of_total] = [&row.own, &row.total].map(|it| change_text(unit, it));
+        let numbers = match (is_narrow, question.by_total) {
+            (false, _) => format!("{of_own}    {of_total}"),
+            (true, false) => of_own,
+            (true, true) => of_total,
+        };
         let change = if question.by_total {
             &row.total
         } else {
             &row.own
         };
+        let name = row_text(row, question.grain, style);
+        let name = style.fit(&name, numbers.len() + 2);
         let numbers = style.by_change(&numbers, &change.change);
-        let name = style.fit(&row_text(row, question.grain), NUMBERS + 2);
         let _ = writeln!(text, "{numbers}  {name}");
     }
-    if rows.len() < n_all {
+    text.push_str(&not_all(rows.len(), n_all, what));
+    if is_narrow {
         let _ = writeln!(
             text,
-            "{} of {} {what}s; --top N shows more",
-            thousands(rows.len() as i64),
-            thousands(n_all as i64)
+            "{other}: in {MIN_COLUMNS} columns, or with --sort {other}"
         );
     }
     text
@@ -201,17 +213,21 @@ fn signed(part: f64) -> String {
     }
 }
 
-fn row_text(row: &Row, grain: Grain) -> String {
+/// The line that a row is at.
+const fn row_line(row: &Row, grain: Grain) -> u32 {
+    match grain {
+        Grain::Functions => row.start_line,
+        Grain::Lines => row.place.line,
+    }
+}
+
+fn row_text(row: &Row, grain: Grain, style: Style) -> String {
     let place = &row.place;
     let name = match &*place.name {
         "" => "<no name>".into(),
         name => escape(name),
     };
-    let line = match grain {
-        Grain::Functions => row.start_line,
-        Grain::Lines => place.line,
-    };
-    match place_text(place.kind, &place.filename, line) {
+    match place_text(place.kind, &place.filename, row_line(row, grain), style) {
         place if place.is_empty() => name.into_owned(),
         place => format!("{name}  {place}"),
     }
@@ -230,11 +246,16 @@ fn verdict_text(question: &DiffQuestion<'_>, allowed: f64, verdict: &Verdict) ->
             let (value, error) = (signed(total.value), percent(total.error()));
             let _ = writeln!(text, "  {value} % (error {error} %)  all of it");
         }
+        if question.grain == Grain::Lines && !verdict.grown.is_empty() {
+            text.push_str(
+                "  (lines are compared by their numbers: they may only have moved; without --lines functions are compared)\n",
+            );
+        }
         for idx in verdict.grown.iter().take(DEFAULT_TOP) {
             let row = &diff.rows[*idx];
             let change = &row.total.change;
             let (value, error) = (signed(change.value), percent(change.error()));
-            let name = row_text(row, question.grain);
+            let name = row_text(row, question.grain, question.style);
             let _ = writeln!(text, "  {value} % (error {error} %)  {name}");
         }
     } else {
@@ -263,23 +284,10 @@ fn verdict_text(question: &DiffQuestion<'_>, allowed: f64, verdict: &Verdict) ->
 fn chosen<'a>(question: &DiffQuestion<'a>) -> (Vec<&'a Row>, usize) {
     let mut rows = question.diff.by_change(question.by_total);
     let n_all = rows.len();
-    for restriction in question.restrictions {
-        match restriction {
-            Restriction::Number(number) => rows.truncate(*number),
-            Restriction::Share(share) => {
-                let number = (rows.len() as f64 * share + 0.5) as usize;
-                rows.truncate(number);
-            }
-            Restriction::Pattern(pattern) => rows.retain(|row| {
-                let place = &row.place;
-                let line = match question.grain {
-                    Grain::Functions => row.start_line,
-                    Grain::Lines => place.line,
-                };
-                pattern.is_match(&format!("{}:{line}({})", place.filename, place.name))
-            }),
-        }
-    }
+    restrict(&mut rows, question.restrictions, |row| {
+        let line = row_line(row, question.grain);
+        pattern_texts(&row.place.filename, line, &row.place.name)
+    });
     match question.top {
         Some(top) => rows.truncate(top),
         None if question.restrictions.is_empty() => rows.truncate(DEFAULT_TOP),
@@ -349,10 +357,7 @@ pub fn json(question: &DiffQuestion<'_>) -> Value {
 }
 
 fn row_json(row: &Row, grain: Grain) -> Value {
-    let line = match grain {
-        Grain::Functions => row.start_line,
-        Grain::Lines => row.place.line,
-    };
+    let line = row_line(row, grain);
     let is_known = row.place.kind == FrameKind::Python && line > 0;
     json!({
         "function": row.place.name,

@@ -6,45 +6,47 @@ use serde_json::Value;
 
 use super::Question;
 use super::select::selected;
-use super::style::{cell, function_json, function_text, heads, share};
+use super::style::{cell, function_json, function_text, heads, not_all, share};
 use crate::format::thousands;
 use crate::profile::calls::{FunctionAmounts, functions};
 
 /// Functions when nobody says how many.
 const DEFAULT_TOP: usize = 30;
 
-/// Columns of the numbers.
-const NUMBERS: usize = 47;
+/// A narrower terminal has no room for the column of samples.
+const MIN_COLUMNS: usize = 80;
 
 pub(super) fn text(question: &Question<'_>) -> String {
     let (rows, n_all) = chosen(question);
     let unit = question.measure.unit;
     let [own, total] = heads(unit);
-    let mut text = format!("  samples  {own:>10}       %  {total:>10}       %  function\n");
+    let style = question.style;
+    let has_samples = !style.is_narrower(MIN_COLUMNS);
+    let samples = if has_samples { "  samples  " } else { "" };
+    let mut text = format!("{samples}{own:>10}       %  {total:>10}       %  function\n");
     let whole = question.measure.whole(question.profile).weight;
     for row in &rows {
+        let samples = if has_samples {
+            format!("{:>9}  ", thousands(row.total.n_samples))
+        } else {
+            String::new()
+        };
         let line = format!(
-            "{:>9}  {:>10}  {:>5.1}%  {:>10}  {:>5.1}%",
-            thousands(row.total.n_samples),
+            "{samples}{:>10}  {:>5.1}%  {:>10}  {:>5.1}%",
             cell(unit, row.own.weight),
             100.0 * share(row.own.weight, whole),
             cell(unit, row.total.weight),
             100.0 * share(row.total.weight, whole),
         );
-        let style = question.style;
-        let name = style.fit(&function_text(question.profile, row.function), NUMBERS + 2);
+        let name = style.fit(
+            &function_text(question.profile, row.function, style),
+            line.len() + 2,
+        );
         let line = style.by_share(&line, share(row.own.weight, whole));
         // Writing to a String does not fail.
         let _ = writeln!(text, "{line}  {name}");
     }
-    if rows.len() < n_all {
-        let _ = writeln!(
-            text,
-            "{} of {} functions; --top N shows more",
-            thousands(rows.len() as i64),
-            thousands(n_all as i64)
-        );
-    }
+    text.push_str(&not_all(rows.len(), n_all, "function"));
     text
 }
 

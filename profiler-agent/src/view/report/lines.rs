@@ -1,50 +1,75 @@
-//! The source of functions with what each line takes, as line_profiler and Scalene print it.
+//! The source of functions with what each line takes, as line_profiler, memory_profiler and Scalene print it.
 
+mod columns;
+mod extent;
+mod origin;
+mod page;
+
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use self::columns::Columns;
+use self::extent::{Shown, shown};
+use self::origin::mismatch;
+pub use self::page::{all_files, page};
 use super::Question;
 use super::select::selected;
-use super::style::{amount_text, cell, function_json, function_text, share};
+use super::style::{amount_text, function_json, function_text, share};
 use crate::format::escape;
 use crate::profile::calls::{FunctionAmounts, functions};
 use crate::profile::lines::{LineAmounts, Lines, lines};
-use crate::profile::measure::Amount;
-use crate::profile::model::{FrameKind, FunctionId};
+use crate::profile::measure::{Amount, Measure};
+use crate::profile::model::{FrameKind, FunctionId, Profile};
 
 /// Functions when nobody says how many.
 const DEFAULT_TOP: usize = 5;
 
-/// Lines around one with samples that are shown of a long function.
-const CONTEXT: u32 = 3;
+/// The source of a file.
+#[derive(Debug, Default)]
+pub struct Source {
+    /// A text a line, without their ends.
+    pub lines: Vec<String>,
+    /// It was changed when the profile was over already: its lines may be others by now.
+    pub is_newer: bool,
+}
 
-/// A function with more lines than this is long.
-const LONG: u32 = 60;
-
-/// The source of a file, a text a line, without their ends.
-pub type Source = Vec<String>;
+/// Files by their names: their source, or in a few words why it is not here.
+pub type Sources = BTreeMap<String, Result<Source, String>>;
 
 /// The files whose source this view shows.
 #[must_use]
 pub fn files(question: &Question<'_>) -> Vec<String> {
-    let files = chosen(question)
+    files_of(question, chosen(question, Some(DEFAULT_TOP)))
+}
+
+/// The files of these functions, each once, in the order of the functions.
+fn files_of(question: &Question<'_>, functions: Vec<(FunctionAmounts, Lines)>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let files = functions
         .into_iter()
-        .map(|(function, _)| file(question, function.function));
-    let mut files: Vec<String> = files.collect();
-    files.sort_unstable();
-    files.dedup();
-    files
+        .map(|(function, _)| file(question.profile, function.function))
+        .filter(|file| seen.insert(*file));
+    files.map(str::to_owned).collect()
 }
 
-fn file(question: &Question<'_>, function: FunctionId) -> String {
-    let function = question.profile.functions.get(function.0 as usize);
-    let file = function.map_or("", |function| question.profile.str(function.filename));
-    file.to_owned()
+fn file(profile: &Profile, function: FunctionId) -> &str {
+    let function = profile.functions.get(function.0 as usize);
+    function.map_or("", |function| profile.str(function.filename))
 }
 
-/// The Python functions that are asked for, with their lines.
-fn chosen(question: &Question<'_>) -> Vec<(FunctionAmounts, Lines)> {
+/// What a function's lines take by themselves.
+fn own_of(lines: &Lines) -> Amount {
+    let mut own = Amount::default();
+    for line in lines.values() {
+        own.add(line.own());
+    }
+    own
+}
+
+/// The Python functions that are asked for, with their lines; so many when nobody says how many.
+fn chosen(question: &Question<'_>, default_top: Option<usize>) -> Vec<(FunctionAmounts, Lines)> {
     let profile = question.profile;
     let mut by_function = lines(profile, question.measure);
     let is_python = |it: &FunctionAmounts| {
@@ -55,15 +80,16 @@ fn chosen(question: &Question<'_>) -> Vec<(FunctionAmounts, Lines)> {
     all.retain(is_python);
     // A function's own is what its lines take: machine code that it calls included.
     for function in &mut all {
-        let lines = by_function.get(&function.function);
-        function.own = Amount::default();
-        for line in lines.iter().flat_map(|lines| lines.values()) {
-            function.own.add(line.own());
-        }
+        function.own = by_function
+            .get(&function.function)
+            .map_or_else(Amount::default, own_of);
     }
     let (mut rows, _) = selected(question, all);
-    if question.top.is_none() && question.restrictions.is_empty() {
-        rows.truncate(DEFAULT_TOP);
+    if let Some(top) = default_top
+        && question.top.is_none()
+        && question.restrictions.is_empty()
+    {
+        rows.truncate(top);
     }
     let with_lines = rows.into_iter().map(|row| {
         let lines = by_function.remove(&row.function).unwrap_or_default();
@@ -75,183 +101,128 @@ fn chosen(question: &Question<'_>) -> Vec<(FunctionAmounts, Lines)> {
 pub(super) fn text(question: &Question<'_>) -> String {
     let unit = question.measure.unit;
     let whole = question.measure.whole(question.profile).weight;
+    let columns = Columns::new(question);
     let mut text = String::new();
-    for (function, lines) in chosen(question) {
+    for (function, lines) in chosen(question, Some(DEFAULT_TOP)) {
         if !text.is_empty() {
             text.push('\n');
         }
-        // Writing to a String does not fail.
-        let _ = writeln!(
-            text,
-            "{}: {} of its own, {} in all ({:.1}%)",
-            function_text(question.profile, function.function),
+        let id = function.function;
+        let style = question.style;
+        text.push_str(&style.prose(&format!(
+            "{}: {} of its own, {} in all ({:.1}%)\n",
+            function_text(question.profile, id, style),
             amount_text(unit, function.own.weight),
             amount_text(unit, function.total.weight),
             100.0 * share(function.total.weight, whole)
-        );
-        let _ = writeln!(
-            text,
-            "    line      total       %     python     native     kernel  source"
-        );
-        let file = file(question, function.function);
-        let source = question.sources.get(&file);
-        let start = question.profile.functions[function.function.0 as usize].start_line;
-        for line in shown(&lines, start, source) {
+        )));
+        let file = file(question.profile, id);
+        let source = question.sources.get(file);
+        let known = source.and_then(|source| source.as_ref().ok());
+        let code = known.map(|source| source.lines.as_slice());
+        let start = question.profile.functions[id.0 as usize].start_line;
+        for problem in problems(question.profile, id, &lines, source) {
+            text.push_str(&style.prose(&format!("    {problem}: {}\n", escape(file))));
+        }
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "    line {}  source", columns.head(question.profile));
+        for line in shown(&lines, start, code) {
             match line {
                 Shown::Gap => text.push_str("     ...\n"),
                 Shown::Line(number) => {
-                    write_line(&mut text, question, whole, number, &lines, source);
+                    let its = lines.get(&number);
+                    let numbers = columns.row(id, number, its);
+                    let label = format!("{:>8}", label(number));
+                    let code = escape(code_at(code, number));
+                    let code = style.fit(&code, label.len() + numbers.len() + 3);
+                    let numbers = style.by_share(&numbers, columns.own_share(its));
+                    let row = format!("{label} {numbers}  {code}");
+                    let _ = writeln!(text, "{}", row.trim_end());
                 }
             }
         }
-        if source.is_none() {
-            let _ = writeln!(text, "    the source is not here: {}", escape(&file));
-        }
+    }
+    let left_out = columns.left_out();
+    if !left_out.is_empty() {
+        let left_out = left_out.join(", ");
+        let said = format!("\nin a wider terminal there are columns of {left_out} too\n");
+        text.push_str(&question.style.prose(&said));
     }
     text
 }
 
-/// What is printed of a function.
-#[derive(Debug, PartialEq, Eq)]
-enum Shown {
-    Line(u32),
-    Gap,
-}
-
-/// The lines of a function: all of a short one, of a long one those with samples and what is around them.
-fn shown(lines: &Lines, start: u32, source: Option<&Source>) -> Vec<Shown> {
-    let last = lines.keys().next_back().copied().unwrap_or(start);
-    let Some(source) = source else {
-        return lines.keys().map(|line| Shown::Line(*line)).collect();
-    };
-    let sampled = lines
-        .keys()
-        .copied()
-        .find(|line| *line > 0)
-        .unwrap_or(start.max(1));
-    let first = match start {
-        0 => begin_of_block(source, sampled),
-        start => start.min(sampled),
-    };
-    let end = end_of_block(source, first, last);
-    let is_long = end - first >= LONG;
-    let is_near = |line: u32| {
-        !is_long
-            || line == first
-            || lines
-                .range(line.saturating_sub(CONTEXT).max(1)..=line.saturating_add(CONTEXT))
-                .next()
-                .is_some()
-    };
-    let mut rows = Vec::new();
-    for line in first..=end {
-        if is_near(line) {
-            rows.push(Shown::Line(line));
-        } else if rows.last() != Some(&Shown::Gap) {
-            rows.push(Shown::Gap);
-        }
+fn label(number: u32) -> String {
+    match number {
+        0 => "-".to_owned(),
+        number => number.to_string(),
     }
-    if lines.contains_key(&0) {
-        rows.push(Shown::Line(0));
-    }
-    rows
 }
 
-fn indent(line: &str) -> usize {
-    line.len() - line.trim_start().len()
+/// A line of the source; empty where there is none.
+fn code_at(source: Option<&[String]>, number: u32) -> &str {
+    let idx = (number as usize).checked_sub(1);
+    let line = source.and_then(|source| source.get(idx?));
+    line.map_or("", String::as_str)
 }
 
-/// The line of the `def` that a line is in, where the profile does not say it; without one the line itself.
-fn begin_of_block(source: &Source, line: u32) -> u32 {
-    let above = source.get(..line as usize).unwrap_or_default();
-    let Some((own, above)) = above.split_last() else {
-        return line;
-    };
-    let is_def = |text: &&String| {
-        let code = text.trim_start();
-        indent(text) < indent(own) && (code.starts_with("def ") || code.starts_with("async def "))
-    };
-    let found = above.iter().rposition(|text| is_def(&text));
-    found.map_or(line, |idx| idx as u32 + 1)
-}
-
-/// The last line of what begins at `first` and goes on to `last` at least: where a line is indented no more than the first.
-fn end_of_block(source: &Source, first: u32, last: u32) -> u32 {
-    let at = |number: u32| source.get(number as usize - 1).map(String::as_str);
-    let last = last.max(first);
-    let Some(outer) = at(first).map(indent) else {
-        return last;
-    };
-    let mut end = last;
-    let mut number = last;
-    while let Some(line) = at(number + 1) {
-        number += 1;
-        if line.trim().is_empty() {
-            continue;
-        }
-        // A closing bracket of the first line's own.
-        if indent(line) <= outer && !line.trim_start().starts_with([')', ']', '}']) {
-            break;
-        }
-        end = number;
-    }
-    end
-}
-
-fn write_line(
-    text: &mut String,
-    question: &Question<'_>,
-    whole: i64,
-    number: u32,
+/// What is to be said of the source of a function; nothing of one that is as it was.
+fn problems(
+    profile: &Profile,
+    function: FunctionId,
     lines: &Lines,
-    source: Option<&Source>,
-) {
-    let unit = question.measure.unit;
-    let code = source
-        .and_then(|source| source.get((number as usize).checked_sub(1)?))
-        .map_or("", String::as_str);
-    let code = escape(code);
-    let label = if number == 0 {
-        "-".to_owned()
-    } else {
-        number.to_string()
+    source: Option<&Result<Source, String>>,
+) -> Vec<String> {
+    let mismatch = match source {
+        Some(Ok(source)) => mismatch(profile, function, lines, &source.lines),
+        Some(Err(_)) | None => None,
     };
-    let numbers = match lines.get(&number) {
-        None => " ".repeat(51),
-        Some(line) => {
-            let part = |weight: i64| match weight {
-                0 => String::new(),
-                weight => cell(unit, weight),
-            };
-            format!(
-                "{:>10}  {:>5.1}%  {:>9}  {:>9}  {:>9}",
-                cell(unit, line.total.weight),
-                100.0 * share(line.total.weight, whole),
-                part(line.python.weight),
-                part(line.native.weight),
-                part(line.kernel.weight),
-            )
-        }
-    };
-    let own = lines.get(&number).map_or(0, |line| line.own().weight);
-    let style = question.style;
-    let code = style.fit(&code, 63);
-    let row = format!(
-        "{label:>8} {}  {code}",
-        style.by_share(&numbers, share(own, whole))
-    );
-    let _ = writeln!(text, "{}", row.trim_end());
+    problem(source).into_iter().chain(mismatch).collect()
+}
+
+/// What is to be said of a file's source, whatever is in it.
+pub(super) fn problem(source: Option<&Result<Source, String>>) -> Option<String> {
+    match source {
+        None => Some("the source is not here".to_owned()),
+        Some(Err(reason)) => Some(format!("the source is not here ({})", escape(reason))),
+        Some(Ok(source)) if source.is_newer => Some(
+            "the source was changed after the profile was recorded, lines may be others".to_owned(),
+        ),
+        Some(Ok(_)) => None,
+    }
 }
 
 pub(super) fn json(question: &Question<'_>) -> Value {
-    let rows = chosen(question).into_iter().map(|(function, lines)| {
-        let mut row = function_json(question.profile, function.function);
+    let profile = question.profile;
+    let values: Vec<_> = Measure::all(profile)
+        .into_iter()
+        .map(|measure| {
+            (
+                profile.sample_types[measure.idx].kind,
+                lines(profile, measure),
+            )
+        })
+        .collect();
+    let rows = chosen(question, Some(DEFAULT_TOP)).into_iter();
+    let rows = rows.map(|(function, lines)| {
+        let id = function.function;
+        let mut row = function_json(profile, id);
         row["self"] = function.own.weight.into();
         row["total"] = function.total.weight.into();
-        let file = file(question, function.function);
-        let source = question.sources.get(&file);
+        let source = question.sources.get(file(profile, id));
+        let known = source.and_then(|source| source.as_ref().ok());
+        let problems = problems(profile, id, &lines, source);
+        row["source_problem"] = match problems.as_slice() {
+            [] => Value::Null,
+            problems => problems.join("; ").into(),
+        };
         let line_json = |(number, line): (&u32, &LineAmounts)| {
-            let code = source.and_then(|source| source.get((*number as usize).checked_sub(1)?));
+            let code =
+                known.and_then(|source| source.lines.get((*number as usize).checked_sub(1)?));
+            let total = |of: &Lines| of.get(number).map_or(0, |line| line.total.weight);
+            let values: serde_json::Map<String, Value> = values
+                .iter()
+                .filter_map(|(kind, of)| Some(((*kind).to_owned(), total(of.get(&id)?).into())))
+                .collect();
             serde_json::json!({
                 "line": number,
                 "samples": line.total.n_samples,
@@ -259,6 +230,7 @@ pub(super) fn json(question: &Question<'_>) -> Value {
                 "python": line.python.weight,
                 "native": line.native.weight,
                 "kernel": line.kernel.weight,
+                "values": values,
                 "source": code,
             })
         };
@@ -266,44 +238,4 @@ pub(super) fn json(question: &Question<'_>) -> Value {
         row
     });
     rows.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn source(text: &str) -> Source {
-        text.lines().map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn a_function_ends_where_the_next_one_begins() {
-        let source = source(
-            "import os\n\ndef f(\n    a,\n):\n    x = 1\n\n    return x\n\ndef g():\n    pass\n",
-        );
-        assert_eq!(end_of_block(&source, 3, 6), 8);
-        assert_eq!(end_of_block(&source, 10, 10), 11);
-        // Behind its end: the file is another one by now.
-        assert_eq!(end_of_block(&source, 90, 95), 95);
-        assert_eq!(begin_of_block(&source, 8), 3);
-        assert_eq!(begin_of_block(&source, 1), 1);
-        assert_eq!(begin_of_block(&source, 90), 90);
-    }
-
-    #[test]
-    fn of_a_long_function_the_lines_around_samples_are_shown() {
-        let text = format!("def f():\n{}", "    x = 1\n".repeat(100));
-        let lines: Lines = [(50, LineAmounts::default())].into();
-        let shown = shown(&lines, 1, Some(&source(&text)));
-        let mut expected = vec![Shown::Line(1), Shown::Gap];
-        expected.extend((47..=53).map(Shown::Line));
-        expected.push(Shown::Gap);
-        assert_eq!(shown, expected);
-    }
-
-    #[test]
-    fn without_source_the_lines_with_samples_are_shown() {
-        let lines: Lines = [(5, LineAmounts::default()), (9, LineAmounts::default())].into();
-        assert_eq!(shown(&lines, 3, None), [Shown::Line(5), Shown::Line(9)]);
-    }
 }

@@ -1,6 +1,7 @@
 //! `pyagent report`: views of a profile that a terminal or a program reads. One file a view, one row of [`VIEWS`] each;
 //! text out, no I/O.
 
+mod bytecode;
 mod calls;
 pub mod diff;
 mod functions;
@@ -10,13 +11,14 @@ mod select;
 mod style;
 mod tree;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-pub use self::lines::{Source, files};
-pub use self::select::{Restriction, RestrictionError, SortKey};
+pub use self::bytecode::{bytecode_files, has_bytecode};
+pub use self::groups::matches_any_group;
+pub use self::lines::{Source, Sources, all_files, files, page};
+pub use self::select::{Restriction, RestrictionError, SortKey, matches_any};
 pub use self::style::Style;
 use self::style::{amount_text, unit_name};
 use super::columns::wrapped;
@@ -75,6 +77,12 @@ pub static VIEWS: &[View] = &[
         json: lines::json,
     },
     View {
+        name: "bytecode",
+        description: "the instructions of functions, below their lines, of a profile that was recorded with them",
+        text: bytecode::text,
+        json: bytecode::json,
+    },
+    View {
         name: "by",
         description: "how much each value of a label has",
         text: groups::text,
@@ -100,7 +108,7 @@ pub struct Question<'a> {
     /// Which frames of the tree are folded.
     pub folding: &'a Folding,
     /// The source of files by their names, for the view of lines.
-    pub sources: &'a BTreeMap<String, Source>,
+    pub sources: &'a Sources,
     /// How it looks.
     pub style: Style,
 }
@@ -126,13 +134,15 @@ impl View {
     /// As text: what is looked at, the view, and what is missing from it.
     #[must_use]
     pub fn text(&self, question: &Question<'_>) -> String {
-        let mut text = sentence(question.profile, question.measure);
+        let style = question.style;
+        let mut text = style.prose(&sentence(question.profile, question.measure));
         text.push_str(note(question.profile));
         if question.measure.whole(question.profile).weight != 0 {
             text.push('\n');
-            text.push_str(&(self.text)(question));
+            text.push_str(&style.bounded((self.text)(question)));
         }
         text.push_str(&remarks(
+            style,
             "not in the profile, or not complete:",
             &question.profile.comments,
         ));
@@ -161,13 +171,14 @@ impl View {
 }
 
 /// What is missing from a profile, below a title; nothing when nothing is.
-fn remarks(title: &str, comments: &[String]) -> String {
+fn remarks(style: Style, title: &str, comments: &[String]) -> String {
     if comments.is_empty() {
         return String::new();
     }
+    let width = style.width.map_or(REMARK_WIDTH, |it| it.min(REMARK_WIDTH));
     let mut text = format!("\n{title}\n");
     for comment in comments.iter().take(MAX_REMARKS) {
-        text.push_str(&wrapped(&escape(comment), 2, REMARK_WIDTH));
+        text.push_str(&wrapped(&escape(comment), 2, width));
     }
     if comments.len() > MAX_REMARKS {
         // Writing to a String does not fail.

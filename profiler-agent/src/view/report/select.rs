@@ -80,7 +80,7 @@ pub enum Restriction {
     Number(usize),
     /// This part of them, 0 to 1.
     Share(f64),
-    /// Those whose `file:line(name)` matches.
+    /// Those whose `file:line(name)`, name, or `module.name` matches.
     Pattern(regex::Regex),
 }
 
@@ -93,6 +93,17 @@ pub enum RestrictionError {
     /// Not a regular expression.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+}
+
+impl Restriction {
+    /// The pattern, if it is one.
+    #[must_use]
+    pub const fn pattern(&self) -> Option<&regex::Regex> {
+        match self {
+            Self::Pattern(pattern) => Some(pattern),
+            Self::Number(_) | Self::Share(_) => None,
+        }
+    }
 }
 
 impl FromStr for Restriction {
@@ -120,24 +131,73 @@ pub(super) fn selected(
 ) -> (Vec<FunctionAmounts>, usize) {
     let n_all = functions.len();
     functions.sort_by(|a, b| order(question, a, b));
-    for restriction in question.restrictions {
-        match restriction {
-            Restriction::Number(number) => functions.truncate(*number),
-            Restriction::Share(share) => {
-                // As pstats rounds.
-                let number = (functions.len() as f64 * share + 0.5) as usize;
-                functions.truncate(number);
-            }
-            Restriction::Pattern(pattern) => {
-                functions
-                    .retain(|it| pattern.is_match(&standard_name(question.profile, it.function)));
-            }
-        }
-    }
+    let texts = |it: &FunctionAmounts| texts(question.profile, it.function);
+    restrict(&mut functions, question.restrictions, texts);
     if let Some(top) = question.top {
         functions.truncate(top);
     }
     (functions, n_all)
+}
+
+/// Whether there is a function that every pattern matches.
+#[must_use]
+pub fn matches_any(profile: &Profile, restrictions: &[Restriction]) -> bool {
+    let patterns: Vec<_> = restrictions
+        .iter()
+        .filter_map(Restriction::pattern)
+        .collect();
+    let ids = (0..profile.functions.len()).map(|idx| FunctionId(idx as u32));
+    patterns.is_empty()
+        || ids.map(|id| texts(profile, id)).any(|texts| {
+            patterns
+                .iter()
+                .all(|it| texts.iter().any(|text| it.is_match(text)))
+        })
+}
+
+/// Leaves the rows that are asked for: one restriction after the other, patterns over any of a row's texts.
+pub(super) fn restrict<T, const N: usize>(
+    rows: &mut Vec<T>,
+    restrictions: &[Restriction],
+    texts: impl Fn(&T) -> [String; N],
+) {
+    for restriction in restrictions {
+        match restriction {
+            Restriction::Number(number) => rows.truncate(*number),
+            Restriction::Share(share) => {
+                // As pstats rounds.
+                let number = (rows.len() as f64 * share + 0.5) as usize;
+                rows.truncate(number);
+            }
+            Restriction::Pattern(pattern) => {
+                rows.retain(|row| texts(row).iter().any(|text| pattern.is_match(text)));
+            }
+        }
+    }
+}
+
+/// What patterns look at of a function.
+pub(super) fn texts(profile: &Profile, function: FunctionId) -> [String; 3] {
+    profile
+        .functions
+        .get(function.0 as usize)
+        .map_or_else(Default::default, |known| {
+            let [file, name] = [known.filename, known.name].map(|it| profile.str(it));
+            pattern_texts(file, known.start_line, name)
+        })
+}
+
+/// What patterns look at: `file:line(name)` as in pstats; the name, so that `dumps$` finds it; and the name behind that of its
+/// module, `json.encoder.dumps`.
+pub(super) fn pattern_texts(file: &str, line: u32, name: &str) -> [String; 3] {
+    let module = file.strip_suffix(".py").unwrap_or(file);
+    let module = module.strip_suffix("/__init__").unwrap_or(module);
+    let module = module.trim_start_matches('/').replace('/', ".");
+    [
+        format!("{file}:{line}({name})"),
+        name.to_owned(),
+        format!("{module}.{name}"),
+    ]
 }
 
 /// `file:line(name)`, with the whole path.
@@ -156,7 +216,7 @@ fn standard_name(profile: &Profile, function: FunctionId) -> String {
 fn order(question: &Question<'_>, a: &FunctionAmounts, b: &FunctionAmounts) -> Ordering {
     let profile = question.profile;
     let name = |it: &FunctionAmounts| name(profile, it.function);
-    let place = |it: &FunctionAmounts| place(profile, it.function);
+    let place = |it: &FunctionAmounts| place(profile, it.function, question.style);
     let line = |it: &FunctionAmounts| {
         let function = profile.functions.get(it.function.0 as usize);
         function.map_or(0, |function| function.start_line)

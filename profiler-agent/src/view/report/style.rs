@@ -3,7 +3,7 @@
 use crate::format::{bytes_text, escape, short_file, thousands};
 use crate::profile::measure::{Measure, Unit};
 use crate::profile::model::{FrameKind, FunctionId, Profile};
-use crate::view::columns::cut;
+use crate::view::columns::{bounded, columns, cut, wrapped};
 
 /// Where it is shown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -12,14 +12,48 @@ pub struct Style {
     pub width: Option<usize>,
     /// A terminal that shows colours.
     pub has_colors: bool,
+    /// Files with their whole paths.
+    pub has_full_filenames: bool,
+    /// Functions without their lines.
+    pub has_no_lines: bool,
 }
 
 impl Style {
     /// What does not fit behind `used` columns is cut out of the middle.
     pub(super) fn fit(self, text: &str, used: usize) -> String {
         match self.width {
-            Some(width) => cut(text, width.saturating_sub(used).max(16)),
+            Some(width) => cut(text, width.saturating_sub(used)),
             None => text.to_owned(),
+        }
+    }
+
+    /// Whether there are fewer columns than these.
+    pub(super) fn is_narrower(self, n_columns: usize) -> bool {
+        self.width.is_some_and(|width| width < n_columns)
+    }
+
+    /// Sentences, each on a line: those that do not fit go on on the next one.
+    pub(super) fn prose(self, text: &str) -> String {
+        let Some(width) = self.width else {
+            return text.to_owned();
+        };
+        let mut prose = String::new();
+        for line in text.lines() {
+            if columns(line) <= width {
+                prose.push_str(line);
+                prose.push('\n');
+            } else {
+                prose.push_str(&wrapped(line, 0, width));
+            }
+        }
+        prose
+    }
+
+    /// Rows, each on a line: of those that do not fit after all, the end is cut off.
+    pub(super) fn bounded(self, text: String) -> String {
+        match self.width {
+            Some(width) => bounded(&text, width),
+            None => text,
         }
     }
 
@@ -102,30 +136,30 @@ pub(super) fn name(profile: &Profile, function: FunctionId) -> String {
 }
 
 /// Where a function is: file and first line, or module, escaped.
-pub(super) fn place(profile: &Profile, function: FunctionId) -> String {
+pub(super) fn place(profile: &Profile, function: FunctionId, style: Style) -> String {
     let Some(function) = profile.functions.get(function.0 as usize) else {
         return String::new();
     };
     let file = profile.str(function.filename);
-    place_text(function.kind, file, function.start_line)
+    place_text(function.kind, file, function.start_line, style)
 }
 
 /// File and line, or module, escaped.
-pub(super) fn place_text(kind: FrameKind, file: &str, line: u32) -> String {
-    let file = escape(if kind == FrameKind::Python {
+pub(super) fn place_text(kind: FrameKind, file: &str, line: u32, style: Style) -> String {
+    let file = escape(if kind == FrameKind::Python && !style.has_full_filenames {
         short_file(file)
     } else {
         file
     });
     match (kind, line) {
-        (FrameKind::Python, line @ 1..) => format!("{file}:{line}"),
+        (FrameKind::Python, line @ 1..) if !style.has_no_lines => format!("{file}:{line}"),
         _ => file.into_owned(),
     }
 }
 
 /// `name  file:line`.
-pub(super) fn function_text(profile: &Profile, function: FunctionId) -> String {
-    let (name, place) = (name(profile, function), place(profile, function));
+pub(super) fn function_text(profile: &Profile, function: FunctionId, style: Style) -> String {
+    let (name, place) = (name(profile, function), place(profile, function, style));
     if place.is_empty() {
         name
     } else {
@@ -154,4 +188,16 @@ pub(super) const fn kind_name(kind: FrameKind) -> &'static str {
         FrameKind::Kernel => "kernel",
         FrameKind::Reason => "remark",
     }
+}
+
+/// That there are more rows than these; nothing when there are not.
+pub(super) fn not_all(n_rows: usize, n_all: usize, what: &str) -> String {
+    if n_rows >= n_all {
+        return String::new();
+    }
+    format!(
+        "{} of {} {what}s; --top N shows more\n",
+        thousands(n_rows as i64),
+        thousands(n_all as i64)
+    )
 }

@@ -13,8 +13,8 @@ use super::{History, Top};
 use crate::format::{duration_text, escape, thousands};
 use crate::view::columns::{cut, cut_end};
 
-/// Columns of the four numbers, with the space behind them.
-const NUMBERS: usize = 36;
+/// A terminal has room for the share of the global interpreter lock from so many columns on.
+const GIL_COLUMNS: usize = 80;
 
 /// The curve shows so many looks: at one a second, three minutes.
 const CURVE_LOOKS: usize = 180;
@@ -227,14 +227,19 @@ fn thread_columns(ui: &Ui, width: usize) -> usize {
     }
 }
 
-/// Heads of the columns of numbers, each with its width.
-pub(super) const NUMBER_WIDTHS: [usize; 4] = [7, 8, 9, 10];
+/// Widths of the columns of numbers, in the order of [`SortKey::ALL`].
+const NUMBER_WIDTHS: [usize; 5] = [7, 8, 9, 10, 7];
+
+/// The columns of numbers with their widths. That of the global interpreter lock is there where it is known.
+pub(super) fn number_columns(has_gil: bool) -> impl Iterator<Item = (SortKey, usize)> {
+    let columns = SortKey::ALL.into_iter().zip(NUMBER_WIDTHS);
+    columns.filter(move |(key, _)| has_gil || *key != SortKey::GilPercent)
+}
 
 fn table(top: &Top, ui: &mut Ui, width: usize, height: usize) -> Vec<Line<'static>> {
     let n_thread = thread_columns(ui, width);
-    let mut heads: Vec<Part<'static>> = SortKey::ALL
-        .into_iter()
-        .zip(NUMBER_WIDTHS)
+    let has_gil = top.kept.knows_gil && width >= GIL_COLUMNS;
+    let mut heads: Vec<Part<'static>> = number_columns(has_gil)
         .map(|(key, n)| {
             let style = if key == ui.choice.sort {
                 reversed().add_modifier(Modifier::BOLD | Modifier::UNDERLINED)
@@ -249,7 +254,9 @@ fn table(top: &Top, ui: &mut Ui, width: usize, height: usize) -> Vec<Line<'stati
         .concat();
     let thread = if n_thread > 0 { "Thread" } else { "" };
     let function = function_head(ui);
-    let rest = width.saturating_sub(NUMBERS + n_thread);
+    let n_numbers: usize = number_columns(has_gil).map(|(_, n)| n).sum();
+    // Two spaces are behind the numbers.
+    let rest = width.saturating_sub(n_numbers + 2 + n_thread);
     heads.push(Part::styled(
         format!("  {thread:<n_thread$}{:<rest$}", cut_end(function, rest)),
         reversed(),
@@ -260,7 +267,7 @@ fn table(top: &Top, ui: &mut Ui, width: usize, height: usize) -> Vec<Line<'stati
     ui.scroll = ui.scroll.min(n_rows.saturating_sub(ui.n_fitting));
     let mut lines = vec![Line::from(heads)];
     let shown = rows[..n_rows].iter().skip(ui.scroll).take(ui.n_fitting);
-    lines.extend(shown.map(|row| table_row(row, ui, n_thread, rest)));
+    lines.extend(shown.map(|row| table_row(row, ui, has_gil, [n_thread, rest])));
     if rows.is_empty() {
         let why = if ui.choice.filter.is_empty() {
             "  nothing has used the CPU yet; waiting is not in it"
@@ -282,7 +289,7 @@ pub(super) const fn function_head(ui: &Ui) -> &'static str {
     }
 }
 
-fn table_row(row: &Row<'_>, ui: &Ui, n_thread: usize, rest: usize) -> Line<'static> {
+fn table_row(row: &Row<'_>, ui: &Ui, has_gil: bool, [n_thread, rest]: [usize; 2]) -> Line<'static> {
     let color = match row.own_percent {
         _ if !ui.has_colors => Style::new(),
         30.0.. => Style::new().fg(Color::Red),
@@ -290,7 +297,7 @@ fn table_row(row: &Row<'_>, ui: &Ui, n_thread: usize, rest: usize) -> Line<'stat
         2.0.. => Style::new().fg(Color::Green),
         _ => Style::new(),
     };
-    let mut parts = vec![Part::styled(numbers(row), color), Part::raw("  ")];
+    let mut parts = vec![Part::styled(numbers(row, has_gil), color), Part::raw("  ")];
     if n_thread > 0 {
         let thread = cut_end(&thread_text(row.thread, ui.choice.pid), n_thread - 1);
         let gap = n_thread.saturating_sub(columns(&thread));
@@ -300,16 +307,20 @@ fn table_row(row: &Row<'_>, ui: &Ui, n_thread: usize, rest: usize) -> Line<'stat
     Line::from(parts)
 }
 
-/// The four numbers of a row.
-pub(super) fn numbers(row: &Row<'_>) -> String {
-    let [own, total, own_time, total_time] = NUMBER_WIDTHS;
-    format!(
-        "{:>own$}{:>total$}{:>own_time$}{:>total_time$}",
-        format!("{:.1}%", row.own_percent),
-        format!("{:.1}%", row.total_percent),
-        seconds_text(row.whole.own),
-        seconds_text(row.whole.total)
-    )
+/// The numbers of a row.
+pub(super) fn numbers(row: &Row<'_>, has_gil: bool) -> String {
+    let percent = |percent: f64| format!("{percent:.1}%");
+    let cells = number_columns(has_gil).map(|(key, width)| {
+        let cell = match key {
+            SortKey::OwnPercent => percent(row.own_percent),
+            SortKey::TotalPercent => percent(row.total_percent),
+            SortKey::OwnTime => seconds_text(row.whole.own),
+            SortKey::TotalTime => seconds_text(row.whole.total),
+            SortKey::GilPercent => row.gil_percent.map_or_else(|| "-".to_owned(), percent),
+        };
+        format!("{cell:>width$}")
+    });
+    cells.collect()
 }
 
 fn processes(
@@ -390,7 +401,7 @@ fn keys(ui: &Ui, width: usize) -> Line<'static> {
     let text = match (&ui.typed, ui.page) {
         (Some(_), _) => "Enter: keep the filter  Esc: no filter",
         (None, Page::Table) => {
-            "q quit  ? help  1-4 sort  l line  t threads  / filter  Tab processes  p pause"
+            "q quit  ? help  1-5 sort  l line  t threads  / filter  Tab processes  p pause"
         }
         (None, Page::Processes(_)) => "Enter: this one  Tab: back  q quit",
         (None, Page::Help) => "x: back  q quit",

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use indexmap::{IndexMap, IndexSet};
 
 use crate::profile::measure::Measure;
-use crate::profile::model::{FrameKind, LocationId, Profile, Thread};
+use crate::profile::model::{FrameKind, LocationId, Profile, Thread, label};
 
 /// Places (lines and functions), threads, and pairs of both that are kept. What is beyond them is one place of one thread.
 const MAX_PLACES: usize = 1 << 17;
@@ -32,17 +32,22 @@ pub(super) struct ThreadId {
     pub(super) tid: u32,
 }
 
-/// Nanoseconds in which a place was the leaf, and was in the stack; a recursion counts once.
+/// Nanoseconds in which a place was the leaf, and was in the stack; a recursion counts once. Of those in the stack: of which
+/// it is known whether the thread held the global interpreter lock, and in which it did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Times {
     pub(super) own: i64,
     pub(super) total: i64,
+    pub(super) gil_known: i64,
+    pub(super) gil_held: i64,
 }
 
 impl Times {
     pub(super) fn add(&mut self, other: Self) {
         self.own = self.own.saturating_add(other.own);
         self.total = self.total.saturating_add(other.total);
+        self.gil_known = self.gil_known.saturating_add(other.gil_known);
+        self.gil_held = self.gil_held.saturating_add(other.gil_held);
     }
 }
 
@@ -66,6 +71,8 @@ pub(super) struct Kept {
     pub(super) threads: IndexMap<ThreadId, Box<str>, RandomState>,
     pub(super) lines: Cells,
     pub(super) functions: Cells,
+    /// Whether any sample said whether its thread held the global interpreter lock.
+    pub(super) knows_gil: bool,
     look: u64,
 }
 
@@ -86,6 +93,7 @@ impl Default for Kept {
             threads: [(of_all, "others".into())].into_iter().collect(),
             lines: Cells::default(),
             functions: Cells::default(),
+            knows_gil: false,
             look: 0,
         }
     }
@@ -109,13 +117,18 @@ impl Kept {
     pub(super) fn add(&mut self, profile: &Profile, measure: Measure) {
         // Each location is looked up once.
         let mut known: HashMap<u32, [u32; 2], RandomState> = HashMap::default();
-        let mut threads: HashMap<u32, u32, RandomState> = HashMap::default();
+        let mut threads: HashMap<u32, (u32, [i64; 2]), RandomState> = HashMap::default();
         let mut seen: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
         for sample in &profile.samples {
             let weight = measure.of(sample).weight;
-            let thread = *threads
-                .entry(sample.labels.0)
-                .or_insert_with(|| self.thread(profile.thread(sample.labels)));
+            let (thread, [is_known, is_held]) =
+                *threads.entry(sample.labels.0).or_insert_with(|| {
+                    let gil = profile.label(sample.labels, label::GIL);
+                    self.knows_gil |= gil.is_some();
+                    let thread = self.thread(profile.thread(sample.labels));
+                    let gil = [gil.is_some(), gil == Some(label::GIL_HELD)];
+                    (thread, gil.map(i64::from))
+                });
             seen.iter_mut().for_each(Vec::clear);
             let stack = profile.stacks.get(sample.stack.0 as usize);
             for location in stack.into_iter().flatten() {
@@ -135,6 +148,8 @@ impl Kept {
                     let times = Times {
                         own: if Some(*place) == leaf { weight } else { 0 },
                         total: weight,
+                        gil_known: weight * is_known,
+                        gil_held: weight * is_held,
                     };
                     self.add_times(is_function, (thread, *place), times);
                 }

@@ -6,7 +6,7 @@ use super::table::{Choice, SortKey};
 use super::{Process, Top};
 
 /// Keys and what they do, for the help.
-pub(super) const KEYS: [(&str, &str); 13] = [
+pub(super) const KEYS: [(&str, &str); 14] = [
     (
         "1",
         "sort by %Own: time of one CPU in the function itself, now",
@@ -14,6 +14,7 @@ pub(super) const KEYS: [(&str, &str); 13] = [
     ("2", "sort by %Total: with what it calls"),
     ("3", "sort by OwnTime: since the begin"),
     ("4", "sort by TotalTime"),
+    ("5", "sort by %GIL: %Total in which the thread held the GIL"),
     ("l f", "by line and back; by function"),
     ("t", "each thread for itself"),
     ("Tab", "processes; Enter takes one, or all"),
@@ -105,7 +106,7 @@ impl Ui {
                 self.scroll = 0;
                 return Outcome::Reset;
             }
-            KeyCode::Char(digit @ '1'..='4') => {
+            KeyCode::Char(digit @ '1'..='5') => {
                 self.choice.sort = SortKey::ALL[digit as usize - '1' as usize];
                 self.scroll = 0;
             }

@@ -138,18 +138,20 @@ impl Top {
         }
     }
 
-    /// Forgets what was seen, but not which processes run.
-    pub fn reset(&mut self, now: SystemTime) {
+    /// Forgets what was seen, but not which processes run, and whose the picture is: that of the process that was chosen, or of
+    /// the only one.
+    pub fn reset(&mut self, now: SystemTime, chosen: Option<u32>) {
         let mut fresh = Self::new(now, self.vitals[2]);
         fresh.ended = self.ended.take();
-        let running = std::mem::take(&mut self.processes).into_iter();
-        fresh.processes = running
-            .filter(|(_, process)| process.is_running)
+        let is_only = self.processes.len() == 1;
+        let known = std::mem::take(&mut self.processes).into_iter();
+        fresh.processes = known
+            .filter(|(pid, process)| process.is_running || is_only || Some(*pid) == chosen)
             .map(|(pid, known)| {
                 let process = Process {
                     name: known.name,
                     python_version: known.python_version,
-                    is_running: true,
+                    is_running: known.is_running,
                     ..Process::default()
                 };
                 (pid, process)

@@ -23,15 +23,18 @@ pub enum SortKey {
     OwnTime,
     /// Time since the begin in which it was in the stack.
     TotalTime,
+    /// Share of the last look in which it was in the stack of a thread that held the global interpreter lock.
+    GilPercent,
 }
 
 impl SortKey {
     /// Every key, in the order of the columns.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::OwnPercent,
         Self::TotalPercent,
         Self::OwnTime,
         Self::TotalTime,
+        Self::GilPercent,
     ];
 
     /// Name, as `--sort` takes it and JSON has it.
@@ -42,6 +45,7 @@ impl SortKey {
             Self::TotalPercent => "total_percent",
             Self::OwnTime => "own_time",
             Self::TotalTime => "total_time",
+            Self::GilPercent => "gil_percent",
         }
     }
 
@@ -53,13 +57,14 @@ impl SortKey {
             Self::TotalPercent => "%Total",
             Self::OwnTime => "OwnTime",
             Self::TotalTime => "TotalTime",
+            Self::GilPercent => "%GIL",
         }
     }
 }
 
 /// A name that no [`SortKey`] has.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is none of own_percent, total_percent, own_time, total_time")]
+#[error("`{0}` is none of own_percent, total_percent, own_time, total_time, gil_percent")]
 pub struct UnknownKey(String);
 
 impl FromStr for SortKey {
@@ -115,6 +120,8 @@ pub struct Row<'a> {
     /// 100 is all of one CPU.
     pub(super) own_percent: f64,
     pub(super) total_percent: f64,
+    /// Of the total that in which its thread held the global interpreter lock; `None`: that is not known.
+    pub(super) gil_percent: Option<f64>,
     pub(super) whole: Times,
 }
 
@@ -144,6 +151,7 @@ impl Row<'_> {
             SortKey::TotalPercent => self.total_percent,
             SortKey::OwnTime => self.whole.own as f64,
             SortKey::TotalTime => self.whole.total as f64,
+            SortKey::GilPercent => self.gil_percent.unwrap_or(0.0),
         }
     }
 }
@@ -207,6 +215,7 @@ impl Top {
                     thread: thread.map(|(id, name)| (*id, &**name)),
                     own_percent: percent(shown.own),
                     total_percent: percent(shown.total),
+                    gil_percent: (shown.gil_known > 0).then(|| percent(shown.gil_held)),
                     whole,
                 })
             });

@@ -9,7 +9,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::*;
 use crate::profile::aggregate::{
-    Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
+    Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, Taken, ThreadLabels,
 };
 use crate::profile::model::ValueType;
 
@@ -45,6 +45,7 @@ fn look(samples: &[Samples<'_>]) -> Look {
                 tid: *tid,
                 thread_name: format!("Worker-{tid}").into(),
             }),
+            instruction: None,
             values: [*n, *n * PERIOD_NS].into(),
         });
     }
@@ -298,10 +299,55 @@ fn a_reset_forgets_what_was_seen() {
     let mut ui = Ui::default();
     let mut top = top([two_processes()]);
     assert_eq!(press(&mut ui, &top, "r"), Outcome::Reset);
-    top.reset(SystemTime::UNIX_EPOCH);
+    top.reset(SystemTime::UNIX_EPOCH, None);
     assert!(top.rows(&Choice::default()).is_empty());
     top.add(look(&[(10, &[HOT], 7, 7)]));
     assert_eq!(top.rows(&Choice::default())[0].whole.own, 100_000_000);
+}
+
+#[test]
+fn a_process_that_has_ended_keeps_its_name_after_a_reset() {
+    let mut top = top([two_processes()]);
+    let listed = Listed {
+        pid: 7,
+        name: "web.py".to_owned(),
+        python_version: "3.13".to_owned(),
+    };
+    top.add(Look {
+        processes: Some(vec![listed.clone()]),
+        ..two_processes()
+    });
+    top.add(Look {
+        processes: Some(Vec::new()),
+        ..look(&[])
+    });
+    let mut ui = Ui::default();
+    ui.choice.pid = Some(7);
+    assert_eq!(press(&mut ui, &top, "r"), Outcome::Reset);
+    top.reset(SystemTime::UNIX_EPOCH, ui.choice.pid);
+    let shown = picture(&top, &mut ui, 60, 12);
+    assert!(
+        shown[0].starts_with("pyagent top: web.py (7, Python 3.13, ended)"),
+        "{shown:?}"
+    );
+    // The other one is forgotten.
+    assert_eq!(top.processes.len(), 1);
+    top.reset(SystemTime::UNIX_EPOCH, None);
+    assert!(picture(&top, &mut ui, 60, 12)[0].contains("web.py"));
+}
+
+#[test]
+fn in_a_report_the_head_stands_above_its_columns() {
+    let mut ui = Ui::default();
+    ui.choice.by_thread = true;
+    let text = text(&top([two_processes()]), &ui);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("Time  ") || line.contains('('))
+        .collect();
+    let [head, row] = [lines[0], lines[1]];
+    assert_eq!(head.find("Function"), row.find("hot (srv"), "{text}");
+    assert_eq!(head.find("Thread"), row.find("7 Worker-7"), "{text}");
 }
 
 #[test]
@@ -330,6 +376,51 @@ fn the_gil_has_a_share_only_where_it_is_known() {
         ..with(1200, 1020)
     });
     assert_eq!(top.gil_share(Span::Last), Gil::NoSamples);
+}
+
+#[test]
+fn the_column_of_the_gil_is_there_where_it_is_known_and_fits() {
+    let sample = |tid, n: i64| ResolvedSample {
+        frames: vec![ResolvedFrame {
+            function: Arc::new(ResolvedFunction::python("hot", "/srv/app.py", 10)),
+            line: 11,
+            address: 0,
+        }],
+        labels: Arc::new(ThreadLabels {
+            process: Arc::new(ProcessLabels::of_pid(7)),
+            tid,
+            thread_name: "T".into(),
+        }),
+        values: [n, n * PERIOD_NS].into(),
+        instruction: None,
+    };
+    let mut aggregator =
+        Aggregator::new(SystemTime::UNIX_EPOCH, &ValueType::CPU_SAMPLES, PERIOD_NS);
+    for (tid, n, holds_gil) in [(7, 30, Some(true)), (8, 20, Some(false)), (9, 5, None)] {
+        let taken = Taken {
+            holds_gil,
+            at_ns: None,
+        };
+        aggregator.add_taken(&sample(tid, n), taken);
+    }
+    let known = Look {
+        profile: Some(aggregator.finish(Duration::from_secs(1), Vec::new())),
+        ..look(&[])
+    };
+    let top = top([known]);
+    let mut by_thread = Ui::default();
+    by_thread.choice.by_thread = true;
+    let shown = picture(&top, &mut by_thread, 100, 12);
+    assert!(shown[4].contains("%GIL"), "{shown:?}");
+    for (row, percent) in shown[5..8].iter().zip([" 30.0%", "  0.0%", "     -"]) {
+        assert_eq!(&row[34..41], format!(" {percent}"), "{shown:?}");
+    }
+    let mut ui = Ui::default();
+    press(&mut ui, &top, "5");
+    assert_eq!(top.rows(&ui.choice)[0].gil_percent, Some(30.0));
+    assert!(!picture(&top, &mut ui, 79, 12)[4].contains("%GIL"));
+    assert_eq!(json(&top, &ui)["functions"][0]["gil_percent"], 30.0);
+    assert!(text(&top, &ui).contains("  30.0%  hot (srv/app.py:11)"));
 }
 
 #[test]

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json as value};
 
-use super::draw::{NUMBER_WIDTHS, cpu_share_text, function_head, numbers, sampling_text};
+use super::draw::{cpu_share_text, function_head, number_columns, numbers, sampling_text};
 use super::kept::ThreadId;
 use super::keys::{Ui, process_rows};
-use super::table::{SortKey, Span};
+use super::table::Span;
 use super::{Gil, Top};
 use crate::format::{duration_text, escape, thousands, unix_seconds};
 use crate::profile::model::FrameKind;
-use crate::view::columns::wrapped;
+use crate::view::columns::{columns, wrapped};
 
 /// Rows when nobody says how many.
 const DEFAULT_TOP: usize = 30;
@@ -50,20 +50,32 @@ pub fn text(top: &Top, ui: &Ui) -> String {
     if let Some(why) = top.ended() {
         let _ = writeln!(text, "{}", escape(why));
     }
+    let threads = rows[..n_shown].iter();
+    let threads = threads.map(|row| thread_text(row.thread, choice.pid));
+    let threads: Vec<String> = threads.collect();
+    let n_thread = if choice.by_thread {
+        let widest = threads.iter().map(|thread| columns(thread)).max();
+        widest.unwrap_or(0).max("Thread".len()) + 2
+    } else {
+        0
+    };
     if n_all > 0 {
         text.push('\n');
-        for (key, width) in SortKey::ALL.into_iter().zip(NUMBER_WIDTHS) {
+        for (key, width) in number_columns(top.kept.knows_gil) {
             let _ = write!(text, "{:>width$}", key.head());
         }
-        let thread = if choice.by_thread { "Thread  " } else { "" };
-        let _ = writeln!(text, "  {thread}{}", function_head(ui));
+        let thread = if choice.by_thread { "Thread" } else { "" };
+        let gap = " ".repeat(n_thread - thread.len());
+        let _ = writeln!(text, "  {thread}{gap}{}", function_head(ui));
     }
-    for row in &rows[..n_shown] {
-        let _ = write!(text, "{}  ", numbers(row));
-        if choice.by_thread {
-            let _ = write!(text, "{}  ", thread_text(row.thread, choice.pid));
-        }
-        let _ = writeln!(text, "{}", row.function(&choice));
+    for (row, thread) in rows[..n_shown].iter().zip(&threads) {
+        let gap = " ".repeat(n_thread.saturating_sub(columns(thread)));
+        let _ = writeln!(
+            text,
+            "{}  {thread}{gap}{}",
+            numbers(row, top.kept.knows_gil),
+            row.function(&choice)
+        );
     }
     if n_shown < n_all {
         let _ = writeln!(
@@ -95,6 +107,7 @@ pub fn json(top: &Top, ui: &Ui) -> Value {
         let mut value = value!({
             "own_percent": row.own_percent,
             "total_percent": row.total_percent,
+            "gil_percent": row.gil_percent,
             "own_seconds": row.whole.own as f64 / 1e9,
             "total_seconds": row.whole.total as f64 / 1e9,
             "function": row.place.name,
