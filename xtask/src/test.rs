@@ -79,11 +79,17 @@ const HOST_PROGRAMS: [(&str, &str); 4] = [
 /// What cuts a network.
 const NETWORK_PROGRAMS: [(&str, &str); 1] = [("iproute2", "ip")];
 
+/// What views are looked at in.
+const TERMINAL_PROGRAMS: [(&str, &str); 1] = [("tmux", "tmux")];
+
 /// The stage of what is tested beside its code.
 const UNIT: &str = "unit";
 
 /// The stage that starts them.
 const HOSTS: &str = "kernel::hosts";
+
+/// The stage of the view that one presses keys in.
+const TOP: &str = "kernel::top";
 
 /// The stage that injects faults.
 const FAULTS: &str = "kernel::push_faults";
@@ -181,6 +187,7 @@ impl Suite {
                 (Self::Containers, _) => &CONTAINER_PROGRAMS,
                 (_, HOSTS) => &HOST_PROGRAMS,
                 (_, FAULTS) => &NETWORK_PROGRAMS,
+                (_, TOP) => &TERMINAL_PROGRAMS,
                 _ => &[],
             },
             name,
@@ -216,6 +223,9 @@ fn modules(folder: &Path) -> Result<Vec<String>> {
     names.sort();
     Ok(names)
 }
+
+/// Tests of a stage that are measured again at most: more than that are not chance.
+const MAX_AGAIN: usize = 3;
 
 /// Lines of what a failed test has printed that are repeated at the end: the last ones, where the reason stands.
 const MAX_FAILURE_LINES: usize = 20;
@@ -259,15 +269,30 @@ impl Failures {
         }
     }
 
-    /// All of them, the last lines of each.
-    fn text(&self) -> String {
+    /// All of them, the last lines of each, below what is said of them.
+    fn text(&self, verdict: &str) -> String {
         let of_test = |(name, lines): &(String, Vec<String>)| {
             let skipped = lines.len().saturating_sub(MAX_FAILURE_LINES);
             let lines = lines[skipped..].iter().map(|line| format!("    {line}\n"));
-            format!("FAILED {name}\n{}", lines.collect::<String>())
+            format!("{verdict} {name}\n{}", lines.collect::<String>())
         };
         self.tests.iter().map(of_test).collect()
     }
+
+    /// Those whose test is named.
+    fn of(&self, names: &[&String]) -> Vec<(String, Vec<String>)> {
+        let is_named = |(name, _): &&(String, Vec<String>)| names.contains(&name);
+        self.tests.iter().filter(is_named).cloned().collect()
+    }
+}
+
+/// What was wrong at the first time.
+#[derive(Debug, Default)]
+struct Wrong {
+    /// And for good.
+    failed: Failures,
+    /// And right when it was measured again.
+    passed_again: Failures,
 }
 
 /// Passed and failed tests.
@@ -293,7 +318,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     };
     let mut rows = Vec::new();
     let mut total = Counts::default();
-    let mut failures = Failures::default();
+    let mut wrong = Wrong::default();
     let folder = workspace::root().join("tests/tests");
     let mut stages = Vec::new();
     for suite in suites {
@@ -351,7 +376,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     }
     for stage in stages {
         let start = Instant::now();
-        let (counts, outcome) = run_stage(&stage, &prepared, args.name.as_deref(), &mut failures)?;
+        let (counts, outcome) = run_stage(&stage, &prepared, args.name.as_deref(), &mut wrong)?;
         total.add(counts);
         rows.push(Row {
             name: stage.name,
@@ -365,7 +390,8 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         rows.extend(vm_rows);
     }
     println!("\n{}", timing::table(&rows));
-    print!("{}", failures.text());
+    print!("{}", wrong.passed_again.text("PASSED WHEN MEASURED AGAIN"));
+    print!("{}", wrong.failed.text("FAILED"));
     println!("{} passed, {} failed", total.n_passed, total.n_failed);
     Ok(if total.n_failed == 0 {
         ExitCode::SUCCESS
@@ -482,7 +508,7 @@ fn run_stage(
     stage: &Stage,
     prepared: &Prepared,
     name: Option<&str>,
-    failures: &mut Failures,
+    wrong: &mut Wrong,
 ) -> Result<(Counts, String)> {
     println!("\n== {}", stage.name);
     let mut test = cargo_test(prepared);
@@ -506,27 +532,89 @@ fn run_stage(
                     None => left_out("it has no tests: is it named in the folder's main.rs?"),
                 });
             }
-            // A part of a name would be found in other modules' names too.
-            test.args(["--test", binary, "--", "--exact"]).args(names);
+            only(&mut test, binary, &names);
         }
     }
-    if stage.needs_root {
-        test.arg("--test-threads=1");
-        if let Err(error) = give_root(&mut test) {
-            return Ok(left_out(&format!("{error:#}")));
-        }
+    if stage.needs_root
+        && let Err(error) = give_root(&mut test)
+    {
+        return Ok(left_out(&format!("{error:#}")));
     }
     let (packages, programs): (Vec<&str>, Vec<&str>) = stage.needs_programs.iter().copied().unzip();
     if let Err(error) = package::install(&programs, &packages) {
         return Ok(left_out(&format!("{error:#}")));
     }
-    let (mut counts, is_success) = tally(&mut test, &mut std::io::stdout(), failures)?;
+    let mut failed = Failures::default();
+    let (mut counts, is_success) = tally(&mut test, &mut std::io::stdout(), &mut failed)?;
     if !is_success && counts.n_failed == 0 {
         // It did not get as far as a result line: crashed, or there is no such test binary.
         counts.n_failed = 1;
     }
-    let outcome = format!("{} passed, {} failed", counts.n_passed, counts.n_failed);
+    let n_again = measure_again(stage, prepared, &mut counts, &mut failed, wrong)?;
+    wrong.failed.tests.append(&mut failed.tests);
+    let again = match n_again {
+        0 => String::new(),
+        _ => format!(", {n_again} of them when measured again"),
+    };
+    let outcome = format!(
+        "{} passed{again}, {} failed",
+        counts.n_passed, counts.n_failed
+    );
     Ok((counts, outcome))
+}
+
+/// Runs the failed tests of a stage once more, where they measure running processes: what else runs on the machine may have
+/// been in the way, and chance, which their bounds leave a little to. What is wrong in the program is wrong again. How many
+/// have passed: they are told apart at the end, with what they said first.
+fn measure_again(
+    stage: &Stage,
+    prepared: &Prepared,
+    counts: &mut Counts,
+    failed: &mut Failures,
+    wrong: &mut Wrong,
+) -> Result<usize> {
+    let names: Vec<String> = failed.tests.iter().map(|(name, _)| name.clone()).collect();
+    let What::Binary(binary, _) = stage.what else {
+        return Ok(0);
+    };
+    // After a crash not all of them are known.
+    let are_all = names.len() as u64 == counts.n_failed;
+    if !stage.needs_root || names.is_empty() || names.len() > MAX_AGAIN || !are_all {
+        return Ok(0);
+    }
+    println!("\n== {}: again, what failed", stage.name);
+    let mut test = cargo_test(prepared);
+    test.arg("--no-fail-fast");
+    only(&mut test, binary, &names.iter().collect::<Vec<_>>());
+    give_root(&mut test)?;
+    let mut failed_again = Failures::default();
+    let (counts_again, _) = tally(&mut test, &mut std::io::stdout(), &mut failed_again)?;
+    let passed = passed_again(&names, counts_again, &failed_again);
+    wrong.passed_again.tests.extend(failed.of(&passed));
+    failed.tests.retain(|(name, _)| !passed.contains(&name));
+    counts.n_passed += passed.len() as u64;
+    counts.n_failed -= passed.len() as u64;
+    Ok(passed.len())
+}
+
+/// Which of them have passed, as far as what was counted says so: after a crash it does not.
+fn passed_again<'a>(names: &'a [String], counts: Counts, failed: &Failures) -> Vec<&'a String> {
+    let is_failed = |name: &&String| failed.tests.iter().any(|(failed, _)| failed == *name);
+    let passed: Vec<&String> = names.iter().filter(|name| !is_failed(name)).collect();
+    let expected = Counts {
+        n_passed: passed.len() as u64,
+        n_failed: (names.len() - passed.len()) as u64,
+    };
+    if counts == expected {
+        passed
+    } else {
+        Vec::new()
+    }
+}
+
+/// Of a test binary only these tests: a part of a name would be found in other modules' names too.
+fn only(test: &mut Command, binary: &str, names: &[&String]) {
+    test.args(["--test", binary, "--", "--exact"]).args(names);
 }
 
 /// Names of the tests of a test binary.
@@ -542,8 +630,9 @@ fn tests_of(binary: &str, prepared: &Prepared) -> Result<Vec<String>> {
     Ok(names.map(str::to_owned).collect())
 }
 
-/// Makes cargo start the test binaries with root's rights.
+/// Makes cargo start the test binaries with root's rights, one test at a time.
 fn give_root(test: &mut Command) -> Result<()> {
+    test.arg("--test-threads=1");
     if !rustix::process::geteuid().is_root() {
         toolchain::as_root("the test binary")?;
         let machine = env::consts::ARCH.to_uppercase();
@@ -719,7 +808,20 @@ FAILED c
     thread 'c' (8) panicked at tests/b.rs:3:4:
     also wrong
 ";
-        assert_eq!(failures.text(), expected);
+        assert_eq!(failures.text("FAILED"), expected);
+    }
+
+    #[test]
+    fn only_what_was_counted_has_passed_again() {
+        let names = ["a", "b"].map(str::to_owned);
+        let mut failed = Failures::default();
+        let counts = |n_passed, n_failed| Counts { n_passed, n_failed };
+        assert_eq!(passed_again(&names, counts(2, 0), &failed), ["a", "b"]);
+        // It crashed in the second one.
+        assert!(passed_again(&names, counts(0, 0), &failed).is_empty());
+        failed.line("---- b stdout ----");
+        assert_eq!(passed_again(&names, counts(1, 1), &failed), ["a"]);
+        assert!(passed_again(&names, counts(0, 1), &failed).is_empty());
     }
 
     #[test]
