@@ -20,6 +20,7 @@ use super::model::{
     Mapping, MappingId, Process, ProcessId, Profile, StackId, ValueType, Values, label,
 };
 use super::tables::{Head, Tables};
+use super::thread_name::ThreadName;
 
 pub use super::tables::PYTHON_MAPPING;
 
@@ -90,8 +91,11 @@ pub struct ThreadLabels {
     pub process: Arc<ProcessLabels>,
     /// `tid`: the kernel's.
     pub tid: u32,
-    /// `thread_name`: from `threading` where it has one, else the kernel's name of the thread.
-    pub thread_name: Box<str>,
+    /// When it began, in nanoseconds since boot; 0: not known.
+    pub started_ns: u64,
+    /// `thread_name`: from `threading` where it has one, else the kernel's name of the thread. The finished profile has the best
+    /// one that was told of the thread.
+    pub thread_name: ThreadName,
 }
 
 /// What is known of a process.
@@ -275,10 +279,20 @@ impl Aggregator {
         let process = intern_process(&mut self.tables, &mut self.shared_processes, process);
         let labels = self.tables.label_set(LabelSet {
             process,
+            thread_started_ns: 0,
             labels: [].into(),
         });
         let stack = self.intern_stack(frames, values[0]);
         self.tables.add(stack, labels, values);
+    }
+
+    /// Asks of each thread whether there is a name of it that no sample had.
+    pub fn name_threads<'a>(&mut self, newest: impl Fn(&ThreadLabels) -> Option<&'a ThreadName>) {
+        for (labels, id) in self.shared_labels.iter() {
+            if let Some(name) = newest(labels) {
+                self.tables.name_thread(id, name);
+            }
+        }
     }
 
     /// Sum of the first value (samples) of all that was added.
@@ -395,17 +409,20 @@ impl Aggregator {
             tables,
             ..
         } = self;
-        shared_labels.get_or_insert_with(labels, |labels| {
-            let process = intern_process(tables, shared_processes, &labels.process);
-            let tid = LabelValue::Num(i64::from(labels.tid));
+        shared_labels.get_or_insert_with(labels, |thread| {
+            let process = intern_process(tables, shared_processes, &thread.process);
+            let tid = LabelValue::Num(i64::from(thread.tid));
             let labels = [
                 (tables.string(label::TID), tid),
-                tables.text_label(label::THREAD_NAME, &labels.thread_name),
+                tables.text_label(label::THREAD_NAME, &thread.thread_name.text),
             ];
-            tables.label_set(LabelSet {
+            let set = tables.label_set(LabelSet {
                 process,
+                thread_started_ns: thread.started_ns,
                 labels: labels.into(),
-            })
+            });
+            tables.name_thread(set, &thread.thread_name);
+            set
         })
     }
 }
@@ -484,6 +501,7 @@ mod tests {
         Arc::new(ThreadLabels {
             process: Arc::new(process),
             tid,
+            started_ns: 0,
             thread_name: "MainThread".into(),
         })
     }

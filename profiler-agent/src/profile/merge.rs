@@ -1,5 +1,7 @@
 //! Several profiles become one, and a part of one becomes a profile of its own.
 
+use std::time::UNIX_EPOCH;
+
 use super::model::{
     Function, FunctionId, LabelSet, LabelSetId, LabelValue, Labels, Location, LocationId, Mapping,
     MappingId, Process, ProcessId, Profile, Sample, StackId, StringId, Values,
@@ -78,6 +80,8 @@ struct Moved<'a> {
     processes: Vec<Option<ProcessId>>,
     label_sets: Vec<Option<LabelSetId>>,
     scratch: Vec<LocationId>,
+    /// When the names in it were true, on the clock of the profiles.
+    seen: u64,
 }
 
 /// The new id of what has this place in the old table; an id of another profile has none.
@@ -108,6 +112,10 @@ impl<'a> Moved<'a> {
             processes: vec![None; profile.processes.len()],
             label_sets: vec![None; profile.label_sets.len()],
             scratch: Vec::new(),
+            seen: profile
+                .start
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_nanos() as u64),
             profile,
         }
     }
@@ -185,11 +193,14 @@ impl<'a> Moved<'a> {
 
     fn label_set(&mut self, id: LabelSetId) -> Option<LabelSetId> {
         Some(moved!(self.label_sets[id], set => {
-            let set = LabelSet {
+            let moved = LabelSet {
                 process: self.process(set.process)?,
+                thread_started_ns: set.thread_started_ns,
                 labels: self.labels(&set.labels)?,
             };
-            self.tables.label_set(set)
+            let moved = self.tables.label_set(moved);
+            self.tables.name_recorded_thread(moved, self.seen);
+            moved
         }))
     }
 
@@ -250,6 +261,7 @@ mod tests {
                 labels: Arc::new(ThreadLabels {
                     process: Arc::new(ProcessLabels::of_pid(*pid)),
                     tid: pid + 1,
+                    started_ns: 0,
                     thread_name: format!("thread {pid}").into(),
                 }),
                 instruction: None,

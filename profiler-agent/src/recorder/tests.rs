@@ -142,6 +142,7 @@ fn profile_of(sample_types: &'static [ValueType], rows: &[AllocationRow<'_>]) ->
             labels: Arc::new(ThreadLabels {
                 process: Arc::new(process),
                 tid: pid + 1,
+                started_ns: 0,
                 thread_name: "Поток \"1\"".into(),
             }),
             instruction: None,

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::clock::Clock;
 use super::folder;
 use super::labels;
-use super::samples::{Builder, Encoder, LabelValue, Place};
+use super::samples::{Builder, Encoder, LabelValue, Place, THREAD_START};
 use super::schema::{self, OpenError, PAGE_BYTES};
 use crate::profile::model::{
     self, FrameKind, Function, LabelSetId, Mapping, ProcessId, Profile, ProfileType,
@@ -584,6 +584,10 @@ impl PartWriter<'_> {
         let set = profile.label_sets.get(id.0 as usize);
         let labels = set.into_iter().flat_map(|set| &set.labels);
         let mut rows = Vec::new();
+        if let Some(set) = set.filter(|set| set.thread_started_ns != 0) {
+            let started_ns = set.thread_started_ns.cast_signed();
+            rows.push((THREAD_START, LabelValue::Num(started_ns)));
+        }
         for (name, value) in labels {
             let name = self.string(profile.str(*name))?;
             let value = match *value {
