@@ -491,6 +491,7 @@ mod tests {
 
     use super::*;
     use crate::profile::model::{Sample, StringId};
+    use crate::profile::thread_name::NameRank;
 
     fn thread(pid: u32, tid: u32) -> Arc<ThreadLabels> {
         let process = ProcessLabels {
@@ -576,6 +577,98 @@ mod tests {
         let labels = profile.thread(profile.samples[1].labels);
         assert_eq!((labels.pid, labels.tid), (7, 8));
         assert_eq!((labels.comm, labels.python_version), ("python3", "3.12.1"));
+    }
+
+    /// Begin, name, whether that is `threading`'s, and when it was seen.
+    type Called<'a> = (u64, &'a str, bool, u64);
+
+    fn called(tid: u32, (started_ns, name, is_own, seen): Called<'_>) -> Arc<ThreadLabels> {
+        Arc::new(ThreadLabels {
+            started_ns,
+            thread_name: ThreadName {
+                text: name.into(),
+                rank: NameRank { is_own, seen },
+            },
+            ..(*thread(7, tid)).clone()
+        })
+    }
+
+    #[test]
+    fn a_thread_has_one_name_in_all_of_a_profile() {
+        let main = Arc::new(ResolvedFunction::python("main", "/app.py", 1));
+        let mut aggregator = aggregator();
+        let told = [
+            (8, (100, "python3", false, 1)),
+            (9, (100, "python3", false, 1)),
+            (8, (100, "worker 8", true, 2)),
+            // It has the id of the one before.
+            (8, (900, "python3", false, 3)),
+            // Told again by what was sampled long ago.
+            (8, (100, "python3", false, 4)),
+        ];
+        for (idx, (tid, called_so)) in (0_i64..).zip(told) {
+            let sample = ResolvedSample {
+                frames: vec![frame(&main, 2)],
+                labels: called(tid, called_so),
+                instruction: None,
+                values: [1, 100].into(),
+            };
+            let taken = Taken {
+                holds_gil: None,
+                at_ns: Some(idx),
+            };
+            aggregator.add_taken(&sample, taken);
+        }
+        // Nine's is known since its last sample.
+        let late = called(9, (100, "worker 9", true, 9));
+        aggregator.name_threads(|thread| (thread.tid == 9).then_some(&late.thread_name));
+        let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
+        check_tables(&profile);
+        let said: Vec<_> = profile
+            .samples
+            .iter()
+            .map(|sample| {
+                let thread = profile.thread(sample.labels);
+                (thread.tid, thread.thread_name, sample.values[0])
+            })
+            .collect();
+        let expected = [(8, "worker 8", 3), (9, "worker 9", 1), (8, "python3", 1)];
+        assert_eq!(said, expected);
+        let rows: Vec<_> = profile.moments.iter().map(|moment| moment.row).collect();
+        assert_eq!(rows, [0, 1, 0, 2, 0]);
+    }
+
+    #[test]
+    fn labels_of_a_sample_stay_when_its_thread_is_renamed() {
+        let mut aggregator = aggregator();
+        for (name, is_own) in [("python3", false), ("worker", true)] {
+            for holds_gil in [true, false] {
+                let sample = ResolvedSample {
+                    frames: Vec::new(),
+                    labels: called(8, (100, name, is_own, 1)),
+                    instruction: None,
+                    values: [1, 100].into(),
+                };
+                let taken = Taken {
+                    holds_gil: Some(holds_gil),
+                    at_ns: None,
+                };
+                aggregator.add_taken(&sample, taken);
+            }
+        }
+        let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
+        check_tables(&profile);
+        let said: Vec<_> = profile
+            .samples
+            .iter()
+            .map(|sample| {
+                let text = |name| profile.label(sample.labels, name);
+                (text(label::THREAD_NAME), text(label::GIL), sample.values[0])
+            })
+            .collect();
+        let expected =
+            [label::GIL_HELD, label::GIL_RELEASED].map(|gil| (Some("worker"), Some(gil), 2));
+        assert_eq!(said, expected);
     }
 
     #[test]

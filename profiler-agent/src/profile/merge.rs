@@ -326,6 +326,52 @@ mod tests {
         }
     }
 
+    /// A profile of one thread with the id 8.
+    fn of_thread(start_s: u64, started_ns: u64, name: &str) -> Profile {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(start_s);
+        let mut aggregator = Aggregator::new(start, &ValueType::CPU_SAMPLES, 1);
+        let process = ProcessLabels {
+            comm: "python3".into(),
+            ..ProcessLabels::of_pid(7)
+        };
+        aggregator.add(&ResolvedSample {
+            frames: Vec::new(),
+            labels: Arc::new(ThreadLabels {
+                process: Arc::new(process),
+                tid: 8,
+                started_ns,
+                thread_name: name.into(),
+            }),
+            instruction: None,
+            values: [1, 10].into(),
+        });
+        aggregator.finish(Duration::from_secs(1), Vec::new())
+    }
+
+    #[test]
+    fn a_thread_of_several_profiles_has_its_newest_own_name() {
+        let profiles = [
+            of_thread(40, 100, "python3"),
+            of_thread(20, 100, "first"),
+            of_thread(30, 100, "second"),
+            of_thread(10, 100, "python3"),
+            of_thread(30, 900, "python3"),
+            of_thread(30, 0, "unknown"),
+        ];
+        let mut merger = Merger::default();
+        for profile in &profiles {
+            merger.add(profile, |sample| Some(sample.values));
+        }
+        let merged = merger.finish(profiles[0].head());
+        let said = said(&[&merged]);
+        let said: BTreeMap<&str, i64> = said
+            .iter()
+            .map(|((.., name), values)| (&**name, values[0]))
+            .collect();
+        let expected = BTreeMap::from([("second", 4), ("python3", 1), ("unknown", 1)]);
+        assert_eq!(said, expected);
+    }
+
     #[test]
     fn beyond_the_bound_new_stacks_are_told() {
         let whole = profile(&[(vec![(1, 1), (2, 2)], 1, 3), (vec![(3, 3)], 1, 4)]);

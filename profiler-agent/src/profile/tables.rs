@@ -7,9 +7,9 @@ use indexmap::IndexMap;
 
 use super::intern::Table;
 use super::model::{
-    FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Labels, Location, LocationId,
-    Mapping, MappingId, Process, ProcessId, Profile, Sample, StackId, StringId, ValueType, Values,
-    label,
+    FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Labels, Location,
+    LocationId, Mapping, MappingId, Process, ProcessId, Profile, Sample, StackId, StringId,
+    ValueType, Values, label,
 };
 use super::moments::{MAX_MOMENTS, Moment};
 use super::thread_name::{NameRank, ThreadKey, ThreadName, ThreadNames};

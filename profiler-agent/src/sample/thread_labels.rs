@@ -384,3 +384,279 @@ impl Threads {
 const fn ns(length: Duration) -> u64 {
     length.as_nanos() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use profiler_common::event::{KernelStatus, PythonStatus};
+
+    use super::*;
+    use crate::ids::{Address, Generation};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A program whose threads and names a test sets.
+    #[derive(Default)]
+    struct Fake {
+        now_ns: Cell<u64>,
+        names: RefCell<HashMap<u64, Box<str>>>,
+        started_ns: RefCell<HashMap<Tid, u64>>,
+        n_read: Cell<u32>,
+    }
+
+    impl Fake {
+        fn at(now_ns: u64) -> Self {
+            let fake = Self::default();
+            fake.now_ns.set(now_ns);
+            fake
+        }
+
+        fn wait(&self, length_ns: u64) {
+            self.now_ns.set(self.now_ns.get() + length_ns);
+        }
+
+        /// A thread begins; the sample is one of it.
+        fn begin(&self, tid: u32, ident: u64) -> RawSample {
+            let started_ns = self.now_ns.get();
+            let tick_ns = started_ns / TICK_NS * TICK_NS;
+            self.started_ns.borrow_mut().insert(Tid(tid), tick_ns);
+            sample(tid, started_ns, ident)
+        }
+
+        fn end(&self, tid: u32) {
+            self.started_ns.borrow_mut().remove(&Tid(tid));
+        }
+
+        fn call(&self, ident: u64, name: &str) {
+            self.names.borrow_mut().insert(ident, name.into());
+        }
+
+        fn forget(&self, ident: u64) {
+            self.names.borrow_mut().remove(&ident);
+        }
+    }
+
+    impl ThreadFacts for Fake {
+        fn now_ns(&self) -> u64 {
+            self.now_ns.get()
+        }
+
+        fn names(&self) -> HashMap<u64, Box<str>> {
+            self.n_read.set(self.n_read.get() + 1);
+            self.names.borrow().clone()
+        }
+
+        fn started_ns(&self, tid: Tid) -> Option<u64> {
+            self.started_ns.borrow().get(&tid).copied()
+        }
+    }
+
+    fn comm(text: &str) -> [u8; 16] {
+        let mut comm = [0; 16];
+        comm[..text.len()].copy_from_slice(text.as_bytes());
+        comm
+    }
+
+    fn sample(tid: u32, started_ns: u64, ident: u64) -> RawSample {
+        RawSample {
+            time_ns: started_ns,
+            generation: Generation(1),
+            pid: Pid(1),
+            tid: Tid(tid),
+            thread_started_ns: started_ns,
+            cpu: 0,
+            source: 0,
+            period: 1,
+            address: Address(0),
+            n_bytes: 0,
+            user_ip: Address(0),
+            thread_state: Address(ident),
+            thread_ident: ident,
+            frame: Address(0),
+            flags: 0,
+            python_status: PythonStatus::Complete,
+            kernel_status: KernelStatus::UserMode,
+            comm: comm("python3"),
+            registers: None,
+            python: Vec::new(),
+            kernel: Vec::new(),
+        }
+    }
+
+    fn process() -> Arc<ProcessLabels> {
+        Arc::new(ProcessLabels::of_pid(1))
+    }
+
+    /// What the sample's thread is called, and whether the name is its own.
+    fn called(threads: &mut Threads, sample: &RawSample, facts: &Fake) -> (String, bool) {
+        let name = threads
+            .labels(sample, &process(), facts)
+            .thread_name
+            .clone();
+        (name.text.into(), name.rank.is_own)
+    }
+
+    fn own(name: &str) -> (String, bool) {
+        (name.to_owned(), true)
+    }
+
+    fn of_kernel(name: &str) -> (String, bool) {
+        (name.to_owned(), false)
+    }
+
+    #[test]
+    fn a_name_that_comes_late_is_found_and_kept_when_it_goes() {
+        let facts = Fake::at(100 * SECOND);
+        let mut threads = Threads::default();
+        let sample = facts.begin(7, 70);
+        assert_eq!(called(&mut threads, &sample, &facts), of_kernel("python3"));
+        facts.call(70, "worker");
+        facts.wait(SECOND + 1);
+        assert_eq!(called(&mut threads, &sample, &facts), own("worker"));
+        // `threading` forgets it before the thread has ended.
+        facts.forget(70);
+        for _ in 0..3 {
+            facts.wait(11 * SECOND);
+            assert_eq!(called(&mut threads, &sample, &facts), own("worker"));
+        }
+    }
+
+    #[test]
+    fn a_thread_that_is_renamed_has_its_new_name_within_a_round() {
+        let facts = Fake::at(100 * SECOND);
+        let mut threads = Threads::default();
+        facts.call(70, "before");
+        let sample = facts.begin(7, 70);
+        assert_eq!(called(&mut threads, &sample, &facts), own("before"));
+        facts.call(70, "after");
+        facts.wait(11 * SECOND);
+        assert_eq!(called(&mut threads, &sample, &facts), own("after"));
+        let (name, rank) = {
+            let name = threads.name(Tid(7), sample.thread_started_ns).unwrap();
+            (name.text.clone(), name.rank)
+        };
+        assert_eq!((&*name, rank.seen), ("after", 111 * SECOND));
+    }
+
+    #[test]
+    fn a_thread_with_the_id_and_the_ident_of_one_before_it_does_not_get_its_name() {
+        let facts = Fake::at(100 * SECOND);
+        let mut threads = Threads::default();
+        facts.call(70, "first");
+        let first = facts.begin(7, 70);
+        assert_eq!(called(&mut threads, &first, &facts), own("first"));
+        facts.end(7);
+        facts.forget(70);
+        facts.wait(SECOND);
+        let second = facts.begin(7, 70);
+        assert_eq!(called(&mut threads, &second, &facts), of_kernel("python3"));
+        // What is left of the first one in the ring is still the first one's.
+        assert_eq!(called(&mut threads, &first, &facts), own("first"));
+        facts.call(70, "second");
+        facts.wait(SECOND + 1);
+        assert_eq!(called(&mut threads, &second, &facts), own("second"));
+        assert_eq!(called(&mut threads, &first, &facts), own("first"));
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_does_not_get_the_name_of_who_has_its_id_now() {
+        let facts = Fake::at(100 * SECOND);
+        let mut threads = Threads::default();
+        let first = facts.begin(7, 70);
+        assert_eq!(called(&mut threads, &first, &facts), of_kernel("python3"));
+        facts.wait(2 * SECOND);
+        facts.begin(7, 70);
+        facts.call(70, "second");
+        facts.wait(SECOND);
+        // It was sampled before, and its sample comes now.
+        assert_eq!(called(&mut threads, &first, &facts), of_kernel("python3"));
+        threads.settle(&facts);
+        assert_eq!(called(&mut threads, &first, &facts), of_kernel("python3"));
+    }
+
+    #[test]
+    fn one_reading_names_all_threads_that_wait_for_it() {
+        let facts = Fake::at(100 * SECOND);
+        let mut threads = Threads::default();
+        let samples: Vec<RawSample> = (1..=25).map(|tid| facts.begin(tid, tid.into())).collect();
+        for sample in &samples {
+            assert!(!called(&mut threads, sample, &facts).1);
+        }
+        let n_read = facts.n_read.get();
+        for tid in 1..=25 {
+            facts.call(tid, &format!("worker {tid}"));
+        }
+        facts.end(25);
+        threads.settle(&facts);
+        facts.wait(2 * SECOND);
+        threads.settle(&facts);
+        assert_eq!(facts.n_read.get(), n_read + 1);
+        for sample in &samples[..24] {
+            let name = threads.name(sample.tid, sample.thread_started_ns).unwrap();
+            assert_eq!(*name.text, format!("worker {}", sample.tid));
+        }
+        let ended = threads.name(Tid(25), samples[24].thread_started_ns);
+        assert_eq!(&*ended.unwrap().text, "python3");
+        // Nobody is left who waits.
+        facts.wait(2 * SECOND);
+        threads.settle(&facts);
+        assert_eq!(facts.n_read.get(), n_read + 1);
+    }
+
+    #[test]
+    fn a_thread_without_python_has_its_last_name_of_the_kernel() {
+        let facts = Fake::at(100 * SECOND);
+        let mut threads = Threads::default();
+        let mut sample = facts.begin(7, 0);
+        assert_eq!(called(&mut threads, &sample, &facts), of_kernel("python3"));
+        sample.comm = comm("grpc_poller");
+        assert_eq!(
+            called(&mut threads, &sample, &facts),
+            of_kernel("grpc_poller")
+        );
+        assert_eq!(facts.n_read.get(), 0);
+        // It calls Python, and has a name there.
+        facts.call(70, "Dummy-1");
+        sample.thread_ident = 70;
+        assert_eq!(called(&mut threads, &sample, &facts), own("Dummy-1"));
+        sample.thread_ident = 0;
+        sample.comm = comm("other");
+        assert_eq!(called(&mut threads, &sample, &facts), own("Dummy-1"));
+    }
+
+    #[test]
+    fn where_the_begin_is_not_known_thread_states_tell_threads_apart() {
+        let facts = Fake::at(100 * SECOND);
+        let mut threads = Threads::default();
+        facts.call(70, "first");
+        let mut first = facts.begin(7, 70);
+        first.thread_started_ns = 0;
+        assert_eq!(called(&mut threads, &first, &facts), own("first"));
+        facts.call(71, "second");
+        facts.wait(2 * SECOND);
+        let second = RawSample {
+            thread_state: Address(71),
+            thread_ident: 71,
+            ..first.clone()
+        };
+        assert_eq!(called(&mut threads, &second, &facts), own("second"));
+        assert_eq!(called(&mut threads, &first, &facts), own("first"));
+        assert!(threads.name(Tid(7), 0).is_none());
+    }
+
+    #[test]
+    fn threads_that_come_and_go_do_not_pile_up() {
+        let facts = Fake::at(100 * SECOND);
+        let mut threads = Threads::default();
+        for tid in 0..100_000 {
+            let sample = facts.begin(tid, 70);
+            called(&mut threads, &sample, &facts);
+            facts.end(tid);
+            facts.wait(SECOND / 1000);
+        }
+        // Those of this round and the one before.
+        assert!(threads.known.len() <= 20_002, "{}", threads.known.len());
+        assert!(threads.open.len() <= threads.known.len());
+    }
+}

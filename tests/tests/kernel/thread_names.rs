@@ -1,7 +1,7 @@
-//! Names of threads that come and go: a thread has its own name in the profile or none of Python's, never that of one
-//! that had its place before or after it.
+//! Names of threads that come and go, and names that come late: a thread has one name in a profile, its own or none of
+//! Python's, never that of one that had its place before or after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use profiler_agent::profile::model::Profile;
 use pyagent_tests::interpreters;
@@ -30,6 +30,41 @@ for n in range(32):
     thread.start()
     thread.join()
 print(len(idents), flush=True)
+sys.stdin.readline()
+";
+
+/// Threads that run at once, of which `threading` knows nothing when they begin. Then the first half gets a name; the others
+/// are threads of `threading`, which start one after the other. Prints the id and the name of each.
+const LATE: &str = "
+import sys, threading, time, _thread
+N = 24
+names, ended = {}, threading.Semaphore(0)
+def spin(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+def late(n):
+    spin(0.5)
+    name = 'late %d' % n
+    threading._active[threading.get_ident()] = threading.Thread(name=name)
+    names[threading.get_native_id()] = name
+    spin(2.5)
+    del threading._active[threading.get_ident()]
+    spin(0.1)
+    ended.release()
+def ordinary(n):
+    names[threading.get_native_id()] = 'ordinary %d' % n
+    spin(1.5)
+    ended.release()
+print('ready', flush=True)
+sys.stdin.readline()
+for n in range(N // 2):
+    _thread.start_new_thread(late, (n,))
+for n in range(N // 2):
+    threading.Thread(target=ordinary, args=(n,), name='ordinary %d' % n).start()
+for n in range(N):
+    ended.acquire()
+print(' '.join('%d=%s' % (tid, name.replace(' ', '_')) for tid, name in names.items()), flush=True)
 sys.stdin.readline()
 ";
 
@@ -65,6 +100,7 @@ fn a_thread_never_has_the_name_of_another() {
         assert!(names.len() >= 28, "{version:?}: {} threads", names.len());
         let (mut n_named, mut n_unnamed) = (0, 0);
         for (worker, names) in &names {
+            assert_eq!(names.len(), 1, "{version:?}: worker {worker}: {names:?}");
             for (name, n_samples) in names {
                 if *name == format!("thread {worker}") {
                     n_named += n_samples;
@@ -86,5 +122,40 @@ fn a_thread_never_has_the_name_of_another() {
         eprintln!(
             "{version:?}: {n_idents} idents; {n_named} samples have the name, {n_unnamed} none"
         );
+    }
+}
+
+#[test]
+fn a_thread_has_one_name_also_if_that_came_late_and_went_early() {
+    let pythons = interpreters::supported();
+    for python in [pythons.first().unwrap(), pythons.last().unwrap()] {
+        let version = python.version;
+        let mut target = Target::python(python, LATE, &[]);
+        assert_eq!(target.line(), "ready");
+        let recorder = Recorder::start(&of_pids(&[target.pid()], 499));
+        target.tell("");
+        let line = target.line();
+        let profile = recorder.stop();
+        let mut by_tid: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
+        for sample in &profile.samples {
+            let thread = profile.thread(sample.labels);
+            let names = by_tid.entry(thread.tid).or_default();
+            names.insert(thread.thread_name.to_owned());
+        }
+        let n_several = by_tid.values().filter(|names| names.len() > 1).count();
+        eprintln!("{version:?}: {n_several} of {} threads have several names", by_tid.len());
+        assert_eq!(n_several, 0, "{version:?}: {by_tid:?}");
+        let threads: Vec<(i64, String)> = line
+            .split(' ')
+            .map(|thread| {
+                let (tid, name) = thread.split_once('=').unwrap();
+                (tid.parse().unwrap(), name.replace('_', " "))
+            })
+            .collect();
+        assert_eq!(threads.len(), 24, "{version:?}: {line}");
+        for (tid, name) in threads {
+            let names = &by_tid[&tid];
+            assert_eq!(*names, [name].into(), "{version:?}: {tid}");
+        }
     }
 }

@@ -245,8 +245,7 @@ impl Engine {
             Vec::new()
         };
         let mut pull = pull;
-        pull.aggregator
-            .name_threads(self.symbolizer.newest_names());
+        pull.aggregator.name_threads(self.symbolizer.newest_names());
         let profile = pull.aggregator.finish(length, comments);
         if processes.is_empty() {
             pull.consumer.reply(profile);
