@@ -33,38 +33,40 @@ print(len(idents), flush=True)
 sys.stdin.readline()
 ";
 
-/// Threads that run at once, of which `threading` knows nothing when they begin. Then the first half gets a name; the others
-/// are threads of `threading`, which start one after the other. Prints the id and the name of each.
+/// Threads that run at once. Of every second one `threading` knows nothing when it begins: it gets its name half a second
+/// later, and has lost it when it ends. What runs in the thread `thread 7` is called `worker_7`.
 const LATE: &str = "
 import sys, threading, time, _thread
-N = 24
-names, ended = {}, threading.Semaphore(0)
-def spin(seconds):
+source = '''
+def worker_%d(seconds):
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
-def late(n):
-    spin(0.5)
-    name = 'late %d' % n
-    threading._active[threading.get_ident()] = threading.Thread(name=name)
-    names[threading.get_native_id()] = name
-    spin(2.5)
+def late_%d():
+    worker_%d(0.5)
+    threading._active[threading.get_ident()] = threading.Thread(name='thread %d')
+    worker_%d(2.5)
     del threading._active[threading.get_ident()]
-    spin(0.1)
+    worker_%d(0.1)
     ended.release()
-def ordinary(n):
-    names[threading.get_native_id()] = 'ordinary %d' % n
-    spin(1.5)
-    ended.release()
+'''
+ended = threading.Semaphore(0)
 print('ready', flush=True)
 sys.stdin.readline()
-for n in range(N // 2):
-    _thread.start_new_thread(late, (n,))
-for n in range(N // 2):
-    threading.Thread(target=ordinary, args=(n,), name='ordinary %d' % n).start()
-for n in range(N):
+for n in range(0, 24, 2):
+    exec(source % ((n,) * 6))
+    _thread.start_new_thread(globals()['late_%d' % n], ())
+threads = []
+for n in range(1, 24, 2):
+    exec(source % ((n,) * 6))
+    thread = threading.Thread(target=globals()['worker_%d' % n], name='thread %d' % n, args=(1.5,))
+    thread.start()
+    threads.append(thread)
+for thread in threads:
+    thread.join()
+for n in range(0, 24, 2):
     ended.acquire()
-print(' '.join('%d=%s' % (tid, name.replace(' ', '_')) for tid, name in names.items()), flush=True)
+print('ended', flush=True)
 sys.stdin.readline()
 ";
 
@@ -134,28 +136,23 @@ fn a_thread_has_one_name_also_if_that_came_late_and_went_early() {
         assert_eq!(target.line(), "ready");
         let recorder = Recorder::start(&of_pids(&[target.pid()], 499));
         target.tell("");
-        let line = target.line();
+        assert_eq!(target.line(), "ended");
         let profile = recorder.stop();
-        let mut by_tid: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
+        let mut by_tid: BTreeMap<i64, BTreeSet<&str>> = BTreeMap::new();
         for sample in &profile.samples {
             let thread = profile.thread(sample.labels);
             let names = by_tid.entry(thread.tid).or_default();
-            names.insert(thread.thread_name.to_owned());
+            names.insert(thread.thread_name);
         }
         let n_several = by_tid.values().filter(|names| names.len() > 1).count();
-        eprintln!("{version:?}: {n_several} of {} threads have several names", by_tid.len());
+        let n_threads = by_tid.len();
+        eprintln!("{version:?}: {n_several} of {n_threads} threads have several names");
         assert_eq!(n_several, 0, "{version:?}: {by_tid:?}");
-        let threads: Vec<(i64, String)> = line
-            .split(' ')
-            .map(|thread| {
-                let (tid, name) = thread.split_once('=').unwrap();
-                (tid.parse().unwrap(), name.replace('_', " "))
-            })
-            .collect();
-        assert_eq!(threads.len(), 24, "{version:?}: {line}");
-        for (tid, name) in threads {
-            let names = &by_tid[&tid];
-            assert_eq!(*names, [name].into(), "{version:?}: {tid}");
+        let by_worker = names(&profile);
+        assert_eq!(by_worker.len(), 24, "{version:?}: {by_worker:?}");
+        for (worker, names) in &by_worker {
+            let names: Vec<&String> = names.keys().collect();
+            assert_eq!(names, [&format!("thread {worker}")], "{version:?}");
         }
     }
 }
