@@ -362,8 +362,8 @@ mod tests {
         for profile in &profiles {
             merger.add(profile, |sample| Some(sample.values));
         }
-        let merged = merger.finish(profiles[0].head());
-        let said = said(&[&merged]);
+        let together = merger.finish(profiles[0].head());
+        let said = said(&[&together]);
         let said: BTreeMap<&str, i64> = said
             .iter()
             .map(|((.., name), values)| (&**name, values[0]))

@@ -128,9 +128,10 @@ fn version_1(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute_batch(VIEWS_1)
 }
 
-/// Parts say when threads began ([`super::samples::THREAD_START`]), which an agent of version 1 takes for a label.
-fn version_2(_: &Transaction<'_>) -> rusqlite::Result<()> {
-    Ok(())
+/// The tables stay. Parts say when threads began ([`super::samples::THREAD_START`]), which an agent of version 1 would take for
+/// a label.
+fn version_2(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch("")
 }
 
 /// Why a database cannot be written to.

@@ -86,8 +86,8 @@ impl RemoteSampler {
             }
             samples.push(RawSample {
                 time_ns,
-                period,
                 thread_started_ns,
+                period,
                 ..raw_sample(process, tid, &thread, frames)
             });
         }
