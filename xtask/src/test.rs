@@ -757,7 +757,7 @@ mod tests {
         let folder = workspace::root().join("tests/tests");
         let stages = DEFAULT_SUITES.map(|suite| suite.stages(&folder).unwrap());
         let names: Vec<_> = stages.iter().flatten().map(|stage| &stage.name).collect();
-        let needing = [HOSTS, FAULTS]
+        let needing = [HOSTS, FAULTS, TOP]
             .into_iter()
             .chain(WITH_PACKAGES)
             .chain(WITH_ALLOCATORS)

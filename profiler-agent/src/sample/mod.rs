@@ -7,3 +7,4 @@ mod locals;
 pub mod native;
 pub mod remote;
 pub mod symbolize;
+mod thread_labels;
