@@ -5,5 +5,6 @@ pub mod decode;
 pub mod dump;
 mod locals;
 pub mod native;
+mod process_labels;
 pub mod remote;
 pub mod symbolize;
