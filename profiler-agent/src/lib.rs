@@ -11,6 +11,7 @@ pub mod generated;
 pub mod heap;
 pub mod ids;
 pub mod kernel;
+pub mod kubernetes;
 pub mod native;
 pub mod process;
 pub mod profile;

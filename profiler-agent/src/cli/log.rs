@@ -13,6 +13,9 @@ use tracing_subscriber::{
 /// Target of the kernel programs' messages.
 const BPF: &str = "bpf";
 
+/// Target of the client for Kubernetes, which logs each failure itself, at length. What matters of them is told elsewhere.
+const KUBERNETES_CLIENT: &str = "kube_client";
+
 /// Logging.
 #[derive(Debug, Args, Clone)]
 pub struct LogArgs {
@@ -66,7 +69,9 @@ impl FromStr for LogFilter {
     type Err = LogFilterError;
 
     fn from_str(text: &str) -> Result<Self, LogFilterError> {
-        let mut targets = Targets::new().with_default(LevelFilter::INFO);
+        let mut targets = Targets::new()
+            .with_default(LevelFilter::INFO)
+            .with_target(KUBERNETES_CLIENT, LevelFilter::OFF);
         for part in text
             .split(',')
             .map(str::trim)
@@ -140,6 +145,16 @@ mod tests {
         assert!(filter("warn, bpf=trace").has_bpf_debug());
         assert!(!filter("debug").has_bpf_debug());
         assert!(!filter("debug,bpf=info").has_bpf_debug());
+    }
+
+    #[test]
+    fn the_client_for_kubernetes_speaks_only_when_it_is_named() {
+        let speaks = |text: &str| {
+            let target = format!("{KUBERNETES_CLIENT}::client::builder");
+            filter(text).0.would_enable(&target, &Level::ERROR)
+        };
+        assert!(!speaks("info") && !speaks("debug"));
+        assert!(speaks("info,kube_client=debug"));
     }
 
     #[test]

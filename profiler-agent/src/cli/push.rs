@@ -364,6 +364,7 @@ impl LabelArgs {
             labels: labels
                 .map(|it| (it.name.clone(), it.value.clone()))
                 .collect(),
+            pod_labels: Vec::new(),
         }
     }
 }

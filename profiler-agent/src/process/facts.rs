@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::cgroup;
 use super::container::Container;
+use super::pod::Pod;
 use super::service::{Declared, LabelOptions, name_of_arguments};
 use crate::ids::{Generation, Pid, Tid};
 
@@ -37,6 +38,8 @@ pub struct Facts {
     pub cgroup: String,
     /// The container that it is in.
     pub container: Option<Container>,
+    /// The Kubernetes pod that it is in, where the API server has told of it: a reading of /proc does not know.
+    pub pod: Option<Arc<Pod>>,
     /// The user whose it was then, see [`Facts::owner`].
     pub first_owner: Option<u32>,
     /// What it declares of its service.
@@ -66,6 +69,7 @@ impl Facts {
             executable,
             cgroup: cgroup::path(&groups).to_owned(),
             container: Container::of_process(pid, &groups),
+            pod: None,
             first_owner: owner(visible),
             declared: Declared::of_process(visible),
         })
@@ -126,8 +130,21 @@ impl Facts {
         }
     }
 
-    /// Name of the service that it is part of: what it declares, what the user says, its container's name, what its arguments
-    /// tell, the kernel's name of it.
+    /// UID of its Kubernetes pod, as its control group has it.
+    #[must_use]
+    pub fn pod_uid(&self) -> Option<&str> {
+        self.container.as_ref()?.pod_uid.as_deref()
+    }
+
+    /// What its container is called in its pod.
+    #[must_use]
+    pub fn pod_container(&self) -> Option<&str> {
+        self.container.as_ref()?.pod_container.as_deref()
+    }
+
+    /// Name of the service that it is part of: what it declares, what the user says, what Kubernetes knows
+    /// ([`Pod::service_name`], else its container's name in the pod), its container's name, what its arguments tell, the
+    /// kernel's name of it.
     #[must_use]
     pub fn service_name(&self, options: &LabelOptions) -> String {
         let said = options.service_name.clone();
@@ -138,9 +155,11 @@ impl Facts {
         }
         let declared = Some(&self.declared.name).filter(|name| !name.is_empty());
         let container = self.container.as_ref().and_then(|it| it.name.clone());
+        let pod = self.pod.as_ref().map(|pod| pod.service_name());
         declared
             .cloned()
             .or(said)
+            .or_else(|| pod.or(self.pod_container()).map(str::to_owned))
             .or_else(|| container.filter(|name| !name.is_empty()))
             .or_else(|| name_of_arguments(&self.arguments))
             .unwrap_or_else(|| self.comm.clone())
@@ -441,10 +460,39 @@ mod tests {
             executable: String::new(),
             cgroup: String::new(),
             container: None,
+            pod: None,
             first_owner: None,
             declared: Declared::default(),
         };
         facts.program()
+    }
+
+    #[test]
+    fn a_service_is_called_as_declared_then_as_said_then_as_in_kubernetes() {
+        let mut facts = Facts::read(Pid(std::process::id())).unwrap();
+        facts.declared = Declared::default();
+        facts.container = Some(Container {
+            id: "8a1b2c3d4e5f6071".repeat(4),
+            runtime: None,
+            pod_uid: Some("9d4a".into()),
+            pod_container: None,
+            name: Some("k8s_app_web-7f-x2_shop".into()),
+        });
+        let mut options = LabelOptions::default();
+        assert_eq!(facts.service_name(&options), "k8s_app_web-7f-x2_shop");
+        // What the kubelet's mounts tell, as long as the API server has not.
+        let container = facts.container.as_mut().unwrap();
+        container.pod_container = Some("app".into());
+        assert_eq!(facts.service_name(&options), "app");
+        facts.pod = Some(Arc::new(Pod {
+            name: "web-7f-x2".into(),
+            ..Pod::default()
+        }));
+        assert_eq!(facts.service_name(&options), "web-7f-x2");
+        options.service_name = Some("said".into());
+        assert_eq!(facts.service_name(&options), "said");
+        facts.declared.name = "declared".into();
+        assert_eq!(facts.service_name(&options), "declared");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod memory;
 #[cfg(test)]
 pub(crate) mod memory_image;
 pub mod pages;
+pub mod pod;
 pub mod probe;
 pub mod program;
 pub mod regions;

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 
+use super::pod::PodLabel;
 use crate::ids::Pid;
 
 const SERVICE_NAME: &[u8] = b"OTEL_SERVICE_NAME=";
@@ -42,6 +43,8 @@ pub struct LabelOptions {
     pub is_for_all: bool,
     /// Labels of every process: names and texts. They win over what was found.
     pub labels: Vec<(String, String)>,
+    /// Labels and annotations of their pods that processes get as labels.
+    pub pod_labels: Vec<PodLabel>,
 }
 
 impl Declared {

@@ -428,8 +428,26 @@ pub mod label {
     pub const CONTAINER_RUNTIME: &str = "container_runtime_name";
     /// Its Kubernetes namespace (`k8s.namespace.name`).
     pub const K8S_NAMESPACE: &str = "k8s_namespace_name";
+    /// Name of its Kubernetes pod (`k8s.pod.name`).
+    pub const K8S_POD_NAME: &str = "k8s_pod_name";
     /// UID of the container's Kubernetes pod (`k8s.pod.uid`).
     pub const K8S_POD_UID: &str = "k8s_pod_uid";
+    /// What the container is called in its pod (`k8s.container.name`).
+    pub const K8S_CONTAINER_NAME: &str = "k8s_container_name";
+    /// Name of the node that the pod runs on (`k8s.node.name`).
+    pub const K8S_NODE_NAME: &str = "k8s_node_name";
+    /// Name of the Deployment that the pod belongs to (`k8s.deployment.name`).
+    pub const K8S_DEPLOYMENT_NAME: &str = "k8s_deployment_name";
+    /// Of the ReplicaSet (`k8s.replicaset.name`).
+    pub const K8S_REPLICASET_NAME: &str = "k8s_replicaset_name";
+    /// Of the StatefulSet (`k8s.statefulset.name`).
+    pub const K8S_STATEFULSET_NAME: &str = "k8s_statefulset_name";
+    /// Of the DaemonSet (`k8s.daemonset.name`).
+    pub const K8S_DAEMONSET_NAME: &str = "k8s_daemonset_name";
+    /// Of the CronJob (`k8s.cronjob.name`).
+    pub const K8S_CRONJOB_NAME: &str = "k8s_cronjob_name";
+    /// Of the Job (`k8s.job.name`).
+    pub const K8S_JOB_NAME: &str = "k8s_job_name";
     /// The machine's name (`host.name`).
     pub const HOST_NAME: &str = "host_name";
     /// What the process is part of (`service.name`).
@@ -466,7 +484,16 @@ pub mod label {
         CONTAINER_NAME,
         CONTAINER_RUNTIME,
         K8S_NAMESPACE,
+        K8S_POD_NAME,
         K8S_POD_UID,
+        K8S_CONTAINER_NAME,
+        K8S_NODE_NAME,
+        K8S_DEPLOYMENT_NAME,
+        K8S_REPLICASET_NAME,
+        K8S_STATEFULSET_NAME,
+        K8S_DAEMONSET_NAME,
+        K8S_CRONJOB_NAME,
+        K8S_JOB_NAME,
         HOST_NAME,
         SERVICE_NAME,
         SERVICE_NAMESPACE,

@@ -5,6 +5,7 @@ pub mod decode;
 pub mod dump;
 mod locals;
 pub mod native;
+mod process_labels;
 pub mod remote;
 pub mod symbolize;
 mod thread_labels;

@@ -15,10 +15,10 @@ use profiler_common::layout::InstructionUnit;
 use super::code_cache::CodeCache;
 use super::decode::RawSample;
 use super::native::NativeSymbolizer;
+use super::process_labels::process_labels;
 use super::thread_labels::{OfProgram, Threads};
 use crate::ids::{Address, Generation, Tid};
 use crate::native::eval_loop::{EvalLoop, MAX_EVAL_LOOP_BYTES, RepairRule, TEXT_BYTES};
-use crate::process::container::Runtime;
 use crate::process::file::FileKey;
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::process::service::LabelOptions;
@@ -26,7 +26,6 @@ use crate::profile::aggregate::{
     ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
 use crate::profile::instructions::Instruction;
-use crate::profile::model::label;
 use crate::profile::thread_name::ThreadName;
 use crate::python::bytecode::{At, Bytecodes};
 use crate::python::code::{self, Code, CodeError, CodeSymbol};
@@ -393,57 +392,6 @@ impl Program {
             memory: &self.memory,
         };
         self.threads.settle(&facts);
-    }
-}
-
-/// What is known of a process.
-fn process_labels(
-    process: &PythonProcess,
-    shows_arguments: bool,
-    options: &LabelOptions,
-) -> ProcessLabels {
-    let facts = &process.facts;
-    let service = facts.service_name(options);
-    let declared = &facts.declared;
-    let mut found = vec![
-        (label::SERVICE_NAME, service.as_str()),
-        (label::SERVICE_NAMESPACE, &declared.namespace),
-        (label::SERVICE_VERSION, &declared.version),
-        (label::DEPLOYMENT_ENVIRONMENT, &declared.environment),
-        (label::CGROUP, facts.cgroup.trim_end_matches('/')),
-    ];
-    if let Some(container) = &facts.container {
-        found.extend([
-            (label::CONTAINER_ID, container.id.as_str()),
-            (
-                label::CONTAINER_NAME,
-                container.name.as_deref().unwrap_or_default(),
-            ),
-            (
-                label::CONTAINER_RUNTIME,
-                container.runtime.map_or("", Runtime::name),
-            ),
-            (
-                label::K8S_POD_UID,
-                container.pod_uid.as_deref().unwrap_or_default(),
-            ),
-        ]);
-    }
-    let is_said = |name: &str| options.labels.iter().any(|(said, _)| said == name);
-    let found = found
-        .into_iter()
-        .filter(|(name, text)| !text.is_empty() && !is_said(name))
-        .map(|(name, text)| (name.into(), text.into()));
-    let said = options.labels.iter();
-    let said = said.map(|(name, text)| (name.clone().into(), text.as_str().into()));
-    ProcessLabels {
-        pid: process.pid.0,
-        started_ns: facts.started_ns,
-        owner: facts.owner(),
-        cmdline: facts.cmdline(shows_arguments).into(),
-        comm: facts.comm.as_str().into(),
-        python_version: process.interpreter.version.to_string().into_boxed_str(),
-        more: found.chain(said).collect(),
     }
 }
 

@@ -65,7 +65,7 @@ pub fn filtered<'a>(
         cgroup: &facts.cgroup,
         container_id: container.map_or("", |container| &container.id),
         container_name: name.unwrap_or_default(),
-        k8s_namespace: "",
+        k8s_namespace: facts.pod.as_ref().map_or("", |pod| &pod.namespace),
         owner: if filter.needs_owner() {
             facts.owner()
         } else {

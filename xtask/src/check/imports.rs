@@ -20,8 +20,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "agent",
         &[
-            "config", "serve", "push", "recorder", "view", "track", "sample", "bpf", "profile",
+            "config",
+            "serve",
+            "push",
+            "recorder",
+            "view",
+            "track",
+            "sample",
+            "bpf",
+            "profile",
             "heap",
+            "kubernetes",
         ],
     ),
     // Made by `cli` and taken apart by `agent`: no stage knows it.
@@ -32,7 +41,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("recorder", &["format"]),
     ("view", &["format"]),
     ("format", &["profile", "generated"]),
-    ("track", &["python", "native"]),
+    ("track", &["python", "native", "kubernetes"]),
+    // What the API server says of pods.
+    ("kubernetes", &["process"]),
     ("sample", &["python", "native", "kernel", "profile"]),
     // A row of SOURCES names its sample types.
     ("bpf", &["kernel", "profile", "ids"]),

@@ -1,5 +1,6 @@
 //! Which container a process is in, learned from /proc alone: no daemon is asked, and nothing has to be there.
 
+mod kubelet;
 mod mounts;
 mod name;
 mod path;
@@ -51,6 +52,8 @@ pub struct Container {
     pub runtime: Option<Runtime>,
     /// UID of its Kubernetes pod, with dashes.
     pub pod_uid: Option<String>,
+    /// What it is called in its pod, where that is known.
+    pub pod_container: Option<String>,
     /// The name that its runtime gave it, where it is known. Text from outside, of any kind.
     pub name: Option<String>,
 }
@@ -62,6 +65,8 @@ impl Container {
         let by_group = groups.iter().find_map(|group| path::container(group));
         let mut container = by_group.or_else(|| mounts::container(pid))?;
         container.name = name::of(pid, &container);
+        let pod_uid = container.pod_uid.as_deref();
+        container.pod_container = pod_uid.and_then(|uid| kubelet::container_name(pid, uid));
         Some(container)
     }
 
@@ -111,6 +116,7 @@ mod tests {
             id: "8a1b2c3d4e5f6071".repeat(4),
             runtime: Some(Runtime::Docker),
             pod_uid: None,
+            pod_container: None,
             name: None,
         };
         assert_eq!(container.to_string(), "8a1b2c3d4e5f");

@@ -11,7 +11,7 @@ use super::{Container, Runtime, is_id};
 use crate::ids::Pid;
 
 /// Most bytes of a mountinfo file that are read; a process in a namespace of its own can mount as it likes.
-const MAX_BYTES: u64 = 1 << 20;
+pub(super) const MAX_BYTES: u64 = 1 << 20;
 
 /// A file that a runtime mounts into its containers.
 struct Marker {
@@ -66,6 +66,7 @@ fn of_mount(line: &str) -> Option<Container> {
         id: id.to_owned(),
         runtime: Some(marker.runtime),
         pod_uid: None,
+        pod_container: None,
         name: None,
     })
 }

@@ -45,6 +45,7 @@ pub(super) fn container(path: &str) -> Option<Container> {
                 runtime,
                 // Of the pod around it, not around a container further out.
                 pod_uid: pod_uid.take(),
+                pod_container: None,
                 name: None,
             });
         }
@@ -283,6 +284,7 @@ mod tests {
                 id: ID.to_owned(),
                 runtime: *runtime,
                 pod_uid: pod_uid.map(str::to_owned),
+                pod_container: None,
                 name: None,
             };
             assert_eq!(found, Some(expected), "{path}");

@@ -1,0 +1,19 @@
+//! Which pods run on this node, asked of the Kubernetes API server: one list, then a watch that tells of changes, for as long
+//! as the agent runs. Nothing waits for it: what it learns is told over a channel, and while the server is away what is known
+//! stays known.
+//!
+//! Only metadata is asked for (`PartialObjectMetadata`,
+//! <https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches>): the specification of a pod, with its
+//! environment, does not leave the server. The right to list and watch pods is all it needs, and to get the ReplicaSets and Jobs that
+//! they belong to.
+
+pub mod connect;
+mod lines;
+mod owners;
+mod pods;
+mod request;
+pub mod table;
+pub mod watch;
+
+#[cfg(test)]
+mod fake;
