@@ -21,6 +21,7 @@ mod grpc_tools;
 mod hosts;
 mod image;
 mod interpreters;
+mod kubernetes;
 mod linker;
 mod package;
 mod promtool;
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
         Verb::Compare(args) => compare::compare(&args),
         Verb::Codegen => codegen::codegen().map(|()| ExitCode::SUCCESS),
         Verb::Dist(args) => dist::dist(args.target).map(|_| ExitCode::SUCCESS),
-        Verb::Image(args) => image::image(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Image(args) => image::image(&args).map(|_| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
