@@ -23,7 +23,7 @@ use crate::{
 const RECIPE: &str = "1";
 
 /// Version of Kubernetes: that of tests/peers/kubernetes/go.mod.
-const VERSION: &str = "v1.34.4";
+pub(crate) const VERSION: &str = "v1.34.4";
 
 /// The program that has all of Kubernetes' in it, and the names that it is called by.
 const PROGRAM: &str = "kubernetes";
@@ -155,8 +155,8 @@ fn packaged() -> Result<PathBuf> {
     })
 }
 
-/// What installs and checks manifests.
-fn tools() -> Result<PathBuf> {
+/// Folder of what installs and checks manifests: `helm` and `kubeconform`.
+pub(crate) fn tools() -> Result<PathBuf> {
     cache::get(&cache::Entry {
         name: "kubernetes-tools",
         recipe: &format!("{RECIPE}\n{TOOLS:?}"),

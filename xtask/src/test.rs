@@ -17,7 +17,7 @@ use clap::ValueEnum;
 
 use crate::{
     allocators, browser, build, collector, command, grpc_tools, hosts, image, interpreters,
-    kubernetes, package, promtool, setup,
+    kubernetes, manifests, package, promtool, setup,
     timing::{self, Row},
     toolchain, viewers, vm, wheels, workspace,
 };
@@ -363,15 +363,8 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
             rows.push(row);
         }
         if let Some(cluster) = cluster {
-            let (made, row) = cluster.join().expect("it does not panic");
-            prepared.kubernetes = made?;
-            rows.push(row);
-            if !prepared.kubernetes.is_empty() {
-                let get = || Ok(image::archive()?.into_os_string());
-                let (archive, row) = self::made("image", get);
-                prepared.image = archive;
-                rows.push(row);
-            }
+            let made = cluster.join().expect("it does not panic");
+            total.add(get_cluster(made, &mut prepared, &mut rows)?);
         }
     }
     for stage in stages {
@@ -477,6 +470,38 @@ fn make_cluster() -> (Result<OsString>, Row) {
         outcome: "ok".into(),
     };
     (made, row)
+}
+
+/// What was made for a cluster, the image that runs there, and whether the manifests are what the chart makes.
+fn get_cluster(
+    (programs, row): (Result<OsString>, Row),
+    prepared: &mut Prepared,
+    rows: &mut Vec<Row>,
+) -> Result<Counts> {
+    prepared.kubernetes = programs?;
+    rows.push(row);
+    if prepared.kubernetes.is_empty() {
+        return Ok(Counts::default());
+    }
+    let (archive, row) = made("image", || Ok(image::archive()?.into_os_string()));
+    prepared.image = archive;
+    rows.push(row);
+    let start = Instant::now();
+    let is_current = manifests::is_current()?;
+    let outcome = if is_current {
+        "ok"
+    } else {
+        "FAILED: deploy/kubernetes is not what the chart makes: cargo xtask manifests"
+    };
+    rows.push(Row {
+        name: "manifests".into(),
+        duration: start.elapsed(),
+        outcome: outcome.into(),
+    });
+    Ok(Counts {
+        n_passed: u64::from(is_current),
+        n_failed: u64::from(!is_current),
+    })
 }
 
 /// Builds the binary under test and all tests, so that a stage's time is that of its tests.

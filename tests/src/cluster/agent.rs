@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Cluster, PYAGENT_IMAGE, PYTHON_IMAGE, Pod, answer};
 use crate::containers::SCRIPT;
 use crate::pyagent::binary;
+use crate::target::Target;
 
 /// Its port for profiles.
 pub const PORT: u16 = 7099;
@@ -130,19 +131,49 @@ impl Cluster {
         self.pod(namespace, &format!("app={name}"))
     }
 
-    /// Samples that the agent at this address takes from now on, as JSON: `labels`, `values` and `stack`, leaf first.
+    /// As [`Self::pull`], through a port that kubectl forwards to the pod's loopback address.
+    ///
+    /// # Panics
+    /// With what `pyagent pull` or kubectl complains about.
+    #[must_use]
+    pub fn pull_forwarded(&self, namespace: &str, agent: &Pod, pod: &Pod) -> Vec<Value> {
+        let mut forward = self.command("kubectl");
+        let port = format!(":{PORT}");
+        forward.args([
+            "--namespace",
+            namespace,
+            "port-forward",
+            agent.name(),
+            &port,
+        ]);
+        let mut forward = Target::start(&mut forward);
+        let line = forward.line();
+        let address = line.split(' ').nth(2).expect("Forwarding from ADDRESS");
+        self.pull(address, pod)
+    }
+
+    /// Samples that the agent at this address takes from now on, as JSON: `labels`, `values` and `stack`, leaf first. It waits
+    /// until there is a process of this pod.
     ///
     /// # Panics
     /// With what `pyagent pull` complains about.
     #[must_use]
-    pub fn pull(&self, address: &str, options: &[&str]) -> Vec<Value> {
+    pub fn pull(&self, address: &str, pod: &Pod) -> Vec<Value> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("profile.jsonl");
-        let mut pull = self.command(binary());
-        pull.args(["pull", address, "--duration", "3s", "-o"])
-            .arg(&file)
-            .args(options);
-        answer(&mut pull).unwrap_or_else(|error| panic!("{pull:?}: {error}"));
+        let filter = format!("k8s_pod_uid=^{}$", pod.uid());
+        self.wait_until("a profile of the pod", || {
+            let mut pull = self.command(binary());
+            pull.args(["pull", address, "--duration", "2s", "--force", "-o"])
+                .arg(&file)
+                .args(["--label", &filter]);
+            match answer(&mut pull) {
+                Ok(_) => Some(()),
+                // The agent is ready before it knows all processes.
+                Err(error) if error.contains("matches") => None,
+                Err(error) => panic!("{pull:?}: {error}"),
+            }
+        });
         let text = fs::read_to_string(file).expect("it wrote it");
         let samples = text.lines().skip(1);
         let parsed = samples.map(|line| serde_json::from_str(line).expect("JSON"));

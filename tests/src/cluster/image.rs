@@ -15,11 +15,12 @@ pub struct Part<'a> {
     pub names: &'a [&'a str],
 }
 
-/// Writes an image of one layer into `scratch`, an empty folder, and returns the archive's path.
+/// Writes an image of one layer, which runs a command when nothing else is said, into `scratch`, an empty folder, and returns
+/// the archive's path.
 ///
 /// # Panics
 /// When `tar` fails.
-pub(super) fn archive(name: &str, parts: &[Part<'_>], scratch: &Path) -> PathBuf {
+pub(super) fn archive(name: &str, command: &[&str], parts: &[Part<'_>], scratch: &Path) -> PathBuf {
     let layer = scratch.join("layer.tar");
     let mut tar = Command::new("tar");
     tar.args(["--create", "--numeric-owner", "--one-file-system"])
@@ -37,7 +38,10 @@ pub(super) fn archive(name: &str, parts: &[Part<'_>], scratch: &Path) -> PathBuf
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
+        "config": {
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "Cmd": command,
+        },
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))]},
     });
     let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);

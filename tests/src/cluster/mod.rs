@@ -10,6 +10,7 @@ mod certificates;
 mod image;
 mod place;
 mod programs;
+mod schemas;
 
 use std::env;
 use std::ffi::OsStr;
@@ -97,6 +98,7 @@ impl Cluster {
         let folder = pause.parent().expect("a folder");
         cluster.import_folders(
             PAUSE_IMAGE,
+            &["/pause"],
             &[Part {
                 folder,
                 names: &["pause"],
@@ -105,6 +107,7 @@ impl Cluster {
         let script = workload(SCRIPT);
         cluster.import_folders(
             PYTHON_IMAGE,
+            &[],
             &[
                 Part {
                     folder: &prepared_root(&cluster.python),
@@ -259,13 +262,13 @@ impl Cluster {
         Pod(running[0].clone())
     }
 
-    /// Makes an image of folders.
+    /// Makes an image of folders, which runs a command when nothing else is said.
     ///
     /// # Panics
     /// When that fails.
-    pub fn import_folders(&self, name: &str, parts: &[Part<'_>]) {
+    pub fn import_folders(&self, name: &str, command: &[&str], parts: &[Part<'_>]) {
         let scratch = tempfile::tempdir_in(&self.place.folder).expect("the folder is ours");
-        self.import(&image::archive(name, parts, scratch.path()));
+        self.import(&image::archive(name, command, parts, scratch.path()));
     }
 
     /// Takes an image's archive.
@@ -282,6 +285,30 @@ impl Cluster {
     #[must_use]
     pub fn helm(&self) -> Command {
         self.command("helm")
+    }
+
+    /// What kubeconform, told to be strict, finds wrong with manifests; empty when nothing is. Kinds that the API does not know
+    /// by itself are passed over.
+    ///
+    /// # Panics
+    /// When it cannot be asked.
+    #[must_use]
+    pub fn wrong(&self, manifests: &Path) -> String {
+        let folder = self.place.folder.join("schemas");
+        if !folder.exists() {
+            fs::create_dir(&folder).expect("the folder is ours");
+            let open_api = self.kubectl(&["get", "--raw", "/openapi/v2"]);
+            schemas::write(&serde_json::from_str(&open_api).expect("JSON"), &folder);
+        }
+        let mut check = self.command("kubeconform");
+        check
+            .args(["-strict", "-ignore-missing-schemas", "-schema-location"])
+            .arg(folder.join(schemas::FILE_NAMES))
+            .arg(manifests);
+        let output = check.output().expect("util-linux is there");
+        [output.stdout, output.stderr]
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .concat()
     }
 
     /// A folder that the cluster has in the place of one of the host's: of `/run`, `/var/lib` or `/var/log`.

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -169,6 +170,13 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
                 "--authorization-mode=Node,RBAC",
                 "--enable-admission-plugins=NodeRestriction",
                 "--allow-privileged=true",
+                "--requestheader-allowed-names=front-proxy",
+                "--requestheader-username-headers=X-Remote-User",
+                "--requestheader-group-headers=X-Remote-Group",
+                "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+                &self.key("--requestheader-client-ca-file", "ca.crt"),
+                // It would ask more of etcd than that of Debian can do.
+                "--feature-gates=SizeBasedListCostEstimate=false",
                 "--kubelet-preferred-address-types=InternalIP",
                 &self.key("--client-ca-file", "ca.crt"),
                 &self.key("--tls-cert-file", "apiserver.crt"),
@@ -300,7 +308,8 @@ configMapAndSecretChangeDetectionStrategy: Watch
 
 /// What the programs have said last, for who has to find out why something did not happen.
 pub(super) fn last_words(folder: &Path) -> String {
-    const MAX_LINES: usize = 8;
+    const MAX_LINES: usize = 4;
+    const MAX_CHARACTERS: usize = 400;
     let mut text = String::new();
     for entry in fs::read_dir(folder.join("logs"))
         .into_iter()
@@ -310,8 +319,11 @@ pub(super) fn last_words(folder: &Path) -> String {
         let log = fs::read(entry.path()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
-        let last = &lines[lines.len().saturating_sub(MAX_LINES)..];
-        text += &format!("== {}\n{}\n", entry.path().display(), last.join("\n"));
+        let _ = writeln!(text, "== {}", entry.path().display());
+        for line in &lines[lines.len().saturating_sub(MAX_LINES)..] {
+            let line: String = line.chars().take(MAX_CHARACTERS).collect();
+            let _ = writeln!(text, "{line}");
+        }
     }
     text
 }

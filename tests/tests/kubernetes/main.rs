@@ -3,4 +3,5 @@
 //!
 //! Each module is a stage of its own of `cargo xtask test`, in a process of its own.
 
+mod chart;
 mod daemonset;
