@@ -3,6 +3,7 @@
 pub mod allocated;
 pub mod bench;
 pub mod browser;
+pub mod cluster;
 pub mod compiler;
 pub mod containers;
 pub mod cpu_ticks;

@@ -16,8 +16,8 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    allocators, browser, build, collector, command, grpc_tools, hosts, interpreters, package,
-    promtool, setup,
+    allocators, browser, build, collector, command, grpc_tools, hosts, image, interpreters,
+    kubernetes, manifests, package, promtool, setup,
     timing::{self, Row},
     toolchain, viewers, vm, wheels, workspace,
 };
@@ -47,20 +47,26 @@ enum Suite {
     Kernel,
     /// Over containers of Podman's, which is installed when it is missing.
     Containers,
+    /// Over a Kubernetes of one node.
+    Kubernetes,
     /// Over other kernels, in QEMU.
     Vm,
 }
 
 /// Other kernels take long in QEMU: they are run by name.
-const DEFAULT_SUITES: [Suite; 4] = [
+const DEFAULT_SUITES: [Suite; 5] = [
     Suite::Offline,
     Suite::Live,
     Suite::Kernel,
     Suite::Containers,
+    Suite::Kubernetes,
 ];
 
 /// What runs containers: Podman, over the runtime that needs the fewest rights.
 const CONTAINER_PROGRAMS: [(&str, &str); 2] = [("podman", "podman"), ("runc", "runc")];
+
+/// What a node of Kubernetes needs beside what is made for it.
+const NODE_PROGRAMS: [(&str, &str); 2] = [("runc", "runc"), ("iproute2", "ip")];
 
 /// Servers that run Python in themselves.
 const HOST_PROGRAMS: [(&str, &str); 4] = [
@@ -160,6 +166,10 @@ struct Prepared {
     push_stand_in: OsString,
     /// As [`grpc_tools::get`] says; empty without.
     grpc_tools: OsString,
+    /// As [`kubernetes::get`] says; empty without.
+    kubernetes: OsString,
+    /// As [`image::archive`] says; empty without.
+    image: OsString,
     /// Names of the tests of each test binary, once they are built.
     tests: HashMap<&'static str, Vec<String>>,
 }
@@ -172,6 +182,7 @@ impl Suite {
             Self::Live => Some("live"),
             Self::Kernel => Some("kernel"),
             Self::Containers => Some("containers"),
+            Self::Kubernetes => Some("kubernetes"),
             Self::Vm => None,
         }
     }
@@ -185,6 +196,7 @@ impl Suite {
             needs_root: self != Self::Offline,
             needs_programs: match (self, name.as_str()) {
                 (Self::Containers, _) => &CONTAINER_PROGRAMS,
+                (Self::Kubernetes, _) => &NODE_PROGRAMS,
                 (_, HOSTS) => &HOST_PROGRAMS,
                 (_, FAULTS) => &NETWORK_PROGRAMS,
                 (_, TOP) => &TERMINAL_PROGRAMS,
@@ -331,6 +343,8 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         });
         // Minutes, where they were never made: beside all the rest.
         let peers = has_peers.then(|| thread::spawn(make_peers));
+        let has_cluster = suites.contains(&Suite::Kubernetes);
+        let cluster = has_cluster.then(|| thread::spawn(make_cluster));
         let start = Instant::now();
         prepared.interpreters = interpreters::get()?;
         rows.push(Row {
@@ -372,6 +386,10 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
                 prepared.grpc_tools,
             ] = made?;
             rows.push(row);
+        }
+        if let Some(cluster) = cluster {
+            let made = cluster.join().expect("it does not panic");
+            total.add(get_cluster(made, &mut prepared, &mut rows)?);
         }
     }
     for stage in stages {
@@ -468,6 +486,50 @@ fn make_peers() -> (Result<[OsString; 4]>, Row) {
     (made, row)
 }
 
+/// A Kubernetes of one node.
+fn make_cluster() -> (Result<OsString>, Row) {
+    let start = Instant::now();
+    let made = kubernetes::get().map(Option::unwrap_or_default);
+    let row = Row {
+        name: "Kubernetes (beside the rest)".into(),
+        duration: start.elapsed(),
+        outcome: "ok".into(),
+    };
+    (made, row)
+}
+
+/// What was made for a cluster, the image that runs there, and whether the manifests are what the chart makes.
+fn get_cluster(
+    (programs, row): (Result<OsString>, Row),
+    prepared: &mut Prepared,
+    rows: &mut Vec<Row>,
+) -> Result<Counts> {
+    prepared.kubernetes = programs?;
+    rows.push(row);
+    if prepared.kubernetes.is_empty() {
+        return Ok(Counts::default());
+    }
+    let (archive, row) = made("image", || Ok(image::archive()?.into_os_string()));
+    prepared.image = archive;
+    rows.push(row);
+    let start = Instant::now();
+    let is_current = manifests::is_current()?;
+    let outcome = if is_current {
+        "ok"
+    } else {
+        "FAILED: deploy/kubernetes is not what the chart makes: cargo xtask manifests"
+    };
+    rows.push(Row {
+        name: "manifests".into(),
+        duration: start.elapsed(),
+        outcome: outcome.into(),
+    });
+    Ok(Counts {
+        n_passed: u64::from(is_current),
+        n_failed: u64::from(!is_current),
+    })
+}
+
 /// Builds the binary under test and all tests, so that a stage's time is that of its tests.
 fn build_all(prepared: &Prepared) -> Result<()> {
     setup::setup()?;
@@ -500,7 +562,9 @@ fn cargo_test(prepared: &Prepared) -> Command {
     .env("PYAGENT_COLLECTOR", &prepared.collector)
     .env("PYAGENT_OTLP_PACKAGES", &prepared.otlp_packages)
     .env("PYAGENT_PUSH_STAND_IN", &prepared.push_stand_in)
-    .env("PYAGENT_GRPC_TOOLS", &prepared.grpc_tools);
+    .env("PYAGENT_GRPC_TOOLS", &prepared.grpc_tools)
+    .env("PYAGENT_CLUSTER", &prepared.kubernetes)
+    .env("PYAGENT_IMAGE", &prepared.image);
     test
 }
 
