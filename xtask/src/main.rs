@@ -66,7 +66,7 @@ enum Verb {
         #[arg(value_enum)]
         only: Vec<check::Step>,
     },
-    /// Run the tests: everything but `vm` when nothing is named.
+    /// Run the tests: everything but `kubernetes` and `vm` when nothing is named.
     Test(test::Args),
     /// Prepare further versions of CPython for the tests, and list them.
     Interpreters(interpreters::Args),
