@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    command,
+    build, command,
     dist::{self, Target},
     workspace,
 };
@@ -41,13 +41,13 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
 }
 
-/// Path of this machine's image, which is built as by `cargo xtask image`.
+/// Path of an image for the tests: as by `cargo xtask image`, of a binary that is there sooner.
 pub(crate) fn archive() -> Result<PathBuf> {
     image(&Args {
         target: None,
-        binary: None,
+        binary: Some(build::static_binary()?),
         name: NAME.to_owned(),
-        output: None,
+        output: Some(workspace::target().join("static/pyagent.tar")),
     })
 }
 
