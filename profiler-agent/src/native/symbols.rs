@@ -34,8 +34,11 @@ const MAX_SYMBOLS: u64 = 4 << 20;
 /// Symbols that are read at once.
 const PIECE_SYMBOLS: u64 = 4096;
 
-/// Most bytes of a mangled name; longer ones are cut.
-const MAX_MANGLED_BYTES: usize = 4096;
+/// Most bytes of a mangled name; longer ones are cut, and not demangled. Those of Rust's nested types have ten thousand.
+const MAX_MANGLED_BYTES: usize = 32 << 10;
+
+/// Longer ones of C++ are shown as they are: what demangles them takes more than time in proportion.
+const MAX_CPP_BYTES: usize = 4096;
 
 /// Most bytes of a demangled name; longer ones are cut. A short mangled name can stand for gigabytes.
 const MAX_NAME_BYTES: usize = 1024;
@@ -346,6 +349,7 @@ pub fn demangle(mangled: &str) -> Box<str> {
         return Cut::write(|out| write!(out, "{name:#}"));
     }
     if mangled.starts_with("_Z")
+        && mangled.len() <= MAX_CPP_BYTES
         && let Ok(symbol) = BorrowedSymbol::new(mangled.as_bytes())
     {
         let options = DemangleOptions::new().no_params().no_return_type();
