@@ -11,7 +11,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::decode::{RawSample, comm_text};
-use crate::ids::{Pid, Tid};
+use crate::ids::Tid;
 use crate::process::facts;
 use crate::process::memory::ProcessMemory;
 use crate::profile::aggregate::{ProcessLabels, ThreadLabels};
@@ -54,12 +54,6 @@ pub(super) struct OfProgram<'a> {
     pub(super) memory: &'a ProcessMemory,
 }
 
-impl OfProgram<'_> {
-    fn pid(&self) -> Pid {
-        self.process.pid
-    }
-}
-
 impl ThreadFacts for OfProgram<'_> {
     fn now_ns(&self) -> u64 {
         facts::boot_ns()
@@ -78,7 +72,7 @@ impl ThreadFacts for OfProgram<'_> {
     }
 
     fn started_ns(&self, tid: Tid) -> Option<u64> {
-        facts::thread_started_ns(self.pid(), tid)
+        facts::thread_started_ns(self.process.pid, tid)
     }
 }
 
@@ -392,7 +386,7 @@ mod tests {
     use profiler_common::event::{KernelStatus, PythonStatus};
 
     use super::*;
-    use crate::ids::{Address, Generation};
+    use crate::ids::{Address, Generation, Pid};
 
     const SECOND: u64 = 1_000_000_000;
 
