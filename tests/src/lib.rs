@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub mod allocated;
+pub mod api_server;
 pub mod bench;
 pub mod browser;
 pub mod compiler;
@@ -12,6 +13,7 @@ pub mod interpreters;
 pub mod otlp;
 pub mod packages;
 pub mod picture;
+pub mod pod_group;
 pub mod push;
 pub mod pyagent;
 pub mod recorder;
