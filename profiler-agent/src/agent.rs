@@ -19,12 +19,12 @@ mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 pub use self::engine::Recording;
 use self::engine::{Engine, EngineParts, RecorderChannel, Sampler, period_ns};
@@ -42,6 +42,8 @@ use crate::ids::Pid;
 use crate::kernel::privileges::{reduce_privileged_thread, reduce_thread};
 use crate::kernel::probe::has_seccomp_filter;
 use crate::kernel::restrictions;
+use crate::kubernetes::table::PodEvent;
+use crate::kubernetes::watch::WatchStatus;
 use crate::process::block::Release;
 use crate::process::facts::boot_ns;
 use crate::process::lifecycle::Lifecycle;
@@ -63,6 +65,9 @@ const TRACK_CHANNEL: usize = 8192;
 
 /// Windows that wait for the recorder, beside those that it has taken.
 const RECORDER_CHANNEL: usize = 4;
+
+/// A tracker that has too much to do is told of pods again after this time.
+const TELL_PAUSE: Duration = Duration::from_millis(100);
 
 /// The engine answers a question about what is in use within this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,6 +110,7 @@ enum Event {
 /// A running agent.
 pub struct Agent {
     events: SyncSender<Event>,
+    tracker: SyncSender<TrackMessage>,
     engine: Option<JoinHandle<()>>,
     scanned: Option<oneshot::Receiver<Vec<ProcessListing>>>,
     probe_cost: Option<ProbeCost>,
@@ -124,7 +130,18 @@ pub enum Purpose {
         recorder: Option<WindowRecorder>,
         /// How they fare who are sent them.
         pushes: Option<PushCounts>,
+        /// The pods of this node, where somebody follows them.
+        pods: Option<FollowedPods>,
     },
+}
+
+/// Pods that somebody follows, who tells of changes by [`Agent::pod_teller`].
+#[derive(Debug)]
+pub struct FollowedPods {
+    /// What is known of them before the agent begins.
+    pub first: Option<PodEvent>,
+    /// How the one who follows them is doing.
+    pub status: watch::Receiver<WatchStatus>,
 }
 
 /// Says how the targets of pushes fare.
@@ -250,13 +267,24 @@ impl Agent {
         probes: Option<(Probes, ProbeCost)>,
         opener: Option<Opener>,
     ) -> Result<Self> {
+        let (recording, show_cmdline, recorder, pushes, pods) = match purpose {
+            Purpose::Record(recording) => (Some(recording), true, None, None, None),
+            Purpose::Serve {
+                show_cmdline,
+                recorder,
+                pushes,
+                pods,
+            } => (None, show_cmdline, recorder, pushes, pods),
+        };
+        let (first_pods, pod_status) = pods.map(|it| (it.first, it.status)).unzip();
         let (events, event_receiver) = sync_channel(EVENT_CHANNEL);
         let (track_sender, track_receiver) = sync_channel(TRACK_CHANNEL);
         let (scanned_sender, scanned) = oneshot::channel();
         let stop_sampling = Arc::new(AtomicBool::new(false));
         spawn("tracker", {
             let (selection, events) = (config.selection.clone(), events.clone());
-            move || track(selection, tables, &track_receiver, &events)
+            let first_pods = first_pods.flatten();
+            move || track(selection, first_pods, tables, &track_receiver, &events)
         })?;
         spawn("sampler", {
             let (events, track_sender) = (events.clone(), track_sender.clone());
@@ -279,14 +307,6 @@ impl Agent {
             })?;
             probe_sender = Some(sender);
         }
-        let (recording, show_cmdline, recorder, pushes) = match purpose {
-            Purpose::Record(recording) => (Some(recording), true, None, None),
-            Purpose::Serve {
-                show_cmdline,
-                recorder,
-                pushes,
-            } => (None, show_cmdline, recorder, pushes),
-        };
         let (recorder, windows) = recorder.map(|it| (it.recorder, it.windows)).unzip();
         let reader = recorder.as_ref().map(Recorder::reader);
         let opener = opener.filter(|_| config.types.contains(&ProfileType::Faults));
@@ -294,10 +314,11 @@ impl Agent {
             open_pagemap: opener.map_or_else(|| Box::new(|_| None) as _, Opener::pagemaps),
             recorder: windows.clone().zip(reader),
             pushes,
+            pods: pod_status,
             prober: probe_sender,
             sampler,
             stop_sampling,
-            tracker: track_sender,
+            tracker: track_sender.clone(),
             config: config.clone(),
             show_cmdline,
             scanned: Some(scanned_sender),
@@ -310,6 +331,7 @@ impl Agent {
         })?;
         Ok(Self {
             events,
+            tracker: track_sender,
             engine: Some(engine),
             scanned: Some(scanned),
             probe_cost: None,
@@ -331,6 +353,14 @@ impl Agent {
     pub fn asker(&self) -> AgentAsker {
         AgentAsker {
             events: self.events.clone(),
+        }
+    }
+
+    /// Something that tells the agent of pods.
+    #[must_use]
+    pub fn pod_teller(&self) -> PodTeller {
+        PodTeller {
+            tracker: self.tracker.clone(),
         }
     }
 
@@ -358,6 +388,27 @@ impl Agent {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.engine.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+/// Tells a running agent of pods.
+#[derive(Debug)]
+pub struct PodTeller {
+    tracker: SyncSender<TrackMessage>,
+}
+
+impl PodTeller {
+    /// Passes on what the API server told; waits while the agent has too much else to do. False: it has ended.
+    pub async fn tell(&self, event: PodEvent) -> bool {
+        let mut message = TrackMessage::Pods(event);
+        loop {
+            message = match self.tracker.try_send(message) {
+                Ok(()) => return true,
+                Err(TrySendError::Full(message)) => message,
+                Err(TrySendError::Disconnected(_)) => return false,
+            };
+            tokio::time::sleep(TELL_PAUSE).await;
+        }
     }
 }
 

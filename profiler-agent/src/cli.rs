@@ -38,6 +38,7 @@ pub mod mem;
 mod named;
 mod output;
 mod own_agent;
+pub mod pods;
 pub mod pull;
 pub mod push;
 pub mod record;
@@ -60,6 +61,7 @@ use self::frames::FramesArgs;
 use self::gil::GilArgs;
 use self::listen::ListenArgs;
 use self::log::LogArgs;
+use self::pods::{PodSelectionArgs, PodsArgs};
 use self::push::{LabelArgs, PushArgs};
 use profiler_common::process::DEFAULT_MAX_PROCESSES;
 
@@ -77,6 +79,7 @@ use crate::profile::query::{Criteria, LabelFilter, ProcessFilter, Viewer, parse_
 use crate::profile::selector::{CgroupSelector, ContainerSelector};
 use crate::push::OTLP_PROTO_VERSION;
 use crate::track::allocators::PoolProbes;
+use crate::track::consent::Consent;
 use crate::track::tracker::Selection;
 use crate::view::memory::SortKey;
 
@@ -94,6 +97,7 @@ static LONG_VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
     long_version = LONG_VERSION.as_str(),
     args_conflicts_with_subcommands = true,
     mut_args(|arg| arg.hide_env(true)),
+    mut_arg("namespace", |arg| arg.hide_short_help(false)),
     mut_subcommands(|verb| verb.mut_args(|arg| arg.hide_env(true))),
     after_help = "Examples:\n  sudo pyagent --all-python                          profile all, serve on 127.0.0.1:7099\n  sudo pyagent record -o app.pb.gz -- python app.py  profile a command from its first sample\n  pyagent doctor 1234                                why are there no frames?\n\nOptions are also read from the environment: PYAGENT_RATE=499 is --rate 499.\nExit codes: 0 ok, 1 failed, 2 usage, 3 rights missing, 4 nothing matched, 5 grew (`diff`);\n`record -- CMD`: CMD's own, 128+n a signal, 125 pyagent failed, 126 not executable, 127 not found."
 )]
@@ -289,6 +293,12 @@ pub struct AgentArgs {
     /// Which processes.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Which pods.
+    #[command(flatten)]
+    pub pod_selection: PodSelectionArgs,
+    /// How pods are known.
+    #[command(flatten)]
+    pub pods: PodsArgs,
     /// How to sample.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -428,6 +438,9 @@ fn output_help() -> String {
 /// `pyagent pull`.
 #[derive(Debug, Args, Clone)]
 #[command(
+    // As in kubectl, and not as in py-spy: -n is a namespace.
+    mut_arg("native", |arg| arg.short_alias(None)),
+    mut_arg("namespace", |arg| arg.hide_short_help(false)),
     after_help = "Examples:\n  pyagent pull --duration 30s --pid 1234 -o app.svg   of the agent on this host, from now on\n  pyagent pull web1:7099 --last 10m -o slow.html      what another one recorded"
 )]
 pub struct PullArgs {
@@ -463,6 +476,9 @@ pub struct PullArgs {
     /// Of which processes.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Of which pods.
+    #[command(flatten)]
+    pub pod_selection: PodSelectionArgs,
     /// Which frames.
     #[command(flatten)]
     pub frames: FramesArgs,
@@ -674,6 +690,7 @@ impl SelectionArgs {
                 cmdline: self.exclude_cmdline.clone(),
                 cgroups: self.exclude_cgroup.clone(),
                 containers: self.exclude_container.clone(),
+                ..Criteria::default()
             },
             viewer: Viewer::All,
         }
@@ -688,6 +705,7 @@ impl SelectionArgs {
             cmdline: self.cmdline.clone(),
             cgroups: self.cgroup.clone(),
             containers: self.container.clone(),
+            ..Criteria::default()
         }
     }
 
@@ -699,6 +717,7 @@ impl SelectionArgs {
             filter: self.filter(),
             only_pids,
             subprocesses: self.subprocesses,
+            consent: Consent::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub mod allocated;
+pub mod api_server;
 pub mod bench;
 pub mod browser;
 pub mod cluster;
@@ -13,6 +14,7 @@ pub mod interpreters;
 pub mod otlp;
 pub mod packages;
 pub mod picture;
+pub mod pod_group;
 pub mod push;
 pub mod pyagent;
 pub mod recorder;

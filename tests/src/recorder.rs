@@ -88,8 +88,7 @@ fn every_process(include: Criteria) -> Selection {
             include,
             ..ProcessFilter::default()
         },
-        only_pids: None,
-        subprocesses: false,
+        ..Selection::default()
     }
 }
 

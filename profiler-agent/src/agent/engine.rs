@@ -15,8 +15,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
 use profiler_common::counters::N_COUNTERS;
-use profiler_common::event::sample_flags;
-use tokio::sync::oneshot;
+use profiler_common::event::{sample_flags, source};
+use tokio::sync::{oneshot, watch};
 
 use self::counters::EngineCounters;
 use self::listing::Collecting;
@@ -37,6 +37,7 @@ use super::{Event, PushCounts, boot_ns, raise, receive};
 use crate::bpf::source::{Periods, Source, Sources};
 use crate::config::{POOL_PERIOD, SamplingConfig};
 use crate::ids::{Generation, Pid};
+use crate::kubernetes::watch::WatchStatus;
 use crate::process::huge_pages::PagemapOpener;
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::Aggregator;
@@ -145,6 +146,8 @@ pub(super) struct EngineParts {
     /// Gets the windows, and says what it kept of them.
     pub(super) recorder: Option<(RecorderChannel, recorder::Reader)>,
     pub(super) pushes: Option<PushCounts>,
+    /// How the one who follows the pods of this node is doing; `None`: nobody does.
+    pub(super) pods: Option<watch::Receiver<WatchStatus>>,
     /// Told once, after the first scan.
     pub(super) scanned: Option<oneshot::Sender<Vec<ProcessListing>>>,
 }
@@ -153,7 +156,7 @@ pub(super) struct EngineParts {
 pub(super) struct Engine {
     parts: EngineParts,
     symbolizer: Symbolizer,
-    waiting: Waiting,
+    waiting: Waiting<RawSample>,
     pulls: Vec<Pull>,
     /// `None` while there is a recording: nobody would look at them.
     windows: Option<Windows>,
@@ -358,8 +361,10 @@ impl Engine {
         if self.symbolizer.knows(sample.generation) {
             self.judge(&sample);
             self.aggregate(&sample);
-        } else if !self.waiting.keep(sample) {
-            self.counters.waiting_lost += 1;
+        } else {
+            let (generation, is_fault) = (sample.generation, sample.source == source::FAULTS);
+            let now = Instant::now();
+            self.counters.waiting_lost += self.waiting.keep(generation, sample, is_fault, now);
         }
     }
 
@@ -398,8 +403,13 @@ impl Engine {
     fn on_profiled(&mut self, process: Arc<PythonProcess>) {
         let generation = process.generation;
         self.tell_prober(ProbeMessage::Profiled(process.clone()));
+        for pull in &mut self.pulls {
+            pull.decide_again(&process, self.parts.show_cmdline);
+        }
         self.symbolizer.add(process);
-        for sample in self.waiting.take(generation) {
+        let waited = self.waiting.take(generation);
+        self.counters.waiting_lost += waited.n_lost;
+        for sample in waited.samples {
             self.aggregate(&sample);
         }
     }
@@ -421,7 +431,8 @@ impl Engine {
 
     fn end(&mut self, generation: Generation) {
         self.forget(generation);
-        self.counters.ended_undiscovered += self.waiting.take(generation).len() as u64;
+        let waited = self.waiting.take(generation);
+        self.counters.ended_undiscovered += waited.samples.len() as u64 + waited.n_lost;
         for pull in &mut self.pulls {
             pull.decided.remove(&generation);
         }
@@ -626,7 +637,7 @@ impl Engine {
         let now = Instant::now();
         self.live.look(boot_ns());
         self.finish_pulls(Pull::is_abandoned);
-        self.counters.waiting_lost += self.waiting.expire() as u64;
+        self.waiting.expire(now);
         if now.duration_since(self.second_begun) >= Duration::from_secs(1) {
             self.on_second(now);
         }

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{Event, boot_ns};
 use crate::bpf::ring::EventRing;
 use crate::ids::{Generation, Pid};
+use crate::kubernetes::table::PodEvent;
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::python::process::PythonProcess;
 use crate::sample::decode::{Record, decode};
@@ -46,6 +47,8 @@ pub(super) enum TrackMessage {
     List(oneshot::Sender<Vec<ProcessListing>>),
     /// The walks of a program fail: look at it anew.
     Recheck(Pid, Generation),
+    /// The API server told of pods.
+    Pods(PodEvent),
 }
 
 /// Reads the ring until `stop`, then what is left, then says that it is closed.
@@ -143,14 +146,18 @@ pub(super) fn sample_remotely(
     let _ = events.send(Event::RingClosed);
 }
 
-/// Runs the tracker until the agent drops its channel.
+/// Runs the tracker until the agent drops its channel. `first_pods`: those that are known before it begins.
 pub(super) fn track(
     selection: Selection,
+    first_pods: Option<PodEvent>,
     kernel: impl KernelTable,
     messages: &Receiver<TrackMessage>,
     events: &SyncSender<Event>,
 ) {
     let mut tracker = Tracker::new(selection, kernel);
+    if let Some(pods) = first_pods {
+        tracker.on_pods(pods);
+    }
     tracker.find_descendants();
     tracker.scan();
     let mut is_open = deliver(&mut tracker, events);
@@ -181,6 +188,7 @@ fn on_message(tracker: &mut Tracker<impl KernelTable>, message: TrackMessage) {
         // Whoever asked may have left.
         TrackMessage::List(reply) => drop(reply.send(tracker.listing())),
         TrackMessage::Recheck(pid, generation) => tracker.recheck(pid, generation),
+        TrackMessage::Pods(event) => tracker.on_pods(event),
     }
 }
 

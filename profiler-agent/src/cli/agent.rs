@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::exit::ExitError;
 use super::push::Pushing;
-use super::{AgentArgs, log::LogFormat, named};
+use super::{AgentArgs, log::LogFormat, named, pods};
 use crate::agent::{Agent, AgentAsker, Purpose};
 use crate::config::SamplingConfig;
 use crate::format::escape;
@@ -60,23 +60,22 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         Some(address) => Some(serve_health(address, queries.clone())?),
         None => None,
     };
+    let mut pods = args.pods.follow(&args.pod_selection).await?;
     let recorder = args.recorder.start()?;
-    let pushing = args.push.start(recorder.as_ref(), &args.sampling.labels)?;
-    let selection = args.selection.selection();
-    let max_samples = Some(args.max_samples_per_second);
-    let config = args
-        .sampling
-        .config(&args.types, selection, max_samples, &args.log);
-    let config = SamplingConfig {
-        allocation: args.allocation.config(),
-        window: args.recorder.window,
-        has_instructions: args.bytecode,
-        ..config
+    let labels = &args.sampling.labels;
+    let pushing = args
+        .push
+        .start(recorder.as_ref(), labels, &args.pods.labels())?;
+    let config = config(&args);
+    let followed = match &mut pods {
+        Some(watch) => Some(pods::first_of(watch).await),
+        None => None,
     };
     let purpose = Purpose::Serve {
         show_cmdline: args.show_cmdline,
         recorder,
         pushes: pushing.as_ref().map(Pushing::counts),
+        pods: followed,
     };
     let mut agent = Agent::start(&config, purpose)?;
     let (stop_server, server_stopped) = oneshot::channel::<()>();
@@ -85,6 +84,9 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         let _ = server_stopped.await;
     }));
     tokio::spawn(pass_queries(receiver, agent.asker()));
+    if let Some(watch) = pods {
+        tokio::spawn(pods::pass_on(watch, agent.pod_teller()));
+    }
     if let Some(pushing) = &pushing {
         pushing.feed(agent.asker());
     }
@@ -132,9 +134,28 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is sampled, and how.
+fn config(args: &AgentArgs) -> SamplingConfig {
+    let mut selection = args.selection.selection();
+    args.pod_selection.add_to(&mut selection.filter);
+    selection.consent = args.pods.consent();
+    let max_samples = Some(args.max_samples_per_second);
+    let config = args
+        .sampling
+        .config(&args.types, selection, max_samples, &args.log);
+    let mut config = SamplingConfig {
+        allocation: args.allocation.config(),
+        window: args.recorder.window,
+        has_instructions: args.bytecode,
+        ..config
+    };
+    config.labels.pod_labels = args.pods.labels();
+    config
+}
+
 fn check(args: &AgentArgs) -> Result<()> {
-    if args.selection.is_empty() {
-        let message = "which processes? choose --all-python, --pid PID, --container NAME, --comm REGEX, \
+    if args.selection.is_empty() && args.pod_selection.is_empty() {
+        let message = "which processes? choose --all-python, --pid PID, --container NAME, --namespace NAME, --comm REGEX, \
                        --cmdline REGEX or --cgroup PATH (`pyagent --help` has examples)";
         return Err(ExitError::Usage(message.to_owned()).into());
     }

@@ -21,6 +21,8 @@ use crate::format::{Format, Times};
     mut_arg("threads", |arg| arg.hide_short_help(false)),
     mut_arg("full_filenames", |arg| arg.hide_short_help(false)),
     mut_arg("no_native", |arg| arg.hide_short_help(false)),
+    // As in kubectl, and not as in py-spy: -n is a namespace.
+    mut_arg("native", |arg| arg.short_alias(None)),
     after_help = "Examples:\n  pyagent convert app.pb.gz -o app.svg               a flame graph of it\n  pyagent convert app.pb.gz -o app.speedscope.json   for speedscope.app\n  pyagent convert app.folded -o app.callgrind        for KCachegrind\n  pyagent convert web1:7099 --last 10m -o web.pstats  of an agent, for SnakeViz\n  pyagent convert app.pb.gz --format dot -o - | dot -Tpng > app.png"
 )]
 pub struct ConvertArgs {

@@ -12,13 +12,16 @@ use clap::Args;
 use super::connect::ShownArgs;
 use super::exit::ExitError;
 use super::gil::GilArgs;
+use super::pods::PodSelectionArgs;
 use super::{parse_duration, parse_label, parse_time};
 use crate::config::DEFAULT_ADDRESS;
 use crate::format::read::{self, MAX_BYTES};
 use crate::format::{Format, escape};
 use crate::profile::groups;
-use crate::profile::model::{Profile, ProfileType, Sample};
-use crate::profile::query::{Criteria, LabelFilter, ProcessFilter, TimeRange, with_labels};
+use crate::profile::model::{Profile, ProfileType, Sample, label};
+use crate::profile::query::{
+    Criteria, LabelFilter, ProcessFacts, ProcessFilter, TimeRange, with_labels,
+};
 use crate::serve::client::{PullFailure, PullQuestion, PullTime, pull};
 
 /// Which profile.
@@ -50,6 +53,9 @@ pub struct InputArgs {
     /// Only of this process (repeatable)
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     pub pid: Vec<u32>,
+    /// Only of which pods.
+    #[command(flatten)]
+    pub pods: PodSelectionArgs,
     /// Only samples with such a label, as thread_name=^Worker (repeatable)
     ///
     /// Of several all must be there.
@@ -92,6 +98,7 @@ impl InputArgs {
         check_labels(&profile, self.filters.iter().map(|filter| &*filter.name))?;
         let had_samples = profile.n_samples() != 0;
         let profile = self.of_pids(profile)?;
+        let profile = self.of_namespaces(profile)?;
         let profile = with_labels(profile, &self.filters);
         if had_samples && profile.n_samples() == 0 && !self.filters.is_empty() {
             let names: Vec<String> = self
@@ -144,6 +151,7 @@ impl InputArgs {
             ("--duration", self.duration.is_some()),
             ("--from", self.from.is_some()),
             ("--to", self.to.is_some()),
+            ("--selector", !self.pods.selector.is_empty()),
         ];
         match named.iter().find(|(_, is_given)| *is_given) {
             Some((flag, _)) => Err(ExitError::Usage(format!(
@@ -171,13 +179,14 @@ impl InputArgs {
         if let PullTime::Next(duration) = time {
             tell!("pulling {:.1} s from {agent}", duration.as_secs_f64());
         }
-        let filter = ProcessFilter {
+        let mut filter = ProcessFilter {
             include: Criteria {
                 pids: self.pid.clone(),
                 ..Criteria::default()
             },
             ..ProcessFilter::default()
         };
+        self.pods.add_to(&mut filter);
         let question = PullQuestion {
             profile_type: self.profile_type,
             filter: &filter,
@@ -196,6 +205,28 @@ impl InputArgs {
             pulled => pulled?,
         };
         read::read(&pulled.bytes).with_context(|| format!("what {agent} sent is no profile"))
+    }
+
+    /// A file has all namespaces in it that it was recorded of.
+    fn of_namespaces(&self, profile: Profile) -> Result<Profile, ExitError> {
+        if self.pods.first_flag().is_none() || self.is_agent() {
+            return Ok(profile);
+        }
+        let mut filter = ProcessFilter::default();
+        self.pods.add_to(&mut filter);
+        let part = profile.part(|sample| {
+            let text = |name| profile.label(sample.labels, name).unwrap_or_default();
+            filter.matches(&ProcessFacts {
+                k8s_namespace: text(label::K8S_NAMESPACE),
+                is_in_pod: !text(label::K8S_POD_UID).is_empty(),
+                ..ProcessFacts::default()
+            })
+        });
+        if profile.n_samples() != 0 && part.n_samples() == 0 {
+            let message = "no sample is of such a namespace; `pyagent report --by k8s_namespace_name` shows what there is";
+            return Err(ExitError::NothingMatched(message.to_owned()));
+        }
+        Ok(part)
     }
 
     fn of_pids(&self, profile: Profile) -> Result<Profile, ExitError> {

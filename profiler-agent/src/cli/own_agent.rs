@@ -42,6 +42,7 @@ pub(super) async fn start(
         show_cmdline: false,
         recorder: None,
         pushes: None,
+        pods: None,
     };
     let mut agent = Agent::start(&config, purpose)?;
     let listing = agent.scanned().await;

@@ -38,7 +38,8 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
         target
     };
     target.check()?;
-    let (filter, profile_type) = (args.selection.filter(), args.profile_type);
+    let (mut filter, profile_type) = (args.selection.filter(), args.profile_type);
+    args.pod_selection.add_to(&mut filter);
     let time = time(&args);
     if let PullTime::Next(duration) = time {
         tell!("pulling {:.1} s from {address}", duration.as_secs_f64());

@@ -15,6 +15,7 @@ use super::exit::ExitError;
 use crate::agent::outbox::WindowOutbox;
 use crate::agent::{AgentAsker, PushCounts, WindowRecorder};
 use crate::format::escape;
+use crate::process::pod::PodLabel;
 use crate::process::service::LabelOptions;
 use crate::profile::model::label;
 use crate::profile::window::ClosedWindow;
@@ -223,7 +224,7 @@ async fn windows(asker: &AgentAsker) -> Option<Receiver<Arc<ClosedWindow>>> {
 
 /// Name of a label: letters, digits and underscores.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LabelName(String);
+pub struct LabelName(pub(super) String);
 
 /// A label that the user gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,7 +237,7 @@ pub struct Label {
 const MAX_VALUE_CHARS: usize = 1024;
 
 /// Labels that pyagent fills in, each sample with its own.
-const RESERVED: [&str; 8] = [
+pub(super) const RESERVED: [&str; 8] = [
     label::PID,
     label::TID,
     label::THREAD_NAME,
@@ -299,8 +300,9 @@ impl PushArgs {
         &self,
         recorder: Option<&WindowRecorder>,
         own: &LabelArgs,
+        of_pods: &[PodLabel],
     ) -> anyhow::Result<Option<Pushing>> {
-        let config = self.config(own)?;
+        let config = self.config(own, of_pods)?;
         if config.targets.is_empty() {
             return Ok(None);
         }
@@ -316,14 +318,17 @@ impl PushArgs {
         Ok(Some(Pushing { pusher, outbox }))
     }
 
-    /// As the tasks take it; the same target twice is one. A label to push is one of pyagent's, or of the user's `own`.
-    pub fn config(&self, own: &LabelArgs) -> Result<PushConfig, ExitError> {
+    /// As the tasks take it; the same target twice is one. A label to push is one of pyagent's, of the user's `own`, or one that
+    /// processes have `of_pods`.
+    pub fn config(&self, own: &LabelArgs, of_pods: &[PodLabel]) -> Result<PushConfig, ExitError> {
         let is_there = |name: &str| {
-            label::ALL.contains(&name) || own.label.iter().any(|label| label.name == name)
+            label::ALL.contains(&name)
+                || own.label.iter().any(|label| label.name == name)
+                || of_pods.iter().any(|label| label.name == name)
         };
         if let Some(LabelName(name)) = self.push_label.iter().find(|it| !is_there(&it.0)) {
             return Err(ExitError::Usage(format!(
-                "--push-label: no sample has a label `{name}`: there are {}, and those of --label",
+                "--push-label: no sample has a label `{name}`: there are {}, and those of --label and --k8s-label",
                 label::ALL.join(", ")
             )));
         }
@@ -347,6 +352,10 @@ impl PushArgs {
                 headers: headers?,
             },
             labels: self.push_label.iter().map(|it| it.0.clone()).collect(),
+            attributes: of_pods
+                .iter()
+                .map(|label| (label.name.clone(), label.source.attribute()))
+                .collect(),
             pace: Pace::default(),
         })
     }
@@ -409,7 +418,7 @@ mod tests {
                 .unwrap()
                 .agent
                 .push
-                .config(&own)
+                .config(&own, &[])
                 .unwrap_err()
                 .to_string();
             assert!(!error.contains("secret"), "{error}");
@@ -425,10 +434,21 @@ mod tests {
         let config = |arguments: &[&str]| {
             let all = ["pyagent", "--all-python"].iter().chain(arguments);
             let agent = super::super::Cli::try_parse_from(all).unwrap().agent;
-            agent.push.config(&agent.sampling.labels)
+            agent
+                .push
+                .config(&agent.sampling.labels, &agent.pods.labels())
         };
         let pushed = config(&["--push-label=tid,team", "--label=team=web"]).unwrap();
         assert_eq!(pushed.labels, ["tid", "team"]);
+        let of_pods = config(&["--push-label=team", "--k8s-label=team=example.com/team"]).unwrap();
+        let attribute = (
+            "team".to_owned(),
+            "k8s.pod.label.example.com/team".to_owned(),
+        );
+        assert_eq!(
+            (of_pods.labels, of_pods.attributes),
+            (vec!["team".to_owned()], vec![attribute])
+        );
         let error = config(&["--push-label=team"]).unwrap_err().to_string();
         assert!(
             error.contains("`team`") && error.contains("thread_name"),

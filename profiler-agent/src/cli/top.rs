@@ -19,6 +19,7 @@ use super::exit::ExitError;
 use super::gil::GilArgs;
 use super::log::LogArgs;
 use super::output::print;
+use super::pods::PodSelectionArgs;
 use super::pull::SUBPROCESSES_OF_AGENT;
 use super::{SamplingArgs, SelectionArgs, own_agent, parse_duration};
 use crate::ids::Pid;
@@ -51,6 +52,9 @@ pub struct TopArgs {
     /// Which processes; all when none is chosen.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Of an agent: which pods.
+    #[command(flatten)]
+    pub pod_selection: PodSelectionArgs,
     /// How to sample.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -128,6 +132,8 @@ impl TopArgs {
         self.gil.check(ProfileType::Cpu)?;
         let not_yet = if self.address.is_some() && self.selection.subprocesses {
             Some(SUBPROCESSES_OF_AGENT)
+        } else if self.address.is_none() && self.pod_selection.first_flag().is_some() {
+            Some("pods are known to an agent: `pyagent top ADDR --namespace NAME`")
         } else if self.every < Duration::from_millis(100) {
             Some("--every: at least 100ms")
         } else {
@@ -165,7 +171,11 @@ impl TopArgs {
         // The agent in this process follows nothing else anyway, and children where they are meant.
         let filter = match origin {
             Origin::Host(_) => ProcessFilter::default(),
-            Origin::Agent(_) => self.selection.filter(),
+            Origin::Agent(_) => {
+                let mut filter = self.selection.filter();
+                self.pod_selection.add_to(&mut filter);
+                filter
+            }
         };
         Feed {
             origin,

@@ -31,9 +31,20 @@ pub struct ProcessSelector {
     /// or whose control group matches one of these,
     #[prost(string, repeated, tag = "9")]
     pub exclude_cgroup: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// or that is in one of these containers.
+    /// or that is in one of these containers,
     #[prost(string, repeated, tag = "10")]
     pub exclude_container: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Namespaces of Kubernetes, by name; `*`: every process in a pod.
+    #[prost(string, repeated, tag = "11")]
+    pub k8s_namespace: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Label selectors as `kubectl -l` takes them, such as `app=web,tier!=db`: processes in pods that one of them means. Labels
+    /// are known of pods that run: a profile of what was recorded, or of windows, cannot be asked for by them (its samples
+    /// have labels of pods that the agent was told to keep, see `LabelMatcher`).
+    #[prost(string, repeated, tag = "12")]
+    pub k8s_labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// or that is in one of these namespaces of Kubernetes.
+    #[prost(string, repeated, tag = "13")]
+    pub exclude_k8s_namespace: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What to list.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -98,6 +109,38 @@ pub struct Process {
     /// Name of the service that it is part of, as the label `service_name` of its samples.
     #[prost(string, tag = "15")]
     pub service_name: ::prost::alloc::string::String,
+    /// The Kubernetes pod that it is in; absent when it is in none, or when the API server has not told of it.
+    #[prost(message, optional, tag = "16")]
+    pub pod: ::core::option::Option<Pod>,
+}
+/// A pod of Kubernetes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Pod {
+    /// Its UID, as the API has it. Of a static pod that is not the one in `Container.k8s_pod_uid`.
+    #[prost(string, tag = "1")]
+    pub uid: ::prost::alloc::string::String,
+    /// Its namespace.
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Its name.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// The node that it runs on.
+    #[prost(string, tag = "4")]
+    pub node_name: ::prost::alloc::string::String,
+    /// What it belongs to, the nearest first: its ReplicaSet, then the Deployment of that.
+    #[prost(message, repeated, tag = "5")]
+    pub workloads: ::prost::alloc::vec::Vec<Workload>,
+}
+/// What a pod belongs to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Workload {
+    /// `Deployment`, `ReplicaSet`, `StatefulSet`, `DaemonSet`, `CronJob` or `Job`.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// Its name, within the namespace.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
 }
 /// The memory of a process, in bytes.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -160,9 +203,12 @@ pub struct Container {
     /// Who runs it: `docker`, `podman`, `cri-o`, `containerd`; empty when it is not known.
     #[prost(string, tag = "3")]
     pub runtime: ::prost::alloc::string::String,
-    /// UID of its Kubernetes pod; empty when it is in none.
+    /// UID of its Kubernetes pod, as its control group has it; empty when it is in none.
     #[prost(string, tag = "4")]
     pub k8s_pod_uid: ::prost::alloc::string::String,
+    /// What it is called in its pod; empty when it is in none, or when that is not known.
+    #[prost(string, tag = "5")]
+    pub k8s_container_name: ::prost::alloc::string::String,
 }
 /// What to profile.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -598,6 +644,19 @@ pub struct GetStatusResponse {
     /// The recorder; absent when there is none.
     #[prost(message, optional, tag = "12")]
     pub recorder: ::core::option::Option<Recorder>,
+    /// What is known of pods; absent when the API server is not asked.
+    #[prost(message, optional, tag = "13")]
+    pub kubernetes: ::core::option::Option<Kubernetes>,
+}
+/// How it goes with asking the Kubernetes API server for the pods of this node.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Kubernetes {
+    /// Why names of pods may be missing or old; empty when they are not.
+    #[prost(string, tag = "1")]
+    pub problem: ::prost::alloc::string::String,
+    /// Pods on this node.
+    #[prost(uint64, tag = "2")]
+    pub n_pods: u64,
 }
 /// How the recorder is doing.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

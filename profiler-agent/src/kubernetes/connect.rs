@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kube::client::ClientBuilder;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::{BoxError, ServiceBuilder, ServiceExt as _};
 
 /// Set in every pod, unless that is turned off.
 const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
@@ -18,6 +22,9 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection in which nothing comes is tried after this time.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +55,11 @@ pub enum ConnectError {
          certificate"
     )]
     NeedsProgram,
+    /// It is behind a proxy.
+    #[error(
+        "the API server is behind a proxy, by the kubeconfig or the environment: that is not supported"
+    )]
+    Proxy,
 }
 
 impl Identity {
@@ -79,29 +91,48 @@ impl ApiServer {
                 let config = Config::incluster();
                 let config =
                     config.map_err(|error| ConnectError::ServiceAccount(error.to_string()))?;
-                Self::with(config).map_err(ConnectError::ServiceAccount)
+                Self::with(&config).map_err(ConnectError::ServiceAccount)
             }
             Identity::Kubeconfig(paths) => {
                 let config = kubeconfig(paths).await?;
                 if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
                     return Err(ConnectError::NeedsProgram);
                 }
-                Self::with(config).map_err(ConnectError::Kubeconfig)
+                if config.proxy_url.is_some() {
+                    return Err(ConnectError::Proxy);
+                }
+                Self::with(&config).map_err(ConnectError::Kubeconfig)
             }
         }
     }
 
-    pub(super) fn with(mut config: Config) -> Result<Self, String> {
-        config.connect_timeout = Some(CONNECT_TIMEOUT);
-        // The watch has its own pauses.
-        config.default_retry = false;
+    pub(super) fn with(config: &Config) -> Result<Self, String> {
+        let client = client(config).map_err(|error| error.to_string())?;
         let address = config.cluster_url.to_string();
-        let builder = ClientBuilder::try_from(config).map_err(|error| error.to_string())?;
         Ok(Self {
-            client: builder.build(),
+            client,
             address: address.trim_end_matches('/').to_owned(),
         })
     }
+}
+
+/// Asks once, and logs nothing: the watch does its own waiting and telling.
+fn client(config: &Config) -> kube::Result<Client> {
+    let mut connector = HttpConnector::new();
+    // What comes over it says whether it is TLS.
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_keepalive(Some(KEEPALIVE));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let connections = legacy::Client::builder(TokioExecutor::new()).build(connector);
+    // Layers over a type that has no name of its own: the names of functions would have ten thousand letters.
+    let connections = connections.map_err(BoxError::from).boxed_clone();
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .service(connections);
+    Ok(Client::new(service, config.default_namespace.clone()))
 }
 
 /// The current context of files that are merged, as kubectl does it.

@@ -124,7 +124,7 @@ impl FakeServer {
     }
 
     pub(super) fn server(&self) -> ApiServer {
-        ApiServer::with(Config::new(self.address.parse().unwrap())).unwrap()
+        ApiServer::with(&Config::new(self.address.parse().unwrap())).unwrap()
     }
 
     pub(super) fn client(&self) -> Client {

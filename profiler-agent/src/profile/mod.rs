@@ -11,6 +11,7 @@ pub mod in_use;
 pub mod inspect;
 pub mod instructions;
 mod intern;
+pub mod label_selector;
 pub mod line_growth;
 pub mod lines;
 pub mod measure;

@@ -1,14 +1,15 @@
 //! Questions to ask of a profile, and of which processes to take one: totals by function, and the filter
 //! over processes that the command line and the service share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
 use regex::{Regex, RegexBuilder};
 
+use super::label_selector::LabelSelector;
 use super::model::{LabelSetId, LabelValue, Process, Profile, ProfileType, label};
-use super::selector::{CgroupSelector, ContainerSelector};
+use super::selector::{CgroupSelector, ContainerSelector, NamespaceSelector};
 
 /// Longest regular expression that is accepted, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 4096;
@@ -138,10 +139,14 @@ pub struct Criteria {
     pub cgroups: Vec<CgroupSelector>,
     /// Containers.
     pub containers: Vec<ContainerSelector>,
+    /// Namespaces of Kubernetes.
+    pub namespaces: Vec<NamespaceSelector>,
+    /// Labels of pods: known of those that run, not of what was recorded.
+    pub pod_labels: Vec<LabelSelector>,
 }
 
 /// What a filter looks at.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ProcessFacts<'a> {
     /// Process id.
     pub pid: u32,
@@ -157,6 +162,10 @@ pub struct ProcessFacts<'a> {
     pub container_name: &'a str,
     /// Its Kubernetes namespace; empty when it is in none, or when it is not known.
     pub k8s_namespace: &'a str,
+    /// Whether it is in a pod of Kubernetes, of which nothing else may be known.
+    pub is_in_pod: bool,
+    /// The labels of its pod; `None`: it is in none, or they are not known.
+    pub pod_labels: Option<&'a BTreeMap<String, String>>,
     /// The user whose it wholly is, so that the kernel would let that user read its memory; `None`: nobody's but root's, or
     /// it was not asked for ([`ProcessFilter::needs_owner`]).
     pub owner: Option<u32>,
@@ -179,6 +188,17 @@ pub enum PatternError {
     /// An empty text in place of a container.
     #[error("the container's id or name is empty")]
     NoContainer,
+    /// Not the name of a namespace.
+    #[error("`{0}` is no name of a Kubernetes namespace")]
+    Namespace(String),
+    /// Not a selector of labels.
+    #[error("`{selector}` is no label selector, such as app=web,tier!=db: {reason}")]
+    Selector {
+        /// The text.
+        selector: String,
+        /// What is wrong with it, in one line.
+        reason: String,
+    },
 }
 
 /// Compiles a pattern of a filter, with bounds on its length and on the memory that it takes.
@@ -229,6 +249,8 @@ impl ProcessFilter {
             container_id: text(label::CONTAINER_ID),
             container_name: text(label::CONTAINER_NAME),
             k8s_namespace: text(label::K8S_NAMESPACE),
+            is_in_pod: !text(label::K8S_POD_UID).is_empty(),
+            pod_labels: None,
             owner: process.owner,
         })
     }
@@ -243,6 +265,12 @@ impl ProcessFilter {
     #[must_use]
     pub const fn needs_owner(&self) -> bool {
         matches!(self.viewer, Viewer::User(_))
+    }
+
+    /// Whether it looks at labels of pods.
+    #[must_use]
+    pub fn needs_pod_labels(&self) -> bool {
+        !self.include.pod_labels.is_empty() || !self.exclude.pod_labels.is_empty()
     }
 
     /// Whether this process is meant.
@@ -278,16 +306,20 @@ impl Criteria {
             cmdline,
             cgroups,
             containers,
+            namespaces,
+            pod_labels,
         } = self;
         pids.is_empty()
             && comm.is_empty()
             && cmdline.is_empty()
             && cgroups.is_empty()
             && containers.is_empty()
+            && namespaces.is_empty()
+            && pod_labels.is_empty()
     }
 
     /// For each kind: whether one of its values matches; `None` when it has no values.
-    fn answers(&self, process: &ProcessFacts<'_>) -> [Option<bool>; 5] {
+    fn answers(&self, process: &ProcessFacts<'_>) -> [Option<bool>; 7] {
         [
             any(&self.pids, |pid| *pid == process.pid),
             any(&self.comm, |pattern| pattern.is_match(process.comm)),
@@ -295,6 +327,13 @@ impl Criteria {
             any(&self.cgroups, |cgroup| cgroup.matches(process.cgroup)),
             any(&self.containers, |container| {
                 container.matches(process.container_id, process.container_name)
+            }),
+            any(&self.namespaces, |namespace| {
+                namespace.matches(process.k8s_namespace, process.is_in_pod)
+            }),
+            any(&self.pod_labels, |selector| {
+                let labels = process.pod_labels;
+                labels.is_some_and(|labels| selector.matches(labels))
             }),
         ]
     }
@@ -338,6 +377,8 @@ mod tests {
         container_id: "8a1b2c3d4e5f6071",
         container_name: "web",
         k8s_namespace: "shop",
+        is_in_pod: true,
+        pod_labels: None,
         owner: Some(1000),
     };
     const WORKER: ProcessFacts<'_> = ProcessFacts {
@@ -348,6 +389,8 @@ mod tests {
         container_id: "",
         container_name: "",
         k8s_namespace: "",
+        is_in_pod: false,
+        pod_labels: None,
         owner: None,
     };
 
@@ -430,6 +473,51 @@ mod tests {
             ..Criteria::default()
         };
         assert_eq!(matches(neither, Criteria::default()), [false, false]);
+    }
+
+    #[test]
+    fn pods_are_chosen_by_their_namespaces_and_labels() {
+        let namespaces = |names: &[&str]| Criteria {
+            namespaces: names.iter().map(|name| name.parse().unwrap()).collect(),
+            ..Criteria::default()
+        };
+        let none = Criteria::default;
+        assert_eq!(
+            matches(namespaces(&["other", "shop"]), none()),
+            [true, false]
+        );
+        assert_eq!(matches(namespaces(&["*"]), none()), [true, false]);
+        assert_eq!(matches(none(), namespaces(&["shop"])), [false, true]);
+        let by_label = Criteria {
+            pod_labels: vec!["app=web".parse().unwrap()],
+            ..Criteria::default()
+        };
+        let filter = ProcessFilter {
+            include: by_label,
+            ..ProcessFilter::default()
+        };
+        assert!(filter.needs_pod_labels() && !filter.is_all());
+        let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+        let known = ProcessFacts {
+            pod_labels: Some(&labels),
+            ..WEB
+        };
+        // Of a pod whose labels are not known nothing is true.
+        assert_eq!(
+            [&known, &WEB, &WORKER].map(|it| filter.matches(it)),
+            [true, false, false]
+        );
+        let absent = ProcessFilter {
+            include: Criteria {
+                pod_labels: vec!["!zone".parse().unwrap()],
+                ..Criteria::default()
+            },
+            ..ProcessFilter::default()
+        };
+        assert_eq!(
+            [&known, &WEB, &WORKER].map(|it| absent.matches(it)),
+            [true, false, false]
+        );
     }
 
     #[test]

@@ -96,6 +96,64 @@ impl fmt::Display for ContainerSelector {
     }
 }
 
+/// Which namespaces of Kubernetes: one, or any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamespaceSelector {
+    /// Every process in a pod.
+    Any,
+    /// The one that is called so.
+    Named(String),
+}
+
+/// What means any namespace.
+const ANY_NAMESPACE: &str = "*";
+
+impl NamespaceSelector {
+    /// Whether a process of this namespace is meant; it is empty when it is not known, or when the process is in no pod.
+    #[must_use]
+    pub fn matches(&self, namespace: &str, is_in_pod: bool) -> bool {
+        match self {
+            Self::Any => is_in_pod,
+            Self::Named(name) => name == namespace,
+        }
+    }
+}
+
+/// Whether a text can be the name of a Kubernetes namespace (RFC 1123).
+#[must_use]
+pub fn is_namespace(name: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(is_inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+/// A name, or `*`.
+impl FromStr for NamespaceSelector {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        if text == ANY_NAMESPACE {
+            return Ok(Self::Any);
+        }
+        if is_namespace(text) {
+            return Ok(Self::Named(text.to_owned()));
+        }
+        let shown: String = text.chars().take(64).collect();
+        Err(PatternError::Namespace(shown.escape_debug().to_string()))
+    }
+}
+
+impl fmt::Display for NamespaceSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => ANY_NAMESPACE,
+            Self::Named(name) => name,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +194,32 @@ mod tests {
                 .parse::<CgroupSelector>()
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_namespace_is_chosen_by_its_name_or_any_is() {
+        let namespace = |text: &str| -> NamespaceSelector { text.parse().unwrap() };
+        assert!(namespace("shop").matches("shop", true));
+        assert!(!namespace("shop").matches("shopping", true));
+        assert!(!namespace("shop").matches("", true));
+        assert!(namespace("*").matches("", true) && namespace("*").matches("shop", true));
+        assert!(!namespace("*").matches("", false));
+        for wrong in [
+            "",
+            "Shop",
+            "a,b",
+            "-a",
+            "a-",
+            "a.b",
+            "\u{1b}",
+            &"a".repeat(64),
+        ] {
+            let error = wrong.parse::<NamespaceSelector>().unwrap_err();
+            assert!(!error.to_string().contains('\u{1b}'), "{error}");
+        }
+        for text in ["shop", "*", "a-1"] {
+            assert_eq!(namespace(text).to_string(), text);
+        }
     }
 
     #[test]

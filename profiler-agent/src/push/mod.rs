@@ -37,8 +37,19 @@ pub struct PushConfig {
     pub credentials: CredentialOptions,
     /// Labels of processes and threads that Pyroscope and Parca get beside those of the service.
     pub labels: Vec<String>,
+    /// Labels of processes whose attributes in OTLP are called otherwise: names, and those of the attributes.
+    pub attributes: Vec<(String, String)>,
     /// How long things take.
     pub pace: Pace,
+}
+
+/// Which labels are told, and what they are called.
+#[derive(Debug, Default)]
+struct Told {
+    /// As [`PushConfig::labels`].
+    labels: Vec<String>,
+    /// As [`PushConfig::attributes`].
+    attributes: Vec<(String, String)>,
 }
 
 /// How a target fares.
@@ -63,7 +74,10 @@ impl<O: Outbox> Pusher<O> {
     /// Reads all files, and begins. What a target says is no reason to fail: it may come up later. Needs a runtime of tokio.
     pub fn start(config: &PushConfig, outbox: Arc<O>) -> Result<Self, CredentialError> {
         let host = Arc::new(Host::of_this_machine());
-        let labels: Arc<[String]> = config.labels.as_slice().into();
+        let told = Arc::new(Told {
+            labels: config.labels.clone(),
+            attributes: config.attributes.clone(),
+        });
         let mut senders = Vec::new();
         let mut targets = Vec::new();
         for target in &config.targets {
@@ -79,7 +93,7 @@ impl<O: Outbox> Pusher<O> {
                 credentials,
                 link,
                 Arc::clone(&host),
-                Arc::clone(&labels),
+                Arc::clone(&told),
                 config.pace,
                 counters,
             ));

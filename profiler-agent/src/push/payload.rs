@@ -7,6 +7,7 @@ use prost::Message as _;
 use tonic::codec::CompressionEncoding;
 use tonic::{Request, Status};
 
+use super::Told;
 use super::credentials::Link;
 use super::host::Host;
 use super::otlp::OtlpWindow;
@@ -34,17 +35,16 @@ pub(super) enum Payload {
 }
 
 impl<'a> Parcel<'a> {
-    /// `labels` are those of threads that Pyroscope and Parca get too.
     pub(super) fn new(
         protocol: Protocol,
         window: &'a Window,
         host: &'a Host,
-        labels: &'a [String],
+        told: &'a Told,
     ) -> Self {
         match protocol {
-            Protocol::Otlp => Self::Otlp(OtlpWindow::new(window, host)),
+            Protocol::Otlp => Self::Otlp(OtlpWindow::named(window, host, &told.attributes)),
             Protocol::Pyroscope | Protocol::Parca => {
-                Self::Pprof(PprofWindow::new(window, host, labels), protocol)
+                Self::Pprof(PprofWindow::new(window, host, &told.labels), protocol)
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use super::Told;
 use super::answer::Failure;
 use super::credentials::{Credentials, Link};
 use super::host::Host;
@@ -104,7 +105,7 @@ pub(super) struct Sender {
     credentials: Credentials,
     link: Link,
     host: Arc<Host>,
-    labels: Arc<[String]>,
+    told: Arc<Told>,
     pace: Pace,
     counters: Arc<Counters>,
     /// Requests are not larger; less than [`MAX_REQUEST_BYTES`] once the target has found one too large.
@@ -127,7 +128,7 @@ impl Sender {
         credentials: Credentials,
         link: Link,
         host: Arc<Host>,
-        labels: Arc<[String]>,
+        told: Arc<Told>,
         pace: Pace,
         counters: Arc<Counters>,
     ) -> Self {
@@ -137,7 +138,7 @@ impl Sender {
             credentials,
             link,
             host,
-            labels,
+            told,
             pace,
             counters,
             max_bytes: MAX_REQUEST_BYTES,
@@ -155,9 +156,9 @@ impl Sender {
     }
 
     async fn deliver(&mut self, window: &Window) {
-        let (host, labels) = (Arc::clone(&self.host), Arc::clone(&self.labels));
+        let (host, told) = (Arc::clone(&self.host), Arc::clone(&self.told));
         let protocol = self.target.protocol;
-        let parcel = working(|| Parcel::new(protocol, window, &host, &labels));
+        let parcel = working(|| Parcel::new(protocol, window, &host, &told));
         let mut rest = chunks(parcel.n_samples());
         while let Some(samples) = rest.pop_front() {
             match self.send(&parcel, samples.clone(), &mut rest).await {

@@ -560,6 +560,8 @@ fn facts<'a>(
         container_id: text(label::CONTAINER_ID),
         container_name: text(label::CONTAINER_NAME),
         k8s_namespace: text(label::K8S_NAMESPACE),
+        is_in_pod: !text(label::K8S_POD_UID).is_empty(),
+        pod_labels: None,
         owner,
     }
 }

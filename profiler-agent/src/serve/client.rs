@@ -409,6 +409,9 @@ fn selector(filter: &ProcessFilter) -> proto::ProcessSelector {
         exclude_cmdline: texts(&exclude.cmdline),
         exclude_cgroup: texts(&exclude.cgroups),
         exclude_container: texts(&exclude.containers),
+        k8s_namespace: texts(&include.namespaces),
+        k8s_labels: texts(&include.pod_labels),
+        exclude_k8s_namespace: texts(&exclude.namespaces),
     }
 }
 

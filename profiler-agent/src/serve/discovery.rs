@@ -10,7 +10,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri, header};
 use serde::Serialize;
 
-use super::query::{ProcessInfo, ProcessState};
+use super::query::{ContainerInfo, PodInfo, ProcessInfo, ProcessState};
 
 /// Media type of the answer.
 pub(super) const CONTENT_TYPE: &str = "application/json";
@@ -19,7 +19,7 @@ pub(super) const CONTENT_TYPE: &str = "application/json";
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct TargetGroup {
     targets: [String; 1],
-    labels: BTreeMap<&'static str, String>,
+    labels: BTreeMap<String, String>,
 }
 
 /// Where the client found this agent: host and port.
@@ -42,9 +42,12 @@ pub(super) fn groups(processes: &[ProcessInfo], authority: &str) -> Vec<TargetGr
 
 fn group(process: &ProcessInfo, authority: &str) -> TargetGroup {
     let container = process.container.as_ref();
-    let of_container = |text: fn(&super::query::ContainerInfo) -> &str| {
+    let of_container = |text: fn(&ContainerInfo) -> &str| {
         container.map_or_else(String::new, |container| text(container).to_owned())
     };
+    let pod = process.pod.as_ref();
+    let of_pod =
+        |text: fn(&PodInfo) -> &str| pod.map_or_else(String::new, |pod| text(pod).to_owned());
     let labels = [
         // What the scraper asks this agent for.
         ("__param_pid", process.pid.to_string()),
@@ -66,12 +69,35 @@ fn group(process: &ProcessInfo, authority: &str) -> TargetGroup {
             "__meta_pyagent_k8s_pod_uid",
             of_container(|it| &it.k8s_pod_uid),
         ),
+        (
+            "__meta_pyagent_k8s_container_name",
+            of_container(|it| &it.k8s_container_name),
+        ),
+        (
+            "__meta_pyagent_k8s_namespace_name",
+            of_pod(|it| &it.namespace),
+        ),
+        ("__meta_pyagent_k8s_pod_name", of_pod(|it| &it.name)),
+        ("__meta_pyagent_k8s_node_name", of_pod(|it| &it.node)),
     ];
+    let labels = labels.into_iter();
+    let labels = labels.map(|(name, text)| (name.to_owned(), text));
     TargetGroup {
         targets: [authority.to_owned()],
         labels: labels
-            .into_iter()
+            .chain(pod.into_iter().flat_map(more_of_pod))
             .filter(|(_, text)| !text.is_empty())
             .collect(),
     }
+}
+
+/// What a pod belongs to, and its labels that were chosen.
+fn more_of_pod(pod: &PodInfo) -> impl Iterator<Item = (String, String)> {
+    let workloads = pod.workloads.iter().map(|(kind, name)| {
+        let kind = kind.to_ascii_lowercase();
+        (format!("__meta_pyagent_k8s_{kind}_name"), name.clone())
+    });
+    let labels = pod.labels.iter();
+    let labels = labels.map(|(name, text)| (format!("__meta_pyagent_{name}"), text.clone()));
+    workloads.chain(labels)
 }

@@ -11,9 +11,12 @@ use tonic::{Request, Response, Status};
 use super::inspect::{Inspector, Messages};
 use super::process_watch;
 use super::pull::{
-    BadRequest, Pulled, Puller, Selector, SelectorSide, Times, Wanted, label_filters,
+    BadRequest, Pulled, Puller, Selector, SelectorSide, Times, Wanted, check_recorded,
+    label_filters,
 };
-use super::query::{Asker, ContainerInfo, ProcessInfo, ProcessState, PullError, RecorderInfo};
+use super::query::{
+    Asker, ContainerInfo, PodInfo, ProcessInfo, ProcessState, PullError, RecorderInfo,
+};
 use super::scope::Scope;
 use super::watching::{Watch, WatchStream};
 use crate::format::Format;
@@ -138,6 +141,7 @@ impl ProfileService for Service {
                 name => Format::from_name(name).map_err(BadRequest::from)?,
             },
         };
+        check_recorded(&watch.filter)?;
         let place = self.puller.watch().ok_or(PullError::TooManyPulls)?;
         let windows = self.asker.watch().await.ok_or(PullError::Stopping)?;
         Ok(Response::new(watch.stream(windows, place)))
@@ -218,6 +222,8 @@ fn selector(selector: Option<proto::ProcessSelector>) -> Selector {
             cmdline: selector.cmdline,
             cgroup: selector.cgroup,
             container: selector.container,
+            namespace: selector.k8s_namespace,
+            pod_labels: selector.k8s_labels,
         },
         exclude: SelectorSide {
             pids: selector.exclude_pids,
@@ -225,6 +231,8 @@ fn selector(selector: Option<proto::ProcessSelector>) -> Selector {
             cmdline: selector.exclude_cmdline,
             cgroup: selector.exclude_cgroup,
             container: selector.exclude_container,
+            namespace: selector.exclude_k8s_namespace,
+            pod_labels: Vec::new(),
         },
     }
 }
@@ -289,6 +297,7 @@ pub(super) fn process(process: ProcessInfo) -> proto::Process {
         cmdline: process.cmdline,
         cgroup: process.cgroup,
         container: process.container.map(container),
+        pod: process.pod.map(pod),
         memory: process.memory.map(memory),
     }
 }
@@ -326,6 +335,23 @@ fn container(container: ContainerInfo) -> proto::Container {
         name: container.name,
         runtime: container.runtime.to_owned(),
         k8s_pod_uid: container.k8s_pod_uid,
+        k8s_container_name: container.k8s_container_name,
+    }
+}
+
+fn pod(pod: PodInfo) -> proto::Pod {
+    let workloads = pod.workloads.into_iter();
+    proto::Pod {
+        uid: pod.uid,
+        namespace: pod.namespace,
+        name: pod.name,
+        node_name: pod.node,
+        workloads: workloads
+            .map(|(kind, name)| proto::Workload {
+                kind: kind.to_owned(),
+                name,
+            })
+            .collect(),
     }
 }
 
@@ -366,6 +392,10 @@ fn status_response(status: super::query::Status) -> proto::GetStatusResponse {
         processes: processes.collect(),
         not_profiled: not_profiled.collect(),
         recorder: status.recorder.map(recorder),
+        kubernetes: status.kubernetes.map(|kubernetes| proto::Kubernetes {
+            problem: kubernetes.problem,
+            n_pods: kubernetes.n_pods,
+        }),
     }
 }
 

@@ -65,6 +65,11 @@ impl Readiness {
         {
             missing.push(format!("profiles are not recorded: {}", recorder.problem));
         }
+        if let Some(kubernetes) = &status.kubernetes
+            && !kubernetes.problem.is_empty()
+        {
+            missing.push(kubernetes.problem.clone());
+        }
         if missing.is_empty() {
             Self::Ready
         } else {
@@ -112,7 +117,7 @@ pub(super) async fn report(reporter: HealthReporter, asker: Asker) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::query::RecorderInfo;
+    use super::super::query::{KubernetesInfo, RecorderInfo};
     use super::super::tests::status;
     use super::*;
 
@@ -143,6 +148,14 @@ mod tests {
         });
         let degraded = Readiness::of(&status);
         let text = "ready, degraded: profiles are not recorded: the disk is full";
+        assert_eq!(degraded, Readiness::Degraded(text.into()));
+        status.recorder = None;
+        status.kubernetes = Some(KubernetesInfo {
+            problem: "Kubernetes is not followed".into(),
+            n_pods: 3,
+        });
+        let degraded = Readiness::of(&status);
+        let text = "ready, degraded: Kubernetes is not followed";
         assert_eq!(degraded, Readiness::Degraded(text.into()));
         status.n_cpus_attached = 0;
         assert_eq!(Readiness::of(&status).serving(), ServingStatus::NotServing);

@@ -21,8 +21,7 @@ const NO_ALLOCATIONS: &str = "the agent samples no allocations: start it with --
                               scraper's memory profile off";
 
 /// Parameters, for an error.
-const PARAMETERS: &str =
-    "seconds, pid, comm, cmdline, cgroup, container, label, type, format, gc, debug";
+const PARAMETERS: &str = "seconds, pid, comm, cmdline, cgroup, container, namespace, pod_label, label, type, format, gc, debug";
 
 type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
 

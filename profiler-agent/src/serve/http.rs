@@ -216,6 +216,8 @@ impl Chosen {
             "cmdline" => self.selector.include.cmdline.push(value),
             "cgroup" => self.selector.include.cgroup.push(value),
             "container" => self.selector.include.container.push(value),
+            "namespace" => self.selector.include.namespace.push(value),
+            "pod_label" => self.selector.include.pod_labels.push(value),
             "type" => self.profile_type = Some(value.parse().map_err(BadRequest::from)?),
             "format" => self.format = Some(Format::from_name(&value).map_err(BadRequest::from)?),
             _ => return Ok(Some(value)),
@@ -226,8 +228,7 @@ impl Chosen {
 
 /// The profile that a query asks for.
 fn parse(pairs: Vec<(String, String)>, scope: &Scope) -> Result<Wanted, BadQuery> {
-    const PARAMETERS: &str =
-        "seconds, last, from, to, pid, comm, cmdline, cgroup, container, label, type, format";
+    const PARAMETERS: &str = "seconds, last, from, to, pid, comm, cmdline, cgroup, container, namespace, pod_label, label, type, format";
     let mut chosen = Chosen::default();
     let mut times = Times::default();
     for (name, value) in pairs {

@@ -81,6 +81,22 @@ fn write(out: &mut String, status: &Status) -> fmt::Result {
         writeln!(out, "{name}{{reason=\"{reason}\"}} {n_processes}")?;
     }
 
+    if let Some(kubernetes) = &status.kubernetes {
+        let name = "pyagent_kubernetes_pods";
+        head(
+            out,
+            name,
+            "Pods on this node, as the API server tells.",
+            "gauge",
+        )?;
+        writeln!(out, "{name} {}", kubernetes.n_pods)?;
+        let name = "pyagent_kubernetes_well";
+        let help =
+            "Whether the API server is followed: 0 when names of pods may be missing or old.";
+        head(out, name, help, "gauge")?;
+        writeln!(out, "{name} {}", u8::from(kubernetes.problem.is_empty()))?;
+    }
+
     for counter in &status.counters {
         let name = format!("pyagent_{}_total", counter.name);
         head(out, &name, counter.help, "counter")?;

@@ -110,6 +110,7 @@ mod tests {
             cgroup: String::new(),
             service_name: String::new(),
             container: None,
+            pod: None,
             memory: None,
         }
     }

@@ -58,9 +58,14 @@ pub(super) enum BadRequest {
     #[error(transparent)]
     Pattern(#[from] PatternError),
     #[error(
-        "the selector has more than {MAX_IDS} processes and containers or {MAX_PATTERNS} regular expressions"
+        "the selector has more than {MAX_IDS} processes, containers and namespaces or {MAX_PATTERNS} regular expressions"
     )]
     SelectorTooLong,
+    #[error(
+        "labels of pods choose among those that run, not in what was recorded: ask for samples by their labels, such as \
+         k8s_pod_label_app"
+    )]
+    PodLabelsOfRecorded,
 }
 
 /// A profile that a client wants.
@@ -153,12 +158,21 @@ impl Times {
             }
             _ => return Err(BadRequest::ManyTimes),
         };
+        check_recorded(&filter)?;
         Ok(Source::Recorded(RecordedRequest {
             profile_type,
             filter,
             range,
         }))
     }
+}
+
+/// Refuses a filter that cannot be answered of profiles that are there already.
+pub(super) fn check_recorded(filter: &ProcessFilter) -> Result<(), BadRequest> {
+    if filter.needs_pod_labels() {
+        return Err(BadRequest::PodLabelsOfRecorded);
+    }
+    Ok(())
 }
 
 /// Filters by labels: names, and patterns.
@@ -191,16 +205,20 @@ pub(super) struct SelectorSide {
     pub(super) cmdline: Vec<String>,
     pub(super) cgroup: Vec<String>,
     pub(super) container: Vec<String>,
+    pub(super) namespace: Vec<String>,
+    pub(super) pod_labels: Vec<String>,
 }
 
 impl Selector {
     /// The filter that it describes, for somebody of this scope.
     pub(super) fn parse(self, scope: &Scope) -> Result<ProcessFilter, BadRequest> {
         let sides = [&self.include, &self.exclude];
-        let ids = |side: &&SelectorSide| side.pids.len() + side.container.len();
+        let ids =
+            |side: &&SelectorSide| side.pids.len() + side.container.len() + side.namespace.len();
         let n_ids: usize = sides.iter().map(ids).sum();
-        let patterns =
-            |side: &&SelectorSide| side.comm.len() + side.cmdline.len() + side.cgroup.len();
+        let patterns = |side: &&SelectorSide| {
+            side.comm.len() + side.cmdline.len() + side.cgroup.len() + side.pod_labels.len()
+        };
         let n_patterns: usize = sides.iter().map(patterns).sum();
         if n_ids > MAX_IDS || n_patterns > MAX_PATTERNS {
             return Err(BadRequest::SelectorTooLong);
@@ -221,6 +239,8 @@ impl SelectorSide {
             cmdline: compile(&self.cmdline)?,
             cgroups: parse(&self.cgroup)?,
             containers: parse(&self.container)?,
+            namespaces: parse(&self.namespace)?,
+            pod_labels: parse(&self.pod_labels)?,
         })
     }
 }

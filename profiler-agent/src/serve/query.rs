@@ -209,6 +209,8 @@ pub struct ProcessInfo {
     pub service_name: String,
     /// The container that it is in.
     pub container: Option<ContainerInfo>,
+    /// The Kubernetes pod that it is in, where that is known.
+    pub pod: Option<PodInfo>,
     /// Its memory; `None` when it has ended meanwhile.
     pub memory: Option<MemoryInfo>,
 }
@@ -222,8 +224,27 @@ pub struct ContainerInfo {
     pub name: String,
     /// Who runs it: `docker`, `podman`, `cri-o`, `containerd`; empty when it is not known.
     pub runtime: &'static str,
-    /// UID of its Kubernetes pod; empty when it is in none.
+    /// UID of its Kubernetes pod, as its control group has it; empty when it is in none.
     pub k8s_pod_uid: String,
+    /// What it is called in its pod; empty when that is not known.
+    pub k8s_container_name: String,
+}
+
+/// A pod, as the API server tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodInfo {
+    /// Its UID.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The node that it runs on.
+    pub node: String,
+    /// What it belongs to, the nearest first: kinds and names.
+    pub workloads: Vec<(&'static str, String)>,
+    /// Its labels that processes have, by the names that those have.
+    pub labels: Vec<(String, String)>,
 }
 
 /// Whether a process is profiled.
@@ -273,6 +294,8 @@ pub struct Status {
     pub last_window: Option<WindowSummary>,
     /// The recorder; `None`: there is none.
     pub recorder: Option<RecorderInfo>,
+    /// What is known of pods; `None`: nobody asks for them.
+    pub kubernetes: Option<KubernetesInfo>,
     /// Everything that is counted.
     pub counters: Vec<CounterValue>,
     /// Number of processes in each state.
@@ -294,6 +317,15 @@ pub struct RecorderInfo {
     pub keep_bytes: u64,
     /// When the oldest window begins.
     pub oldest: Option<SystemTime>,
+}
+
+/// How it goes with asking for the pods of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesInfo {
+    /// Why names of pods may be missing or old; empty when they are not.
+    pub problem: String,
+    /// Pods on this node.
+    pub n_pods: u64,
 }
 
 /// What one window held, in short.

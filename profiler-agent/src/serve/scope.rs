@@ -5,6 +5,7 @@ use std::str::FromStr;
 use axum::http::Extensions;
 
 use crate::profile::query::Viewer;
+use crate::profile::selector::is_namespace;
 
 /// What somebody who asks may see and do. A request carries it as an extension; one without may do nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,20 +55,11 @@ impl FromStr for Scope {
         }
         let names = text.strip_prefix("namespaces=").ok_or_else(unknown)?;
         let names: Vec<String> = names.split(',').map(str::to_owned).collect();
-        if names.len() > MAX_NAMESPACES || !names.iter().all(|name| is_label(name)) {
+        if names.len() > MAX_NAMESPACES || !names.iter().all(|name| is_namespace(name)) {
             return Err(unknown());
         }
         Ok(Self::Processes(Viewer::Namespaces(names)))
     }
-}
-
-/// Whether a text can be the name of a Kubernetes namespace (RFC 1123).
-fn is_label(name: &str) -> bool {
-    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&name.len())
-        && name.bytes().all(is_inner)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ mod encrypted;
 mod heap;
 mod inspected;
 mod local;
+mod pods;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Command, Stdio};
@@ -29,8 +30,8 @@ use super::client::{
     self, AgentAddress, PullFailure, PullQuestion, PullTime, PulledProfile, containers,
 };
 use super::query::{
-    CensusPart, ContainerInfo, CounterValue, InspectError, ProcessInfo, ProcessState, PullError,
-    Status,
+    CensusPart, ContainerInfo, CounterValue, InspectError, PodInfo, ProcessInfo, ProcessState,
+    PullError, Status,
 };
 use super::*;
 use crate::format::Format;
@@ -193,6 +194,8 @@ async fn slow_census(reply: mpsc::Sender<Result<CensusPart, InspectError>>) {
 }
 
 fn is_meant(filter: &ProcessFilter, process: &ProcessInfo) -> bool {
+    let pod_labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+    let pod = process.pod.as_ref();
     filter.matches(&ProcessFacts {
         pid: process.pid,
         comm: &process.comm,
@@ -206,11 +209,9 @@ fn is_meant(filter: &ProcessFilter, process: &ProcessInfo) -> bool {
             .container
             .as_ref()
             .map_or("", |container| &container.name),
-        k8s_namespace: if process.container.is_some() {
-            NAMESPACE
-        } else {
-            ""
-        },
+        k8s_namespace: pod.map_or("", |pod| &pod.namespace),
+        is_in_pod: pod.is_some(),
+        pod_labels: pod.map(|_| &pod_labels),
         owner: (process.pid == PID).then_some(OWNER),
     })
 }
@@ -235,6 +236,7 @@ fn processes() -> Vec<ProcessInfo> {
         cgroup: "/user.slice".to_owned(),
         service_name: "shop".to_owned(),
         container: None,
+        pod: None,
         memory: Some(MemoryInfo {
             resident: Resident {
                 anon: 4096,
@@ -255,6 +257,18 @@ fn processes() -> Vec<ProcessInfo> {
             name: "web".to_owned(),
             runtime: "docker",
             k8s_pod_uid: String::new(),
+            k8s_container_name: "app".to_owned(),
+        }),
+        pod: Some(PodInfo {
+            uid: "9d4a6f0e-23c5-4b7a-8f61-0c1d2e3f4a5b".to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            name: "web-7f-x2".to_owned(),
+            node: "node-1".to_owned(),
+            workloads: vec![
+                ("ReplicaSet", "web-7f".to_owned()),
+                ("Deployment", "web".to_owned()),
+            ],
+            labels: vec![("team".to_owned(), "shop".to_owned())],
         }),
         ..process(PID, ProcessState::Profiled, "")
     };
@@ -275,6 +289,7 @@ pub(super) fn status() -> Status {
         samples_per_second: 12.5,
         last_window: None,
         recorder: None,
+        kubernetes: None,
         counters: vec![CounterValue {
             name: "lost_full",
             help: "Samples lost because the ring buffer was full",

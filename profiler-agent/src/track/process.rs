@@ -66,6 +66,8 @@ pub fn filtered<'a>(
         container_id: container.map_or("", |container| &container.id),
         container_name: name.unwrap_or_default(),
         k8s_namespace: facts.pod.as_ref().map_or("", |pod| &pod.namespace),
+        is_in_pod: facts.pod_uid().is_some(),
+        pod_labels: facts.pod.as_ref().map(|pod| &pod.labels),
         owner: if filter.needs_owner() {
             facts.owner()
         } else {

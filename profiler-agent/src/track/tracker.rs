@@ -4,6 +4,7 @@
 //! slow rescan that finds what loaded Python late and what an event was lost for. It blocks (on /proc, on
 //! target files), so it has a thread of its own; it owns all of its state and talks over channels.
 
+mod pods;
 mod recheck;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,8 +14,10 @@ use std::time::{Duration, Instant};
 use profiler_common::layout::PyLayout;
 use profiler_common::process::{NO_LAYOUT, ProcessEntry, ProcessState};
 
+use super::consent::Consent;
 use super::process::{self, ProcessListing, TrackState};
 use crate::ids::{Generation, Pid};
+use crate::kubernetes::table::PodTable;
 use crate::process::facts::{self, Facts};
 use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::query::ProcessFilter;
@@ -93,6 +96,8 @@ pub struct Selection {
     pub only_pids: Option<Vec<Pid>>,
     /// The children of these too, those that they have and those to come.
     pub subprocesses: bool,
+    /// What pods say of being profiled.
+    pub consent: Consent,
 }
 
 /// What is known of a process that matters.
@@ -135,12 +140,14 @@ enum Status {
 }
 
 /// A process that is not profiled, as far as can be told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Other {
     /// Size of its address space when it was looked at: it changes when something is mapped.
     n_pages: u64,
     /// Generation of its entry in the kernel: a process that was named is followed until it runs Python.
     generation: Option<Generation>,
+    /// UID of its pod if it is not selected: what the pod says can change.
+    pod_uid: Option<Box<str>>,
 }
 
 /// Follows processes; see the module's documentation.
@@ -153,6 +160,7 @@ pub struct Tracker<K> {
     processes: BTreeMap<Pid, Tracked>,
     /// Processes without Python.
     others: HashMap<Pid, Other>,
+    pods: PodTable,
     revalidate: Vec<(Instant, Pid, Generation)>,
     updates: Vec<Update>,
     last_generation: u64,
@@ -171,6 +179,7 @@ impl<K: KernelTable> Tracker<K> {
             discoverer: Discoverer::default(),
             processes: BTreeMap::new(),
             others: HashMap::new(),
+            pods: PodTable::default(),
             revalidate: Vec::new(),
             updates: Vec::new(),
             last_generation: 0,
@@ -363,9 +372,12 @@ impl<K: KernelTable> Tracker<K> {
 
     /// First look at a process.
     fn begin(&mut self, pid: Pid, generation: Option<Generation>) {
-        let Ok(facts) = Facts::read(pid) else { return };
+        let Ok(mut facts) = Facts::read(pid) else {
+            return;
+        };
+        self.join_pod(&mut facts);
         if pid == self.own_pid || !self.is_selected(&facts, generation.is_some()) {
-            self.set_aside(pid, generation);
+            self.set_aside(pid, generation, Some(&facts));
             return;
         }
         self.attempt(pid, generation, 0, Box::new(facts));
@@ -435,12 +447,12 @@ impl<K: KernelTable> Tracker<K> {
                 };
                 self.processes.insert(pid, Tracked { status });
             }
-            None => self.set_aside(pid, generation),
+            None => self.set_aside(pid, generation, None),
         }
     }
 
-    /// Not to be profiled, as far as can be told now.
-    fn set_aside(&mut self, pid: Pid, generation: Option<Generation>) {
+    /// Not to be profiled, as far as can be told now; `unselected`: since it is not selected.
+    fn set_aside(&mut self, pid: Pid, generation: Option<Generation>, unselected: Option<&Facts>) {
         let Ok(n_pages) = facts::n_mapped_pages(pid) else {
             return;
         };
@@ -458,6 +470,7 @@ impl<K: KernelTable> Tracker<K> {
             Other {
                 n_pages,
                 generation,
+                pod_uid: unselected.and_then(Facts::pod_uid).map(Box::from),
             },
         );
     }
@@ -485,6 +498,9 @@ impl<K: KernelTable> Tracker<K> {
     /// `is_followed`: the kernel told of it, which it does of selected processes and their children only when
     /// the selection is by process id.
     fn is_selected(&self, facts: &Facts, is_followed: bool) -> bool {
+        if !self.selection.consent.allows(facts) {
+            return false;
+        }
         let is_descendant = self.descendants.contains(&facts.pid);
         let cmdline = facts.arguments.join(" ");
         let filter = &self.selection.filter;

@@ -16,6 +16,7 @@ mod leaks;
 mod lines;
 mod memory;
 mod native_memory;
+mod pods;
 mod programs;
 mod push;
 mod push_faults;

@@ -73,6 +73,7 @@ impl Push {
             targets,
             credentials,
             labels: Vec::new(),
+            attributes: Vec::new(),
             pace: PACE,
         };
         let pusher = Pusher::start(&config, Arc::clone(&outbox)).unwrap();

@@ -102,6 +102,7 @@ async fn push(size: Size, labels: &[&str]) -> Option<(Vec<Value>, Sums)> {
             ..CredentialOptions::default()
         },
         labels: labels.iter().map(|it| (*it).to_owned()).collect(),
+        attributes: Vec::new(),
         pace: Pace::default(),
     };
     let types = [ProfileType::Cpu, ProfileType::Faults, ProfileType::Alloc];

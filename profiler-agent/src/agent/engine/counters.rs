@@ -6,10 +6,11 @@ use profiler_common::event::PythonStatus;
 use super::listing::process_state;
 use super::{Engine, Sampler};
 use crate::kernel::cpus::n_cpus_online;
+use crate::kubernetes::watch::WatchStatus;
 use crate::push::Counts;
 use crate::python::refusal::Reason;
 use crate::recorder::RecorderStatus;
-use crate::serve::query::{CounterValue, RecorderInfo, Status};
+use crate::serve::query::{CounterValue, KubernetesInfo, RecorderInfo, Status};
 
 /// Remark in profiles that were taken without the kernel programs.
 const REMOTE_NOTE: &str =
@@ -128,7 +129,7 @@ impl Engine {
                 ("records_undecodable", "Records that could not be decoded", own.undecodable),
                 (
                     "samples_undiscovered_lost",
-                    "Samples lost while their process was not yet discovered",
+                    "Samples of Python processes that were lost before those were discovered",
                     own.waiting_lost,
                 ),
                 (
@@ -213,6 +214,43 @@ impl Engine {
         })
     }
 
+    fn kubernetes_info(&self) -> Option<KubernetesInfo> {
+        let status = self.parts.pods.as_ref()?.borrow();
+        Some(KubernetesInfo {
+            problem: status.problem.clone(),
+            n_pods: status.n_pods as u64,
+        })
+    }
+
+    /// What is counted of asking for pods; zeros where nobody does.
+    fn kubernetes_counters(&self) -> [CounterValue; 4] {
+        let status = self.parts.pods.as_ref().map(|status| status.borrow());
+        let of = |value: fn(&WatchStatus) -> u64| status.as_ref().map_or(0, |it| value(it));
+        [
+            (
+                "kubernetes_lists",
+                "Times that all pods of this node were read",
+                of(|it| it.n_lists),
+            ),
+            (
+                "kubernetes_changes",
+                "Changes of pods that the API server told of",
+                of(|it| it.n_changes),
+            ),
+            (
+                "kubernetes_failures",
+                "Questions to the API server that failed",
+                of(|it| it.n_failed),
+            ),
+            (
+                "kubernetes_pods_untaken",
+                "Pods, or lines of the API server, that could not be read, or for which there was no room",
+                of(|it| it.n_untaken),
+            ),
+        ]
+        .map(|(name, help, value)| CounterValue { name, help, value })
+    }
+
     /// What the recorder counts; zeros without one.
     fn recorder_counters(&self) -> [CounterValue; 3] {
         let status = self
@@ -259,10 +297,12 @@ impl Engine {
                 .as_ref()
                 .and_then(|windows| windows.last.clone()),
             recorder: self.recorder_info(),
+            kubernetes: self.kubernetes_info(),
             counters: {
                 let mut counters = self.counter_values();
                 counters.extend(self.recorder_counters());
                 counters.extend(self.push_counters());
+                counters.extend(self.kubernetes_counters());
                 counters
             },
             processes: self

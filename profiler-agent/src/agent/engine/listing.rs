@@ -10,13 +10,14 @@ use crate::agent::threads::TrackMessage;
 use crate::ids::Generation;
 use crate::process::container::{Container, Runtime};
 use crate::process::memory::ProcessMemory;
+use crate::process::pod::Pod;
 use crate::process::resident;
 use crate::process::service::LabelOptions;
 use crate::profile::memory::MemoryInfo;
 use crate::profile::query::ProcessFilter;
 use crate::python::gc;
 use crate::python::refusal::Reason;
-use crate::serve::query::{ContainerInfo, ProcessInfo, ProcessState};
+use crate::serve::query::{ContainerInfo, PodInfo, ProcessInfo, ProcessState};
 use crate::track::process::{ProcessListing, TrackState, filtered};
 
 pub(super) fn process_state(state: TrackState) -> ProcessState {
@@ -84,7 +85,25 @@ pub(super) fn process_info(
         cgroup: facts.cgroup,
         service_name,
         container: facts.container.map(container_info),
+        pod: facts.pod.map(|pod| pod_info(&pod, options)),
         memory,
+    }
+}
+
+fn pod_info(pod: &Pod, options: &LabelOptions) -> PodInfo {
+    let workloads = pod.workloads.iter();
+    let labels = options.pod_labels.iter();
+    PodInfo {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        node: pod.node.clone(),
+        workloads: workloads
+            .map(|it| (it.kind.name(), it.name.clone()))
+            .collect(),
+        labels: labels
+            .filter_map(|it| Some((it.name.clone(), it.source.of(pod)?.to_owned())))
+            .collect(),
     }
 }
 
@@ -94,6 +113,7 @@ pub(super) fn container_info(container: Container) -> ContainerInfo {
         name: container.name.unwrap_or_default(),
         runtime: container.runtime.map_or("", Runtime::name),
         k8s_pod_uid: container.pod_uid.unwrap_or_default(),
+        k8s_container_name: container.pod_container.unwrap_or_default(),
     }
 }
 

@@ -99,6 +99,13 @@ impl Pull {
             .or_insert_with(|| matches(filter, process, show_cmdline))
     }
 
+    /// More is known of a program than when it was decided whether it is meant, such as its pod.
+    pub(super) fn decide_again(&mut self, process: &PythonProcess, show_cmdline: bool) {
+        if let Some(is_meant) = self.decided.get_mut(&process.generation) {
+            *is_meant = matches(&self.filter, process, show_cmdline);
+        }
+    }
+
     /// Adds to what has the stack of an allocation.
     pub(super) fn add_part(&mut self, part: &Part) {
         if self.decided.get(&part.generation) == Some(&true) {

@@ -182,7 +182,7 @@ async fn a_server_that_does_not_listen_is_told_by_its_address() {
         listener.local_addr().unwrap()
     };
     let config_of = kube::Config::new(format!("http://{address}").parse().unwrap());
-    let watch = PodWatch::start(ApiServer::with(config_of).unwrap(), config());
+    let watch = PodWatch::start(ApiServer::with(&config_of).unwrap(), config());
     let failed = status(&watch, |status| status.n_failed >= 2).await;
     assert!(
         failed.problem.contains(&address.to_string()),

@@ -53,12 +53,25 @@ impl<'a> OtlpWindow<'a> {
     /// Sorts the samples of a window by process.
     #[must_use]
     pub fn new(window: &'a Window, host: &'a Host) -> Self {
+        Self::named(window, host, &[])
+    }
+
+    /// The same; labels of these names have attributes that are called so.
+    pub(super) fn named(
+        window: &'a Window,
+        host: &'a Host,
+        attributes: &[(String, String)],
+    ) -> Self {
         let mut resources = IndexSet::default();
         let mut entries = Vec::new();
         for ((_, profile), idx) in window.profiles().iter().zip(0..) {
             let processes = profile.processes.iter();
             let of_process: Vec<u32> = processes
-                .map(|it| resources.insert_full(Resource::new(profile, it, host)).0 as u32)
+                .map(|it| {
+                    resources
+                        .insert_full(Resource::new(profile, it, host, attributes))
+                        .0 as u32
+                })
                 .collect();
             let resource = |sample: &Sample| {
                 let set = profile.label_sets.get(sample.labels.0 as usize)?;

@@ -70,9 +70,15 @@ pub(super) struct Resource {
 }
 
 impl Resource {
-    pub(super) fn new(profile: &Profile, process: &Process, host: &Host) -> Self {
+    /// `names`: labels whose attributes are called otherwise.
+    pub(super) fn new(
+        profile: &Profile,
+        process: &Process,
+        host: &Host,
+        names: &[(String, String)],
+    ) -> Self {
         let mut attributes = Vec::new();
-        add_labels(&mut attributes, profile, &process.labels);
+        add_labels(&mut attributes, profile, &process.labels, names);
         let has = |attributes: &[(String, Attribute)], name: &str| {
             attributes.iter().any(|(other, _)| other == name)
         };
@@ -127,9 +133,16 @@ impl Resource {
     }
 }
 
-fn add_labels(attributes: &mut Vec<(String, Attribute)>, profile: &Profile, labels: &Labels) {
+fn add_labels(
+    attributes: &mut Vec<(String, Attribute)>,
+    profile: &Profile,
+    labels: &Labels,
+    names: &[(String, String)],
+) {
     for (name, value) in labels {
-        let name = resource_name(profile.str(*name));
+        let label = profile.str(*name);
+        let own = names.iter().find(|(other, _)| other == label);
+        let name = own.map_or_else(|| resource_name(label), |(_, name)| name.clone());
         let is_new = attributes.iter().all(|(other, _)| *other != name);
         if let Some(value) = attribute(profile, *value)
             && is_new
@@ -141,7 +154,48 @@ fn add_labels(attributes: &mut Vec<(String, Attribute)>, profile: &Profile, labe
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
+
     use super::*;
+    use crate::profile::aggregate::{Aggregator, ProcessLabels, ResolvedSample, ThreadLabels};
+    use crate::profile::model::ValueType;
+
+    #[test]
+    fn labels_of_pods_are_called_by_the_keys_that_they_have_there() {
+        let labels = ProcessLabels {
+            more: [("team", "shop"), ("k8s_job_name", "report-28")]
+                .map(|(name, text)| (name.into(), text.into()))
+                .into(),
+            ..ProcessLabels::of_pid(7)
+        };
+        let labels = Arc::new(ThreadLabels {
+            process: Arc::new(labels),
+            tid: 7,
+            thread_name: "MainThread".into(),
+        });
+        let mut aggregator = Aggregator::new(SystemTime::UNIX_EPOCH, &ValueType::CPU_SAMPLES, 1);
+        aggregator.add(&ResolvedSample {
+            frames: Vec::new(),
+            labels,
+            instruction: None,
+            values: [1, 1].into(),
+        });
+        let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
+        let host = Host::of_this_machine();
+        let key = "k8s.pod.label.example.com/team".to_owned();
+        let names = [("team".to_owned(), key.clone())];
+        let resource = Resource::new(&profile, &profile.processes[0], &host, &names);
+        let text = |name: &str| {
+            let mut attributes = resource.attributes.iter();
+            let found = attributes.find(|(other, _)| other == name);
+            found.map(|(_, value)| value.clone())
+        };
+        let is = |text: &str| Some(Attribute::Text(text.to_owned()));
+        assert_eq!(text(&key), is("shop"));
+        assert_eq!(text("team"), None);
+        assert_eq!(text("k8s.job.name"), is("report-28"));
+    }
 
     #[test]
     fn labels_have_the_names_of_opentelemetry() {
