@@ -8,7 +8,7 @@
 use crate::arch;
 
 /// Version of the record layout; the first field of each record.
-pub const RECORD_VERSION: u16 = 2;
+pub const RECORD_VERSION: u16 = 3;
 
 /// Most Python frames in one sample; deeper stacks are cut at the root end and marked truncated.
 pub const MAX_PYTHON_FRAMES: usize = 1024;
@@ -100,6 +100,9 @@ pub struct SampleHeader {
     pub address: u64,
     /// Size of an allocation; else 0.
     pub n_bytes: u64,
+    /// When the thread began, in nanoseconds since boot (`task_struct.start_boottime`): with its id it tells the thread
+    /// from every other one. 0 where it is not known.
+    pub thread_started_ns: u64,
     /// Process id (tgid) in the initial pid namespace.
     pub pid: u32,
     /// Thread id in the initial pid namespace.

@@ -28,6 +28,8 @@ globals! {
     TASK_SIGNAL, task_signal: u32 = 0;
     /// `signal_struct.live`: number of living threads of a process.
     SIGNAL_LIVE, signal_live: u32 = 0;
+    /// `task_struct.start_boottime`: when the thread began; 0: where it lies is not known.
+    TASK_START, task_start: u32 = 0;
     /// `task_struct.stack`: the kernel stack.
     TASK_STACK, task_stack: u32 = 0;
     /// Where the registers of user space lie on it, from its lowest address: at its end.

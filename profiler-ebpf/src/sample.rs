@@ -165,6 +165,7 @@ fn identify<T: Task>(
         period: 0,
         address: 0,
         n_bytes: 0,
+        thread_started_ns: T::started_ns(T::current()),
         pid: (ids >> 32) as u32,
         tid: ids as u32,
         // SAFETY: a helper without arguments.
@@ -307,14 +308,14 @@ fn find_thread(
             return Err(PythonStatus::Ambiguous);
         }
         // Who executes bytecode does so with the state that holds the one GIL.
-        let own = thread.state;
+        let (own, ident) = (thread.state, thread.ident);
         let address = current.wrapping_add(u64::from(layout.tstate_thread_id));
         let id = reader.u64(address).unwrap_or(0);
         if !accept_holder(window, layout, current, id, thread) {
             return Err(PythonStatus::Ambiguous);
         }
         // By its own state the thread has its name.
-        thread.state = own;
+        (thread.state, thread.ident) = (own, ident);
         return Ok(());
     }
     if list.n_found > 1

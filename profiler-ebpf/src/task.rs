@@ -45,6 +45,16 @@ pub(crate) trait Task {
         Some((tid, pid))
     }
 
+    /// When a task began, in nanoseconds since boot; 0: that is not known.
+    #[inline(always)]
+    fn started_ns(task: u64) -> u64 {
+        let offset = globals::task_start();
+        if offset == 0 {
+            return 0;
+        }
+        Self::u64_at(task, offset).unwrap_or(0)
+    }
+
     /// Number of living threads of the task's process. An exiting task no longer counts when it is reported.
     #[inline(always)]
     fn n_living_threads(task: u64) -> Option<u32> {

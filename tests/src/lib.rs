@@ -4,6 +4,7 @@ pub mod allocated;
 pub mod api_server;
 pub mod bench;
 pub mod browser;
+pub mod cluster;
 pub mod compiler;
 pub mod containers;
 pub mod cpu_ticks;

@@ -65,6 +65,7 @@ pub fn profile(profile_type: ProfileType, n: u64, size: Size) -> Profile {
             let labels = Arc::new(ThreadLabels {
                 process: Arc::clone(&process),
                 tid: pid * 100 + thread,
+                started_ns: 0,
                 thread_name: format!("worker {thread}").into(),
             });
             for stack in 0..size.n_stacks {

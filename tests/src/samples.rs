@@ -162,6 +162,7 @@ pub fn build(rows: &[Row]) -> Profile {
                     ..ProcessLabels::of_pid(row.pid)
                 }),
                 tid: row.tid,
+                started_ns: 0,
                 thread_name: thread_name(row.tid).into(),
             }),
             instruction: None,
@@ -214,6 +215,7 @@ pub fn memory(file: &'static str) -> Profile {
             labels: Arc::new(ThreadLabels {
                 process: Arc::new(ProcessLabels::of_pid(7)),
                 tid: 7,
+                started_ns: 0,
                 thread_name: "MainThread".into(),
             }),
             values: values.into(),

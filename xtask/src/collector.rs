@@ -75,9 +75,9 @@ pub(crate) fn stand_in() -> Result<Option<PathBuf>> {
 }
 
 /// What was made; `None`, said, where it could not be. In CI that is an error.
-pub(crate) fn unless_in_ci(what: &str, made: Result<PathBuf>) -> Result<Option<PathBuf>> {
+pub(crate) fn unless_in_ci<T>(what: &str, made: Result<T>) -> Result<Option<T>> {
     match made {
-        Ok(path) => Ok(Some(path)),
+        Ok(made) => Ok(Some(made)),
         Err(error) if env::var("CI").is_ok_and(|ci| ci == "true") => Err(error),
         Err(error) => {
             println!("{what} is left out: {error:#}");

@@ -21,7 +21,9 @@ mod grpc_tools;
 mod hosts;
 mod image;
 mod interpreters;
+mod kubernetes;
 mod linker;
+mod manifests;
 mod package;
 mod promtool;
 mod run;
@@ -64,7 +66,7 @@ enum Verb {
         #[arg(value_enum)]
         only: Vec<check::Step>,
     },
-    /// Run the tests: everything but `vm` when nothing is named.
+    /// Run the tests: everything but `kubernetes` and `vm` when nothing is named.
     Test(test::Args),
     /// Prepare further versions of CPython for the tests, and list them.
     Interpreters(interpreters::Args),
@@ -80,6 +82,8 @@ enum Verb {
     Codegen,
     /// Build one static binary: target/dist/pyagent, for arm64 target/dist/pyagent-aarch64.
     Dist(dist::Args),
+    /// Make deploy/kubernetes/pyagent.yaml out of the chart.
+    Manifests,
     /// Build a container image with that binary, as an archive for Docker, Podman, containerd and skopeo.
     Image(image::Args),
 }
@@ -96,7 +100,8 @@ fn main() -> ExitCode {
         Verb::Compare(args) => compare::compare(&args),
         Verb::Codegen => codegen::codegen().map(|()| ExitCode::SUCCESS),
         Verb::Dist(args) => dist::dist(args.target).map(|_| ExitCode::SUCCESS),
-        Verb::Image(args) => image::image(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Manifests => manifests::write().map(|()| ExitCode::SUCCESS),
+        Verb::Image(args) => image::image(&args).map(|_| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -273,6 +273,7 @@ impl Engine {
         self.add_rests(settled);
         self.close_window(Instant::now());
         self.finish_allocations(|_| true);
+        self.symbolizer.settle_names();
         for pull in std::mem::take(&mut self.pulls) {
             self.finish(pull);
         }

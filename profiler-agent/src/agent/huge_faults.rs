@@ -158,6 +158,7 @@ mod tests {
         let labels = ThreadLabels {
             process: Arc::new(ProcessLabels::of_pid(7)),
             tid: 7,
+            started_ns: 0,
             thread_name: "".into(),
         };
         let rest = Rest {

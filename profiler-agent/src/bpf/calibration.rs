@@ -9,10 +9,12 @@ use aya::maps::{Array, MapData, MapError};
 use aya::programs::{ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader, Pod};
 use profiler_common::calibration::{N_PEEKS, PEEK_BYTES, Peek};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::kernel::calibration::{
-    Ambiguous, Number, STACK_BYTES, ThreadFacts, Votes, are_equal, are_stacks, living_threads,
-    only, places_of, pointers, process_id_beside, registers_of_exit,
+    Ambiguous, Began, Number, STACK_BYTES, ThreadFacts, Votes, are_equal, are_stacks,
+    living_threads, only, places_of, places_of_start, pointers, process_id_beside,
+    registers_of_exit,
 };
 use crate::kernel::offsets::Offsets;
 
@@ -93,6 +95,8 @@ struct Known {
     signal: Option<(u32, u32)>,
     /// The pointer to the kernel stack, and the registers there.
     stack: Option<(u32, u32)>,
+    /// When a thread began.
+    start: Option<u32>,
 }
 
 /// The attached program, and its map.
@@ -155,6 +159,11 @@ impl Calibration {
             let pids = places(&seen, &tasks, |_| agent_pid);
             known.ids = Some((tid, process_id_beside(tid, &pids)?));
         }
+        if known.start.is_none() {
+            let began = seen.iter().map(|seen| seen.facts.began);
+            let expected: Vec<_> = tasks.iter().copied().zip(began).collect();
+            known.start = only("start", &places_of_start(&expected)).ok();
+        }
         if known.signal.is_none() {
             known.signal = Some(self.signal(&pointers(&tasks, are_equal))?);
         }
@@ -172,6 +181,8 @@ impl Calibration {
             tgid,
             signal,
             signal_live,
+            // Threads are told apart by their ids alone where it is not found.
+            start: known.start.unwrap_or(0),
             stack,
             stack_registers,
         })
@@ -285,6 +296,7 @@ fn places<N: Number>(
 struct Waiting {
     tid: u32,
     thread_pointer: u64,
+    began: Began,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -293,6 +305,7 @@ impl Waiting {
     fn start() -> Result<Self, CalibrationError> {
         let (tell, told) = channel();
         let (stop, stopped) = channel::<()>();
+        let before = now();
         let thread = thread::Builder::new()
             .name("pyagent-calibr".to_owned())
             .spawn(move || {
@@ -304,10 +317,15 @@ impl Waiting {
                 let _ = stopped.recv();
             })
             .map_err(CalibrationError::Thread)?;
+        let after = now();
         let (tid, thread_pointer) = told.recv().map_err(|_| CalibrationError::NotReported)?;
         Ok(Self {
             tid,
             thread_pointer,
+            began: Began {
+                monotonic: (before.0, after.0),
+                boot: (before.1, after.1),
+            },
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -319,8 +337,18 @@ impl Waiting {
             tid: self.tid,
             thread_pointer: self.thread_pointer,
             n_others: (tasks.count() as u32).saturating_sub(1),
+            began: self.began,
         })
     }
+}
+
+/// The moment by `CLOCK_MONOTONIC` and by `CLOCK_BOOTTIME`, in nanoseconds.
+fn now() -> (u64, u64) {
+    let ns = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+    };
+    (ns(ClockId::Monotonic), ns(ClockId::Boottime))
 }
 
 /// The thread pointer of the calling thread: on x86-64 what the C library calls the thread by.

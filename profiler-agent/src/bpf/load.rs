@@ -115,6 +115,7 @@ impl Programs {
             .override_global("TASK_TGID", &offsets.tgid, true)
             .override_global("TASK_SIGNAL", &offsets.signal, true)
             .override_global("SIGNAL_LIVE", &offsets.signal_live, true)
+            .override_global("TASK_START", &offsets.start, true)
             .override_global("TASK_STACK", &offsets.stack, true)
             .override_global("STACK_REGISTERS", &offsets.stack_registers, true)
             .override_global("FOLLOW_ALL", &follow_all, true)

@@ -27,6 +27,44 @@ pub struct ThreadFacts {
     pub thread_pointer: u64,
     /// Living threads of the process, it not included.
     pub n_others: u32,
+    /// When it began.
+    pub began: Began,
+}
+
+/// Between which moments a thread began, by two clocks of the kernel, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Began {
+    /// The first and the last by `CLOCK_MONOTONIC`.
+    pub monotonic: (u64, u64),
+    /// The first and the last by `CLOCK_BOOTTIME`.
+    pub boot: (u64, u64),
+}
+
+impl Began {
+    /// Whether two words that lie side by side can be `task_struct.start_time` and `start_boottime`
+    /// (`real_start_time` before 5.5; include/linux/sched.h).
+    fn is_said_by(&self, monotonic: u64, boot: u64) -> bool {
+        let is_between = |(first, last): (u64, u64), at| first <= at && at <= last;
+        is_between(self.monotonic, monotonic) && is_between(self.boot, boot)
+    }
+}
+
+/// Where every structure has the time since boot at which its thread began, behind the same by the other clock.
+#[must_use]
+pub fn places_of_start(structures: &[(&[u8], Began)]) -> Vec<u32> {
+    const WORD: usize = size_of::<u64>();
+    let n_bytes = structures.iter().map(|(bytes, _)| bytes.len()).min();
+    let has_all = |at: &usize| {
+        structures.iter().all(|(bytes, began)| {
+            let words = (u64::at(bytes, at - WORD), u64::at(bytes, *at));
+            matches!(words, (Some(monotonic), Some(boot)) if began.is_said_by(monotonic, boot))
+        })
+    };
+    (WORD..n_bytes.unwrap_or(0))
+        .step_by(WORD)
+        .filter(has_all)
+        .map(|at| at as u32)
+        .collect()
 }
 
 /// The only value; else an error that names `what`.
@@ -325,11 +363,28 @@ mod tests {
     }
 
     #[test]
+    fn the_start_of_a_thread_is_told_by_two_clocks_side_by_side() {
+        let began = |ns: u64| Began {
+            monotonic: (ns, ns + 50),
+            boot: (ns + 1000, ns + 1050),
+        };
+        // A time that is no start, the start by both clocks, and the second of them alone.
+        let of = |ns: u64| structure(&[900, ns + 20, ns + 1020, 7, ns + 1030]);
+        let (first, second) = (of(5000), of(6000));
+        let both = [(&first[..], began(5000)), (&second[..], began(6000))];
+        assert_eq!(places_of_start(&both), [16]);
+        let swapped = [(&second[..], began(5000)), (&first[..], began(6000))];
+        assert_eq!(places_of_start(&swapped), [0_u32; 0]);
+        assert_eq!(places_of_start(&[(&first[..12], began(5000))]), [0_u32; 0]);
+    }
+
+    #[test]
     fn the_number_of_living_threads_is_told_from_other_counts_of_them() {
         let thread = ThreadFacts {
             tid: 1,
             thread_pointer: 0,
             n_others: 3,
+            began: Began::default(),
         };
         // sigcnt, live, nr_threads; then a count that stands alone.
         let mut signal = Vec::new();
@@ -345,6 +400,7 @@ mod tests {
             tid: 1,
             thread_pointer: 0x7f00_0080_0000,
             n_others: 1,
+            began: Began::default(),
         };
         let [registers, padded] = RegistersOfExit::X86_64;
         let are_those = |words: &[u64]| registers.are_at_end_of(&structure(words), &thread);
@@ -366,6 +422,7 @@ mod tests {
             tid: 1,
             thread_pointer: 0xffff_a080_0740,
             n_others: 1,
+            began: Began::default(),
         };
         for n_bytes in [304, 320, 336, 352] {
             let mut words = vec![0_u64; n_bytes / 8];

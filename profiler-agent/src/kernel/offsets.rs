@@ -38,6 +38,9 @@ pub struct Offsets {
     pub signal: u32,
     /// `signal_struct.live`: number of living threads.
     pub signal_live: u32,
+    /// `task_struct.start_boottime` (5.5+; `real_start_time` before): when the thread began, in nanoseconds since boot.
+    /// 0: not known.
+    pub start: u32,
     /// `task_struct.stack`: lowest address of the kernel stack.
     pub stack: u32,
     /// Where on it the registers of user space lie.
@@ -54,6 +57,9 @@ impl Offsets {
             tgid: task("tgid")?,
             signal: task("signal")?,
             signal_live: btf.offset_of("signal_struct", "live")?,
+            start: task("start_boottime")
+                .or_else(|_| task("real_start_time"))
+                .unwrap_or(0),
             stack: task("stack")?,
             // `task_pt_regs`: `pt_regs` is the last that lies on the stack.
             stack_registers: kernel_stack_bytes()

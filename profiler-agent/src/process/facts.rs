@@ -354,6 +354,12 @@ impl Stat {
             .ok_or_else(|| std::io::Error::other(format!("{path}: unexpected format")))
     }
 
+    /// Time of the start, in nanoseconds since boot, by ticks.
+    #[must_use]
+    pub fn started_ns(&self) -> u64 {
+        tick_ns(self.start_ticks)
+    }
+
     /// A zombie, or about to go.
     pub(super) fn has_ended(self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
@@ -412,7 +418,7 @@ pub fn boot_ns() -> u64 {
 #[must_use]
 pub fn thread_started_ns(pid: Pid, tid: Tid) -> Option<u64> {
     let stat = Stat::read(&format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-    Some(tick_ns(stat.start_ticks))
+    Some(stat.started_ns())
 }
 
 /// Wall time of a moment in nanoseconds since boot, by the clock as it is now: the same each time, unless it was set.

@@ -20,6 +20,7 @@ use super::model::{
     Mapping, MappingId, Process, ProcessId, Profile, StackId, ValueType, Values, label,
 };
 use super::tables::{Head, Tables};
+use super::thread_name::ThreadName;
 
 pub use super::tables::PYTHON_MAPPING;
 
@@ -90,8 +91,11 @@ pub struct ThreadLabels {
     pub process: Arc<ProcessLabels>,
     /// `tid`: the kernel's.
     pub tid: u32,
-    /// `thread_name`: from `threading` where it has one, else the kernel's name of the thread.
-    pub thread_name: Box<str>,
+    /// When it began, in nanoseconds since boot; 0: not known.
+    pub started_ns: u64,
+    /// `thread_name`: from `threading` where it has one, else the kernel's name of the thread. The finished profile has the best
+    /// one that was told of the thread.
+    pub thread_name: ThreadName,
 }
 
 /// What is known of a process.
@@ -275,10 +279,20 @@ impl Aggregator {
         let process = intern_process(&mut self.tables, &mut self.shared_processes, process);
         let labels = self.tables.label_set(LabelSet {
             process,
+            thread_started_ns: 0,
             labels: [].into(),
         });
         let stack = self.intern_stack(frames, values[0]);
         self.tables.add(stack, labels, values);
+    }
+
+    /// Asks of each thread whether there is a name of it that no sample had.
+    pub fn name_threads<'a>(&mut self, newest: impl Fn(&ThreadLabels) -> Option<&'a ThreadName>) {
+        for (labels, id) in self.shared_labels.iter() {
+            if let Some(name) = newest(labels) {
+                self.tables.name_thread(id, name);
+            }
+        }
     }
 
     /// Sum of the first value (samples) of all that was added.
@@ -395,17 +409,20 @@ impl Aggregator {
             tables,
             ..
         } = self;
-        shared_labels.get_or_insert_with(labels, |labels| {
-            let process = intern_process(tables, shared_processes, &labels.process);
-            let tid = LabelValue::Num(i64::from(labels.tid));
+        shared_labels.get_or_insert_with(labels, |thread| {
+            let process = intern_process(tables, shared_processes, &thread.process);
+            let tid = LabelValue::Num(i64::from(thread.tid));
             let labels = [
                 (tables.string(label::TID), tid),
-                tables.text_label(label::THREAD_NAME, &labels.thread_name),
+                tables.text_label(label::THREAD_NAME, &thread.thread_name.text),
             ];
-            tables.label_set(LabelSet {
+            let set = tables.label_set(LabelSet {
                 process,
+                thread_started_ns: thread.started_ns,
                 labels: labels.into(),
-            })
+            });
+            tables.name_thread(set, &thread.thread_name);
+            set
         })
     }
 }
@@ -474,6 +491,7 @@ mod tests {
 
     use super::*;
     use crate::profile::model::{Sample, StringId};
+    use crate::profile::thread_name::NameRank;
 
     fn thread(pid: u32, tid: u32) -> Arc<ThreadLabels> {
         let process = ProcessLabels {
@@ -484,6 +502,7 @@ mod tests {
         Arc::new(ThreadLabels {
             process: Arc::new(process),
             tid,
+            started_ns: 0,
             thread_name: "MainThread".into(),
         })
     }
@@ -558,6 +577,98 @@ mod tests {
         let labels = profile.thread(profile.samples[1].labels);
         assert_eq!((labels.pid, labels.tid), (7, 8));
         assert_eq!((labels.comm, labels.python_version), ("python3", "3.12.1"));
+    }
+
+    /// Begin, name, whether that is `threading`'s, and when it was seen.
+    type Called<'a> = (u64, &'a str, bool, u64);
+
+    fn called(tid: u32, (started_ns, name, is_own, seen): Called<'_>) -> Arc<ThreadLabels> {
+        Arc::new(ThreadLabels {
+            started_ns,
+            thread_name: ThreadName {
+                text: name.into(),
+                rank: NameRank { is_own, seen },
+            },
+            ..(*thread(7, tid)).clone()
+        })
+    }
+
+    #[test]
+    fn a_thread_has_one_name_in_all_of_a_profile() {
+        let main = Arc::new(ResolvedFunction::python("main", "/app.py", 1));
+        let mut aggregator = aggregator();
+        let told = [
+            (8, (100, "python3", false, 1)),
+            (9, (100, "python3", false, 1)),
+            (8, (100, "worker 8", true, 2)),
+            // It has the id of the one before.
+            (8, (900, "python3", false, 3)),
+            // Told again by what was sampled long ago.
+            (8, (100, "python3", false, 4)),
+        ];
+        for (idx, (tid, called_so)) in (0_i64..).zip(told) {
+            let sample = ResolvedSample {
+                frames: vec![frame(&main, 2)],
+                labels: called(tid, called_so),
+                instruction: None,
+                values: [1, 100].into(),
+            };
+            let taken = Taken {
+                holds_gil: None,
+                at_ns: Some(idx),
+            };
+            aggregator.add_taken(&sample, taken);
+        }
+        // Nine's is known since its last sample.
+        let late = called(9, (100, "worker 9", true, 9));
+        aggregator.name_threads(|thread| (thread.tid == 9).then_some(&late.thread_name));
+        let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
+        check_tables(&profile);
+        let said: Vec<_> = profile
+            .samples
+            .iter()
+            .map(|sample| {
+                let thread = profile.thread(sample.labels);
+                (thread.tid, thread.thread_name, sample.values[0])
+            })
+            .collect();
+        let expected = [(8, "worker 8", 3), (9, "worker 9", 1), (8, "python3", 1)];
+        assert_eq!(said, expected);
+        let rows: Vec<_> = profile.moments.iter().map(|moment| moment.row).collect();
+        assert_eq!(rows, [0, 1, 0, 2, 0]);
+    }
+
+    #[test]
+    fn labels_of_a_sample_stay_when_its_thread_is_renamed() {
+        let mut aggregator = aggregator();
+        for (name, is_own) in [("python3", false), ("worker", true)] {
+            for holds_gil in [true, false] {
+                let sample = ResolvedSample {
+                    frames: Vec::new(),
+                    labels: called(8, (100, name, is_own, 1)),
+                    instruction: None,
+                    values: [1, 100].into(),
+                };
+                let taken = Taken {
+                    holds_gil: Some(holds_gil),
+                    at_ns: None,
+                };
+                aggregator.add_taken(&sample, taken);
+            }
+        }
+        let profile = aggregator.finish(Duration::from_secs(1), Vec::new());
+        check_tables(&profile);
+        let said: Vec<_> = profile
+            .samples
+            .iter()
+            .map(|sample| {
+                let text = |name| profile.label(sample.labels, name);
+                (text(label::THREAD_NAME), text(label::GIL), sample.values[0])
+            })
+            .collect();
+        let expected =
+            [label::GIL_HELD, label::GIL_RELEASED].map(|gil| (Some("worker"), Some(gil), 2));
+        assert_eq!(said, expected);
     }
 
     #[test]

@@ -25,6 +25,14 @@ impl<T: Eq + Hash> Default for Table<T> {
     }
 }
 
+impl<T: Eq + Hash> FromIterator<T> for Table<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
+        Self {
+            values: values.into_iter().collect(),
+        }
+    }
+}
+
 impl<T: Eq + Hash> Table<T> {
     /// The number of `value`, which is added when it is new.
     ///
@@ -42,6 +50,11 @@ impl<T: Eq + Hash> Table<T> {
     /// The value with this number.
     pub(super) fn value(&self, number: u32) -> Option<&T> {
         self.values.get_index(number as usize)
+    }
+
+    /// The values in the order of their numbers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.values.iter()
     }
 
     /// The values, ordered by number.
@@ -108,6 +121,11 @@ impl<T, Id: Copy> SharedTable<T, Id> {
             .entry(address_of(value))
             .or_insert_with(|| (Arc::clone(value), intern(value)))
             .1
+    }
+
+    /// The values that were seen, and their ids.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<T>, Id)> {
+        self.known.values().map(|(value, id)| (value, *id))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Several profiles become one, and a part of one becomes a profile of its own.
 
+use std::time::UNIX_EPOCH;
+
 use super::model::{
     Function, FunctionId, LabelSet, LabelSetId, LabelValue, Labels, Location, LocationId, Mapping,
     MappingId, Process, ProcessId, Profile, Sample, StackId, StringId, Values,
@@ -78,6 +80,8 @@ struct Moved<'a> {
     processes: Vec<Option<ProcessId>>,
     label_sets: Vec<Option<LabelSetId>>,
     scratch: Vec<LocationId>,
+    /// When the names in it were true, on the clock of the profiles.
+    seen: u64,
 }
 
 /// The new id of what has this place in the old table; an id of another profile has none.
@@ -108,6 +112,10 @@ impl<'a> Moved<'a> {
             processes: vec![None; profile.processes.len()],
             label_sets: vec![None; profile.label_sets.len()],
             scratch: Vec::new(),
+            seen: profile
+                .start
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_nanos() as u64),
             profile,
         }
     }
@@ -185,11 +193,14 @@ impl<'a> Moved<'a> {
 
     fn label_set(&mut self, id: LabelSetId) -> Option<LabelSetId> {
         Some(moved!(self.label_sets[id], set => {
-            let set = LabelSet {
+            let moved = LabelSet {
                 process: self.process(set.process)?,
+                thread_started_ns: set.thread_started_ns,
                 labels: self.labels(&set.labels)?,
             };
-            self.tables.label_set(set)
+            let moved = self.tables.label_set(moved);
+            self.tables.name_recorded_thread(moved, self.seen);
+            moved
         }))
     }
 
@@ -250,6 +261,7 @@ mod tests {
                 labels: Arc::new(ThreadLabels {
                     process: Arc::new(ProcessLabels::of_pid(*pid)),
                     tid: pid + 1,
+                    started_ns: 0,
                     thread_name: format!("thread {pid}").into(),
                 }),
                 instruction: None,
@@ -312,6 +324,52 @@ mod tests {
                 odd.samples.iter().map(|sample| odd.thread(sample.labels).pid).collect();
             prop_assert_eq!(pids.count(), with_samples.len());
         }
+    }
+
+    /// A profile of one thread with the id 8.
+    fn of_thread(start_s: u64, started_ns: u64, name: &str) -> Profile {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(start_s);
+        let mut aggregator = Aggregator::new(start, &ValueType::CPU_SAMPLES, 1);
+        let process = ProcessLabels {
+            comm: "python3".into(),
+            ..ProcessLabels::of_pid(7)
+        };
+        aggregator.add(&ResolvedSample {
+            frames: Vec::new(),
+            labels: Arc::new(ThreadLabels {
+                process: Arc::new(process),
+                tid: 8,
+                started_ns,
+                thread_name: name.into(),
+            }),
+            instruction: None,
+            values: [1, 10].into(),
+        });
+        aggregator.finish(Duration::from_secs(1), Vec::new())
+    }
+
+    #[test]
+    fn a_thread_of_several_profiles_has_its_newest_own_name() {
+        let profiles = [
+            of_thread(40, 100, "python3"),
+            of_thread(20, 100, "first"),
+            of_thread(30, 100, "second"),
+            of_thread(10, 100, "python3"),
+            of_thread(30, 900, "python3"),
+            of_thread(30, 0, "unknown"),
+        ];
+        let mut merger = Merger::default();
+        for profile in &profiles {
+            merger.add(profile, |sample| Some(sample.values));
+        }
+        let together = merger.finish(profiles[0].head());
+        let said = said(&[&together]);
+        let said: BTreeMap<&str, i64> = said
+            .iter()
+            .map(|((.., name), values)| (&**name, values[0]))
+            .collect();
+        let expected = BTreeMap::from([("second", 4), ("python3", 1), ("unknown", 1)]);
+        assert_eq!(said, expected);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod query;
 mod reshape;
 pub mod selector;
 pub mod tables;
+pub mod thread_name;
 pub mod time;
 pub mod totals;
 pub mod tree;

@@ -115,6 +115,9 @@ pub struct Process {
 pub struct LabelSet {
     /// Whose sample it is.
     pub process: ProcessId,
+    /// When its thread began, in nanoseconds since boot: tells threads with the same id apart. 0: not known, or of no thread.
+    /// No label: it is not shown.
+    pub thread_started_ns: u64,
     /// The labels beside those of the process.
     pub labels: Labels,
 }

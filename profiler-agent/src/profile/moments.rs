@@ -118,6 +118,7 @@ mod tests {
         let mut tables = Tables::default();
         let labels = tables.label_set(LabelSet {
             process: ProcessId(0),
+            thread_started_ns: 0,
             labels: [].into(),
         });
         let stack = tables.stack(&[]);

@@ -587,6 +587,7 @@ mod tests {
         let labels = Arc::new(ThreadLabels {
             process: Arc::new(ProcessLabels::of_pid(1)),
             tid: 1,
+            started_ns: 0,
             thread_name: "".into(),
         });
         let mut aggregator = Aggregator::new(SystemTime::UNIX_EPOCH, &ValueType::CPU_SAMPLES, 1);

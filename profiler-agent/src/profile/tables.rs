@@ -7,10 +7,12 @@ use indexmap::IndexMap;
 
 use super::intern::Table;
 use super::model::{
-    FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Location, LocationId,
-    Mapping, MappingId, Process, ProcessId, Profile, Sample, StackId, StringId, ValueType, Values,
+    FrameKind, Function, FunctionId, LabelSet, LabelSetId, LabelValue, Labels, Location,
+    LocationId, Mapping, MappingId, Process, ProcessId, Profile, Sample, StackId, StringId,
+    ValueType, Values, label,
 };
 use super::moments::{MAX_MOMENTS, Moment};
+use super::thread_name::{NameRank, ThreadKey, ThreadName, ThreadNames};
 
 /// Most frames in all different stacks of one profile together (4 bytes each, and up to 32 more where the
 /// place is new too).
@@ -47,6 +49,7 @@ pub struct Tables {
     stacks: Table<Box<[LocationId]>>,
     processes: Table<Process>,
     label_sets: Table<LabelSet>,
+    thread_names: ThreadNames,
     values: IndexMap<(StackId, LabelSetId), Values, RandomState>,
     n_stack_frames: usize,
     max_stack_frames: usize,
@@ -67,6 +70,7 @@ impl Default for Tables {
             stacks: Table::default(),
             processes: Table::default(),
             label_sets: Table::default(),
+            thread_names: ThreadNames::default(),
             values: IndexMap::default(),
             n_stack_frames: 0,
             max_stack_frames: MAX_STACK_FRAMES,
@@ -111,6 +115,75 @@ impl Tables {
     /// The id of a set of labels.
     pub fn label_set(&mut self, set: LabelSet) -> LabelSetId {
         LabelSetId(self.label_sets.intern(set))
+    }
+
+    /// Tells a name of the thread of a set, which has it in the finished profile if there is no better one.
+    pub(super) fn name_thread(&mut self, set: LabelSetId, name: &ThreadName) {
+        if let Some(thread) = self.thread(set) {
+            let text = self.string(&name.text);
+            self.thread_names.tell(thread, name.rank, text);
+        }
+    }
+
+    /// The same with the name that the set has, of a profile that was finished. Such a one does not say whose the name is: one
+    /// that is not the process's is better. `seen` is when it was true, as in [`NameRank::seen`].
+    pub fn name_recorded_thread(&mut self, set: LabelSetId, seen: u64) {
+        let value = |labels: &Labels, name| {
+            let name = self.strings.number_of_str(name).map(StringId);
+            let mut labels = labels.iter();
+            let found = labels.find(|(found, _)| Some(*found) == name);
+            found.map(|(_, value)| *value)
+        };
+        let found = self.thread(set).and_then(|thread| {
+            let set = self.label_sets.value(set.0)?;
+            let process = self.processes.value(set.process.0)?;
+            let called = value(&set.labels, label::THREAD_NAME)?;
+            let LabelValue::Str(name) = called else {
+                return None;
+            };
+            let is_own = value(&process.labels, label::COMM) != Some(called);
+            Some((thread, NameRank { is_own, seen }, name))
+        });
+        if let Some((thread, rank, name)) = found {
+            self.thread_names.tell(thread, rank, name);
+        }
+    }
+
+    fn thread(&self, set: LabelSetId) -> Option<ThreadKey> {
+        let (tid, _) = self.thread_labels()?;
+        thread_of(&self.processes, tid, self.label_sets.value(set.0)?)
+    }
+
+    /// The ids of the labels of a thread: its id, and its name.
+    fn thread_labels(&self) -> Option<(StringId, StringId)> {
+        let id = |text| self.strings.number_of_str(text).map(StringId);
+        Some((id(label::TID)?, id(label::THREAD_NAME)?))
+    }
+
+    /// In the finished profile each thread has one name.
+    fn settle_names(&mut self) {
+        let Some((tid, label)) = self.thread_labels() else {
+            return;
+        };
+        let thread = |set: &LabelSet| thread_of(&self.processes, tid, set);
+        let Some(settled) = self.thread_names.settle(&self.label_sets, label, thread) else {
+            return;
+        };
+        let mut values: IndexMap<(StackId, LabelSetId), Values, RandomState> = IndexMap::default();
+        let mut rows = Vec::with_capacity(self.values.len());
+        for ((stack, labels), sums) in &self.values {
+            let labels = settled.ids.get(labels.0 as usize).unwrap_or(labels);
+            let entry = values.entry((*stack, *labels));
+            rows.push(entry.index() as u32);
+            entry.or_default().add(*sums);
+        }
+        for moment in &mut self.moments {
+            if let Some(row) = rows.get(moment.row as usize) {
+                moment.row = *row;
+            }
+        }
+        self.values = values;
+        self.label_sets = settled.sets.into_iter().collect();
     }
 
     /// A label that is a text.
@@ -219,7 +292,8 @@ impl Tables {
 
     /// The profile.
     #[must_use]
-    pub fn finish(self, head: Head) -> Profile {
+    pub fn finish(mut self, head: Head) -> Profile {
+        self.settle_names();
         let mut comments = head.comments;
         if self.n_without_stack > 0 {
             comments.push(format!(
@@ -272,4 +346,17 @@ impl Tables {
     pub(super) fn bound(&mut self, max_stack_frames: usize) {
         self.max_stack_frames = max_stack_frames;
     }
+}
+
+/// The thread of a set of labels; `None`: it is of none, or it is not known when that began.
+fn thread_of(processes: &Table<Process>, tid: StringId, set: &LabelSet) -> Option<ThreadKey> {
+    let mut labels = set.labels.iter();
+    let (_, LabelValue::Num(tid)) = labels.find(|(found, _)| *found == tid)? else {
+        return None;
+    };
+    (set.thread_started_ns != 0).then_some(ThreadKey {
+        pid: processes.value(set.process.0)?.pid,
+        tid: *tid,
+        started_ns: set.thread_started_ns,
+    })
 }

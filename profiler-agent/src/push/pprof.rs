@@ -326,6 +326,7 @@ impl<'a> Part<'a> {
         let strings = self.strings.iter();
         let label_sets = self.label_sets.into_iter().map(|labels| LabelSet {
             process: ProcessId(0),
+            thread_started_ns: 0,
             labels,
         });
         let samples = self.values.into_iter();

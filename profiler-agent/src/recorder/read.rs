@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::clock::{self, Clock};
 use super::labels::{self, Named};
-use super::samples::{LabelValue, Place, Samples};
+use super::samples::{LabelValue, Place, Samples, THREAD_START};
 use super::schema;
 use crate::profile::model::{
     self, FrameKind, Function, FunctionId, LabelSet, LabelSetId, Location, LocationId, Mapping,
@@ -324,7 +324,7 @@ impl<'a> Reading<'a> {
             match Samples::decode(bytes, n_values) {
                 Ok(samples) => {
                     let is_last = self.is_last_read.insert(process);
-                    self.add_part(window.profile_type, id, &samples, is_last)?;
+                    self.add_part(window, id, &samples, is_last)?;
                 }
                 Err(_) => self.n_damaged += 1,
             }
@@ -334,7 +334,7 @@ impl<'a> Reading<'a> {
 
     fn add_part(
         &mut self,
-        profile_type: ProfileType,
+        window: &Window,
         process: ProcessId,
         samples: &Samples,
         is_last: bool,
@@ -345,7 +345,7 @@ impl<'a> Reading<'a> {
             let values = if is_last {
                 sample.values
             } else {
-                profile_type.without_snapshots(sample.values)
+                window.profile_type.without_snapshots(sample.values)
             };
             if values == Values::default() {
                 continue;
@@ -354,7 +354,7 @@ impl<'a> Reading<'a> {
             let labels = match label_sets[idx] {
                 Some(labels) => labels,
                 None => {
-                    let labels = self.label_set(process, &samples.labels[idx])?;
+                    let labels = self.label_set(process, &samples.labels[idx], window.seq)?;
                     *label_sets[idx].insert(labels)
                 }
             };
@@ -432,19 +432,28 @@ impl<'a> Reading<'a> {
         &mut self,
         process: ProcessId,
         labels: &[(i64, LabelValue)],
+        seq: i64,
     ) -> rusqlite::Result<LabelSetId> {
-        let mut named = Vec::new();
+        let (mut named, mut thread_started_ns) = (Vec::new(), 0);
         for (name, value) in labels {
+            if let (THREAD_START, LabelValue::Num(started_ns)) = (*name, value) {
+                thread_started_ns = started_ns.cast_unsigned();
+                continue;
+            }
             let value = match *value {
                 LabelValue::Str(text) => model::LabelValue::Str(self.string(text)?),
                 LabelValue::Num(number) => model::LabelValue::Num(number),
             };
             named.push((self.string(*name)?, value));
         }
-        Ok(self.tables.label_set(LabelSet {
+        let set = self.tables.label_set(LabelSet {
             process,
+            thread_started_ns,
             labels: named.into(),
-        }))
+        });
+        self.tables
+            .name_recorded_thread(set, seq.max(0).unsigned_abs());
+        Ok(set)
     }
 
     /// `None`: there is no room for it.

@@ -67,6 +67,10 @@ pub(super) struct Sample {
 /// Labels beside those of the process: rows of their names, and what they say.
 pub(super) type Labels = Vec<(i64, LabelValue)>;
 
+/// In place of the row of a name: the number is no label, but says when the thread began, in nanoseconds since boot. Rows
+/// begin with 1.
+pub(super) const THREAD_START: i64 = 0;
+
 /// The samples of one process, one type and one window.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Samples {

@@ -19,7 +19,7 @@ pub(super) const PAGE_BYTES: u64 = 4096;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What brings a database from one version (`PRAGMA user_version`) to the next; the first makes it from nothing.
-const MIGRATIONS: &[fn(&Transaction<'_>) -> rusqlite::Result<()>] = &[version_1];
+const MIGRATIONS: &[fn(&Transaction<'_>) -> rusqlite::Result<()>] = &[version_1, version_2];
 
 /// Version of the tables, as this agent writes them.
 pub(super) const VERSION: usize = MIGRATIONS.len();
@@ -126,6 +126,12 @@ fn version_1(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     )?;
     transaction.execute("INSERT INTO meta (first_window) VALUES (?1)", [last + 1])?;
     transaction.execute_batch(VIEWS_1)
+}
+
+/// The tables stay. Parts say when threads began ([`super::samples::THREAD_START`]), which an agent of version 1 would take for
+/// a label.
+fn version_2(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch("")
 }
 
 /// Why a database cannot be written to.

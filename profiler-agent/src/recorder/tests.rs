@@ -142,6 +142,7 @@ fn profile_of(sample_types: &'static [ValueType], rows: &[AllocationRow<'_>]) ->
             labels: Arc::new(ThreadLabels {
                 process: Arc::new(process),
                 tid: pid + 1,
+                started_ns: 0,
                 thread_name: "Поток \"1\"".into(),
             }),
             instruction: None,
@@ -213,6 +214,64 @@ fn windows_become_one_profile() {
     assert_eq!(profile.comments, ["lost_full: 4 (Samples lost)"]);
     let pids: Vec<_> = profile.processes.iter().map(|it| it.pid).collect();
     assert_eq!(pids.len(), 2);
+}
+
+/// A window's profile of one thread with the id 8.
+fn of_thread(started_ns: u64, name: &str) -> Vec<(ProfileType, Profile)> {
+    let mut aggregator = Aggregator::new(UNIX_EPOCH, ProfileType::Cpu.sample_types(), 1);
+    let process = ProcessLabels {
+        comm: "python3".into(),
+        ..ProcessLabels::of_pid(7)
+    };
+    aggregator.add(&ResolvedSample {
+        frames: Vec::new(),
+        labels: Arc::new(ThreadLabels {
+            process: Arc::new(process),
+            tid: 8,
+            started_ns,
+            thread_name: name.into(),
+        }),
+        instruction: None,
+        values: [1, 10].into(),
+    });
+    let profile = aggregator.finish(Duration::from_secs(10), Vec::new());
+    vec![(ProfileType::Cpu, profile)]
+}
+
+#[test]
+fn a_thread_has_one_name_in_all_windows_and_none_of_who_had_its_id() {
+    let bench = Bench::new(Duration::from_hours(24), 64 << 20);
+    let mut writer = bench.writer();
+    for (started_ns, name) in [
+        (100, "python3"),
+        (100, "first"),
+        (100, "second"),
+        (100, "python3"),
+        (u64::MAX, "python3"),
+        (0, "unknown"),
+    ] {
+        let window = bench.window(of_thread(started_ns, name));
+        writer.commit(&window).unwrap();
+    }
+    let profile = bench.read(&of_all(EVER)).unwrap();
+    let mut said: Vec<_> = profile
+        .samples
+        .iter()
+        .map(|sample| {
+            // When the thread began is no label.
+            let names = profile
+                .labels(sample.labels)
+                .map(|(name, _)| profile.str(name));
+            let names: Vec<&str> = names.collect();
+            assert_eq!(
+                names,
+                ["pid", "comm", "python_version", "tid", "thread_name"]
+            );
+            (profile.thread(sample.labels).thread_name, sample.values[0])
+        })
+        .collect();
+    said.sort_unstable();
+    assert_eq!(said, [("python3", 1), ("second", 4), ("unknown", 1)]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::clock::Clock;
 use super::folder;
 use super::labels;
-use super::samples::{Builder, Encoder, LabelValue, Place};
+use super::samples::{Builder, Encoder, LabelValue, Place, THREAD_START};
 use super::schema::{self, OpenError, PAGE_BYTES};
 use crate::profile::model::{
     self, FrameKind, Function, LabelSetId, Mapping, ProcessId, Profile, ProfileType,
@@ -378,6 +378,7 @@ impl Writer {
                 boot: self.boot,
                 seq,
                 profile,
+                functions: HashMap::default(),
             };
             n_bytes += part.write_all(*profile_type)?;
         }
@@ -462,6 +463,8 @@ struct PartWriter<'a> {
     boot: i64,
     seq: i64,
     profile: &'a Profile,
+    /// Rows of the profile's functions, each in a binary: there are many more places than functions.
+    functions: HashMap<(u32, u32), i64, foldhash::fast::RandomState>,
 }
 
 impl PartWriter<'_> {
@@ -584,6 +587,10 @@ impl PartWriter<'_> {
         let set = profile.label_sets.get(id.0 as usize);
         let labels = set.into_iter().flat_map(|set| &set.labels);
         let mut rows = Vec::new();
+        if let Some(set) = set.filter(|set| set.thread_started_ns != 0) {
+            let started_ns = set.thread_started_ns.cast_signed();
+            rows.push((THREAD_START, LabelValue::Num(started_ns)));
+        }
         for (name, value) in labels {
             let name = self.string(profile.str(*name))?;
             let value = match *value {
@@ -603,8 +610,17 @@ impl PartWriter<'_> {
         let (Some(location), Some(function), Some(mapping)) = (location, function, mapping) else {
             return Err(rusqlite::Error::IntegralValueOutOfRange(0, id.0.into()));
         };
+        let key = (location.function.0, location.mapping.0);
+        let row = match self.functions.get(&key) {
+            Some(row) => *row,
+            None => {
+                let row = self.function(function, *mapping)?;
+                self.functions.insert(key, row);
+                row
+            }
+        };
         Ok(Place {
-            function: self.function(function, *mapping)?,
+            function: row,
             line: location.line,
             address: location.address,
         })

@@ -48,6 +48,8 @@ pub struct RawSample {
     pub pid: Pid,
     /// Thread.
     pub tid: Tid,
+    /// When it began, in nanoseconds since boot; 0 when unknown.
+    pub thread_started_ns: u64,
     /// CPU.
     pub cpu: u32,
     /// Row of the source table.
@@ -169,6 +171,7 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
     let period = reader.u64()?;
     let address = Address(reader.u64()?);
     let n_bytes = reader.u64()?;
+    let thread_started_ns = reader.u64()?;
     let (pid, tid) = (Pid(reader.u32()?), Tid(reader.u32()?));
     let (cpu, flags) = (reader.u32()?, reader.u32()?);
     let (python_status, kernel_status, source, _) =
@@ -197,6 +200,7 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
         generation,
         pid,
         tid,
+        thread_started_ns,
         cpu,
         source,
         period,
@@ -286,6 +290,7 @@ mod tests {
             header.period,
             header.address,
             header.n_bytes,
+            header.thread_started_ns,
         ] {
             bytes.extend(word.to_le_bytes());
         }
@@ -329,6 +334,7 @@ mod tests {
             generation: 6,
             pid: 7,
             tid: 8,
+            thread_started_ns: 11,
             flags: sample_flags::USER_REGISTERS | sample_flags::GIL_HELD,
             python_status: PythonStatus::Complete as u8,
             n_python: 1,
@@ -348,6 +354,7 @@ mod tests {
             (sample.pid, sample.tid, sample.generation),
             (Pid(7), Tid(8), Generation(6))
         );
+        assert_eq!(sample.thread_started_ns, 11);
         assert_eq!((sample.python, sample.kernel), (vec![frame], vec![9, 10]));
         assert_eq!(
             sample.registers.map(|registers| registers.sp),

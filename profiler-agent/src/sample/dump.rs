@@ -233,7 +233,7 @@ impl Reading<'_> {
         }
         Some(ThreadStack {
             tid: tid.0,
-            name: resolved.labels.thread_name.clone(),
+            name: resolved.labels.thread_name.text.clone(),
             wait_function: if task.activity == Activity::Running {
                 String::new()
             } else {

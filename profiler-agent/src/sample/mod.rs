@@ -8,3 +8,4 @@ pub mod native;
 mod process_labels;
 pub mod remote;
 pub mod symbolize;
+mod thread_labels;

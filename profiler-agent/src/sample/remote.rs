@@ -62,16 +62,18 @@ impl RemoteSampler {
         let mut samples = Vec::new();
         for listed in listed_threads(memory, layout, process.interpreter.runtime) {
             let has_tid = layout.tstate_native_thread_id != ABSENT;
-            let tid = if has_tid {
+            let (tid, thread_started_ns) = if has_tid {
                 let own = self
                     .thread_ids
                     .outer(process.pid, Tid(listed.native_thread_id));
-                match own.filter(|tid| is_running(process.pid, *tid)) {
-                    Some(tid) => tid,
+                let running = own.and_then(|tid| Some((tid, running_since(process.pid, tid)?)));
+                match running {
+                    Some(running) => running,
                     None => continue,
                 }
             } else {
-                Tid(process.pid.0)
+                // Whichever thread it is.
+                (Tid(process.pid.0), 0)
             };
             let Some(RemoteStack { thread, frames, .. }) =
                 self.complete_stack(memory, process, &listed)
@@ -84,6 +86,7 @@ impl RemoteSampler {
             }
             samples.push(RawSample {
                 time_ns,
+                thread_started_ns,
                 period,
                 ..raw_sample(process, tid, &thread, frames)
             });
@@ -160,6 +163,7 @@ pub(super) fn raw_sample(
         generation: process.generation,
         pid: process.pid,
         tid,
+        thread_started_ns: 0,
         cpu: 0,
         source: 0,
         period: 0,
@@ -243,8 +247,10 @@ pub(super) fn listed_threads(
     listed
 }
 
-fn is_running(pid: Pid, tid: Tid) -> bool {
-    Stat::read(&format!("/proc/{pid}/task/{tid}/stat")).is_ok_and(|stat| stat.state == 'R')
+/// When a thread that runs began, in nanoseconds since boot; `None`: it does not run.
+fn running_since(pid: Pid, tid: Tid) -> Option<u64> {
+    let stat = Stat::read(&format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    (stat.state == 'R').then(|| stat.started_ns())
 }
 
 fn comm_bytes(comm: &str) -> [u8; 16] {

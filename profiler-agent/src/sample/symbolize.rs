@@ -13,12 +13,12 @@ use profiler_common::event::{PyFrame, PythonStatus, sample_flags};
 use profiler_common::layout::InstructionUnit;
 
 use super::code_cache::CodeCache;
-use super::decode::{RawSample, comm_text};
+use super::decode::RawSample;
 use super::native::NativeSymbolizer;
 use super::process_labels::process_labels;
+use super::thread_labels::{OfProgram, Threads};
 use crate::ids::{Address, Generation, Tid};
 use crate::native::eval_loop::{EvalLoop, MAX_EVAL_LOOP_BYTES, RepairRule, TEXT_BYTES};
-use crate::process::facts;
 use crate::process::file::FileKey;
 use crate::process::memory::{ProcessMemory, ReadMemory as _};
 use crate::process::service::LabelOptions;
@@ -26,31 +26,17 @@ use crate::profile::aggregate::{
     ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, ThreadLabels,
 };
 use crate::profile::instructions::Instruction;
+use crate::profile::thread_name::ThreadName;
 use crate::python::bytecode::{At, Bytecodes};
 use crate::python::code::{self, Code, CodeError, CodeSymbol};
 use crate::python::process::PythonProcess;
 use crate::python::thread_bytecode::ThreadBytecode;
-use crate::python::thread_name::{ThreadNameLayout, thread_names};
 
 /// Repair rules that are remembered, over all binaries.
 const MAX_RULES: usize = 65_536;
 
-/// Thread names are read again after this long; threads can be renamed.
-const NAMES_MAX_AGE: Duration = Duration::from_secs(10);
-
-/// A thread without a known name makes the names be read again after this long; twice as long after each reading that does
-/// not have it, up to the longest.
-const NAMES_WAIT: Duration = Duration::from_millis(10);
-const MAX_NAMES_WAIT: Duration = Duration::from_secs(1);
-
-/// Reading names takes at most one part in so many of a CPU.
-const NAMES_REST: u32 = 100;
-
-/// The starts of threads are known to so much.
-const TICK_NS: u64 = 10_000_000;
-
-/// Threads of one process whose labels are remembered.
-const MAX_THREADS: usize = 65_536;
+/// Looking for names at the end of a profile takes at most about so long: samples wait meanwhile.
+const SETTLE_TIME: Duration = Duration::from_millis(20);
 
 /// What happened to samples on the way through the symbolizer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,37 +63,7 @@ struct Program {
     /// Copies of bytecode.
     copies: ThreadBytecode,
     bytecodes: Bytecodes,
-    threads: HashMap<(Tid, u64), Arc<ThreadLabels>, RandomState>,
-    names: Option<Names>,
-    /// Until the names may be read again.
-    names_wait: Duration,
-}
-
-/// The names of a program's threads, as `threading` has them.
-struct Names {
-    /// By ident (`pthread_t`).
-    by_ident: HashMap<u64, Box<str>>,
-    /// When their reading began,
-    read: Instant,
-    /// and the same in nanoseconds since boot.
-    read_ns: u64,
-}
-
-impl Names {
-    /// The name of this ident, and when it was read.
-    fn of(&self, ident: u64) -> Option<(Box<str>, u64)> {
-        Some((self.by_ident.get(&ident)?.clone(), self.read_ns))
-    }
-}
-
-/// What is known of a thread's name.
-enum ThreadName {
-    /// This is it.
-    Known(Box<str>),
-    /// It has none, or has ended before its name was read.
-    None,
-    /// It may get one.
-    NotYet,
+    threads: Threads,
 }
 
 /// Resolves samples; owns all caches.
@@ -216,6 +172,35 @@ impl Symbolizer {
     #[must_use]
     pub fn counters(&self) -> &SymbolizeCounters {
         &self.counters
+    }
+
+    /// Looks once more for the names of threads that have none yet: a profile is about to end.
+    pub fn settle_names(&mut self) {
+        let began = Instant::now();
+        for program in self.programs.values_mut() {
+            if began.elapsed() < SETTLE_TIME {
+                program.settle_names();
+            }
+        }
+    }
+
+    /// Says what a thread is called by now, if that is known.
+    #[must_use = "it does nothing but to look names up"]
+    pub fn newest_names<'a>(&'a self) -> impl Fn(&ThreadLabels) -> Option<&'a ThreadName> {
+        let mut programs: HashMap<u32, Vec<&'a Program>, RandomState> = HashMap::default();
+        for program in self.programs.values() {
+            programs
+                .entry(program.process.pid.0)
+                .or_default()
+                .push(program);
+        }
+        move |thread| {
+            let programs = programs.get(&thread.process.pid)?;
+            let names = programs
+                .iter()
+                .filter_map(|program| program.threads.name(Tid(thread.tid), thread.started_ns));
+            names.max_by_key(|name| name.rank)
+        }
     }
 
     /// Code objects that are remembered, for the status.
@@ -336,9 +321,7 @@ impl Program {
             codes,
             copies: ThreadBytecode::default(),
             bytecodes: Bytecodes::default(),
-            threads: HashMap::default(),
-            names: None,
-            names_wait: NAMES_WAIT,
+            threads: Threads::default(),
         }
     }
 
@@ -346,7 +329,7 @@ impl Program {
     fn relabel(&mut self, labels: ProcessLabels) {
         if *self.labels != labels {
             self.labels = Arc::new(labels);
-            self.threads.clear();
+            self.threads.relabel(&self.labels);
         }
     }
 
@@ -396,86 +379,19 @@ impl Program {
     }
 
     fn labels(&mut self, sample: &RawSample) -> Arc<ThreadLabels> {
-        let age = self.names.as_ref().map(|names| names.read.elapsed());
-        if age.is_some_and(|age| age > NAMES_MAX_AGE) {
-            self.threads.clear();
-            self.names = None;
-        }
-        let key = (sample.tid, sample.thread_state.0);
-        if let Some(labels) = self.threads.get(&key) {
-            return labels.clone();
-        }
-        let name = match sample.thread_ident {
-            0 => ThreadName::None,
-            ident => self.name(sample.tid, ident),
+        let facts = OfProgram {
+            process: &self.process,
+            memory: &self.memory,
         };
-        let is_final = !matches!(name, ThreadName::NotYet);
-        let labels = Arc::new(ThreadLabels {
-            process: self.labels.clone(),
-            tid: sample.tid.0,
-            thread_name: match name {
-                ThreadName::Known(name) => name,
-                ThreadName::None | ThreadName::NotYet => comm_text(&sample.comm).into_boxed_str(),
-            },
-        });
-        if is_final {
-            if self.threads.len() >= MAX_THREADS {
-                self.threads.clear();
-            }
-            self.threads.insert(key, labels.clone());
-        }
-        labels
+        self.threads.labels(sample, &self.labels, &facts)
     }
 
-    /// The name of a thread that was seen with this ident. The C library gives the ident of a thread that has ended to the
-    /// next one: a name is the thread's if it was there before the names were read, and is there still.
-    fn name(&mut self, tid: Tid, ident: u64) -> ThreadName {
-        let of_earlier = self.names.as_ref().and_then(|names| names.of(ident));
-        if let Some((name, read_ns)) = of_earlier {
-            match facts::thread_started_ns(self.process.pid, tid) {
-                None => return ThreadName::None,
-                Some(began_ns) if began_ns + TICK_NS < read_ns => return ThreadName::Known(name),
-                Some(_) => {}
-            }
-        }
-        let age = self.names.as_ref().map(|names| names.read.elapsed());
-        if age.is_some_and(|age| age <= self.names_wait) {
-            return ThreadName::NotYet;
-        }
-        self.read_names();
-        let name = self.names.as_ref().and_then(|names| names.of(ident));
-        let cost = self.names.as_ref().map(|names| names.read.elapsed());
-        let wait = match name {
-            Some(_) => NAMES_WAIT,
-            None => (self.names_wait * 2).min(MAX_NAMES_WAIT),
+    fn settle_names(&mut self) {
+        let facts = OfProgram {
+            process: &self.process,
+            memory: &self.memory,
         };
-        self.names_wait = wait.max(cost.unwrap_or_default() * NAMES_REST);
-        let is_there = facts::thread_started_ns(self.process.pid, tid).is_some();
-        match name {
-            _ if !is_there => ThreadName::None,
-            Some((name, _)) => ThreadName::Known(name),
-            None => ThreadName::NotYet,
-        }
-    }
-
-    fn read_names(&mut self) {
-        let (read, read_ns) = (Instant::now(), facts::boot_ns());
-        let names = self.names.insert(Names {
-            by_ident: HashMap::new(),
-            read,
-            read_ns,
-        });
-        let interpreter = &self.process.interpreter;
-        let Some(layout) = ThreadNameLayout::of_interpreter(
-            interpreter.version,
-            interpreter.binary.free_threaded,
-            interpreter.layout.interp_modules,
-        ) else {
-            return;
-        };
-        if let Ok(by_ident) = thread_names(&self.memory, &layout, interpreter.main) {
-            names.by_ident = by_ident;
-        }
+        self.threads.settle(&facts);
     }
 }
 

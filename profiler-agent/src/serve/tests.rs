@@ -312,6 +312,7 @@ fn profile(duration: Duration) -> Profile {
             ..ProcessLabels::of_pid(PID)
         }),
         tid: PID,
+        started_ns: 0,
         thread_name: "MainThread".into(),
     });
     for number in 0..N_FUNCTIONS {

@@ -149,6 +149,7 @@ mod tests {
                         ..ProcessLabels::of_pid(pid)
                     }),
                     tid: pid,
+                    started_ns: 0,
                     thread_name: "".into(),
                 }),
                 instruction: None,

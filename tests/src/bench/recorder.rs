@@ -149,6 +149,7 @@ fn thread(pid: u32) -> Arc<ThreadLabels> {
     Arc::new(ThreadLabels {
         process: Arc::new(process),
         tid: pid,
+        started_ns: 0,
         thread_name: "MainThread".into(),
     })
 }

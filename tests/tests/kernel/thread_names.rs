@@ -1,7 +1,7 @@
-//! Names of threads that come and go: a thread has its own name in the profile or none of Python's, never that of one
-//! that had its place before or after it.
+//! Names of threads that come and go, and names that come late: a thread has one name in a profile, its own or none of
+//! Python's, never that of one that had its place before or after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use profiler_agent::profile::model::Profile;
 use pyagent_tests::interpreters;
@@ -30,6 +30,43 @@ for n in range(32):
     thread.start()
     thread.join()
 print(len(idents), flush=True)
+sys.stdin.readline()
+";
+
+/// Threads that run at once. Of every second one `threading` knows nothing when it begins: it gets its name half a second
+/// later, and has lost it when it ends. What runs in the thread `thread 7` is called `worker_7`.
+const LATE: &str = "
+import sys, threading, time, _thread
+source = '''
+def worker_%d(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+def late_%d():
+    worker_%d(0.5)
+    threading._active[threading.get_ident()] = threading.Thread(name='thread %d')
+    worker_%d(2.5)
+    del threading._active[threading.get_ident()]
+    worker_%d(0.1)
+    ended.release()
+'''
+ended = threading.Semaphore(0)
+print('ready', flush=True)
+sys.stdin.readline()
+for n in range(0, 24, 2):
+    exec(source % ((n,) * 6))
+    _thread.start_new_thread(globals()['late_%d' % n], ())
+threads = []
+for n in range(1, 24, 2):
+    exec(source % ((n,) * 6))
+    thread = threading.Thread(target=globals()['worker_%d' % n], name='thread %d' % n, args=(1.5,))
+    thread.start()
+    threads.append(thread)
+for thread in threads:
+    thread.join()
+for n in range(0, 24, 2):
+    ended.acquire()
+print('ended', flush=True)
 sys.stdin.readline()
 ";
 
@@ -65,6 +102,7 @@ fn a_thread_never_has_the_name_of_another() {
         assert!(names.len() >= 28, "{version:?}: {} threads", names.len());
         let (mut n_named, mut n_unnamed) = (0, 0);
         for (worker, names) in &names {
+            assert_eq!(names.len(), 1, "{version:?}: worker {worker}: {names:?}");
             for (name, n_samples) in names {
                 if *name == format!("thread {worker}") {
                     n_named += n_samples;
@@ -86,5 +124,35 @@ fn a_thread_never_has_the_name_of_another() {
         eprintln!(
             "{version:?}: {n_idents} idents; {n_named} samples have the name, {n_unnamed} none"
         );
+    }
+}
+
+#[test]
+fn a_thread_has_one_name_also_if_that_came_late_and_went_early() {
+    let pythons = interpreters::supported();
+    for python in [pythons.first().unwrap(), pythons.last().unwrap()] {
+        let version = python.version;
+        let mut target = Target::python(python, LATE, &[]);
+        assert_eq!(target.line(), "ready");
+        let recorder = Recorder::start(&of_pids(&[target.pid()], 499));
+        target.tell("");
+        assert_eq!(target.line(), "ended");
+        let profile = recorder.stop();
+        let mut by_tid: BTreeMap<i64, BTreeSet<&str>> = BTreeMap::new();
+        for sample in &profile.samples {
+            let thread = profile.thread(sample.labels);
+            let names = by_tid.entry(thread.tid).or_default();
+            names.insert(thread.thread_name);
+        }
+        let n_several = by_tid.values().filter(|names| names.len() > 1).count();
+        let n_threads = by_tid.len();
+        eprintln!("{version:?}: {n_several} of {n_threads} threads have several names");
+        assert_eq!(n_several, 0, "{version:?}: {by_tid:?}");
+        let by_worker = names(&profile);
+        assert_eq!(by_worker.len(), 24, "{version:?}: {by_worker:?}");
+        for (worker, names) in &by_worker {
+            let names: Vec<&String> = names.keys().collect();
+            assert_eq!(names, [&format!("thread {worker}")], "{version:?}");
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! `pyagent top` on a terminal of its own: another program's terminal (vt100) says what is on the screen, the program that is
-//! looked at knows what its functions take. Root.
+//! `pyagent top` on a terminal of its own: other programs' terminals (vt100, tmux) say what is on the screen, the program that
+//! is looked at knows what its functions take. Root.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -16,6 +16,7 @@ use pyagent_tests::interpreters;
 use pyagent_tests::pyagent::{Pyagent, binary};
 use pyagent_tests::target::Target;
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// `hot` has 60 % of the CPU time and `cold` 40 %, by the process's own clock. A turn takes 73 ms: no multiple of the distance
 /// of two samples.
@@ -112,19 +113,9 @@ impl OnTerminal {
         rows.map(|row| row.trim_end().to_owned()).collect()
     }
 
-    /// Waits until the screen is as it should be; what it shows then.
     #[track_caller]
     fn wait_for(&self, what: &str, is_there: impl Fn(&[String]) -> bool) -> Vec<String> {
-        let begun = Instant::now();
-        loop {
-            let screen = self.screen();
-            if is_there(&screen) {
-                return screen;
-            }
-            let shown = screen.join("\n");
-            assert!(begun.elapsed() < PATIENCE, "no {what}:\n{shown}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for_screen(|| self.screen(), what, is_there)
     }
 
     fn press(&mut self, keys: &str) {
@@ -171,6 +162,87 @@ impl Drop for OnTerminal {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// pyagent in a window of tmux, with a server of its own.
+struct InTmux {
+    /// Where its socket lies.
+    dir: TempDir,
+}
+
+impl InTmux {
+    fn start(columns: u16, arguments: &[&str]) -> Self {
+        let tmux = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        // A shell stays when pyagent has ended, to show what it leaves.
+        let columns = columns.to_string();
+        tmux.run(&["new-session", "-d", "-x", &columns, "-y", "24", "sh"]);
+        let words = [&[binary().to_str().unwrap(), "top"], arguments].concat();
+        tmux.run(&["send-keys", "-l", &words.join(" ")]);
+        tmux.press(&["Enter"]);
+        tmux
+    }
+
+    fn run(&self, words: &[&str]) -> String {
+        let output = Command::new("tmux")
+            .arg("-S")
+            .arg(self.dir.path().join("socket"))
+            .args(["-f", "/dev/null"])
+            .args(words)
+            .env("PS1", "shell: ")
+            .env("LC_ALL", "C.UTF-8")
+            .env_remove("TMUX")
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "tmux {words:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Keys by tmux's names.
+    fn press(&self, keys: &[&str]) {
+        self.run(&[&["send-keys"], keys].concat());
+    }
+
+    fn screen(&self) -> Vec<String> {
+        let screen = self.run(&["capture-pane", "-p"]);
+        screen
+            .lines()
+            .map(|row| row.trim_end().to_owned())
+            .collect()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, what: &str, is_there: impl Fn(&[String]) -> bool) -> Vec<String> {
+        wait_for_screen(|| self.screen(), what, is_there)
+    }
+}
+
+impl Drop for InTmux {
+    fn drop(&mut self) {
+        // Ends pyagent too, where a test has failed before `q`.
+        self.run(&["kill-server"]);
+    }
+}
+
+/// Waits until a screen is as it should be; what it shows then.
+#[track_caller]
+fn wait_for_screen(
+    screen: impl Fn() -> Vec<String>,
+    what: &str,
+    is_there: impl Fn(&[String]) -> bool,
+) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let screen = screen();
+        if is_there(&screen) {
+            return screen;
+        }
+        let shown = screen.join("\n");
+        assert!(begun.elapsed() < PATIENCE, "no {what}:\n{shown}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -284,6 +356,67 @@ fn the_screen_shows_what_the_functions_take_and_keys_do_what_the_help_says() {
     top.press("q");
     let (status, _) = top.finish();
     assert!(status.success());
+}
+
+#[test]
+fn keys_and_screens_in_tmux_are_those_of_the_other_terminal() {
+    let target = six_to_four("top-tmux");
+    let pid = target.pid().to_string();
+    let tmux = InTmux::start(60, &["--pid", &pid, "--function"]);
+    let screen = tmux.wait_for("two seconds", |screen| {
+        screen.len() > 5 && own_time(screen, "hot") > 2.0
+    });
+    assert_six_to_four(own_time(&screen, "hot"), own_time(&screen, "cold"));
+
+    tmux.press(&["4"]);
+    tmux.wait_for("order by TotalTime", |it| it[5].contains("<module> ("));
+    tmux.press(&["3", "/", "C", "O", "L", "D", "Enter"]);
+    tmux.wait_for("filter", |it| {
+        it[3] == "filter: COLD (Esc: all)" && it[5].contains(" cold (")
+    });
+    tmux.press(&["Escape"]);
+    tmux.wait_for("everything", |it| row(it, "hot").is_some());
+    tmux.press(&["t"]);
+    tmux.wait_for("threads", |it| it[4].contains("TotalTime  Thread"));
+    tmux.press(&["t", "Tab"]);
+    tmux.wait_for("processes", |it| {
+        it[5].contains(" all ") && it[6].contains(&pid)
+    });
+    tmux.press(&["Down", "Enter"]);
+    tmux.wait_for("process", |it| {
+        it[0].contains(&format!("({pid}, ")) && it[4].contains("%Own")
+    });
+
+    // What another terminal of the same size shows of the same process has the same rows.
+    let mut other = OnTerminal::start(60, &["--pid", &pid, "--function"]);
+    other.wait_for("a second", |screen| own_time(screen, "hot") > 1.0);
+    tmux.press(&["p"]);
+    other.press("p");
+    let is_paused = |screen: &[String]| screen[0].ends_with("PAUSED");
+    let here = tmux.wait_for("pause", is_paused);
+    let there = other.wait_for("pause", is_paused);
+    let words = |screen: &[String]| -> Vec<Vec<String>> {
+        let is_figure = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
+        // The curve above the table is of other seconds.
+        [&screen[..2], &screen[4..]]
+            .concat()
+            .iter()
+            .map(|row| row.split_whitespace().filter(|it| !is_figure(it)))
+            .map(|row| row.map(str::to_owned).collect())
+            .collect()
+    };
+    assert_eq!(words(&here), words(&there), "{here:#?}\n{there:#?}");
+    other.press("q");
+    assert!(other.finish().0.success());
+
+    tmux.run(&["resize-window", "-x", "120", "-y", "30"]);
+    tmux.wait_for("wide head", |it| {
+        it.last().is_some_and(|row| row.contains("p pause"))
+    });
+    tmux.press(&["q"]);
+    tmux.wait_for("the shell's screen", |it| {
+        it[0].starts_with("shell: ") && it[1].starts_with("shell:")
+    });
 }
 
 #[test]

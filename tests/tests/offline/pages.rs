@@ -116,6 +116,7 @@ fn profile(rows: &[Row], comm: &str) -> Profile {
                     ..ProcessLabels::of_pid(row.pid)
                 }),
                 tid: row.tid,
+                started_ns: 0,
                 thread_name: format!("worker {}", row.tid).into(),
             }),
             instruction: None,

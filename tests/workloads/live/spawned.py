@@ -1,6 +1,10 @@
 """What the children of spawn.py do."""
 
 import os
+import time
+
+# CPU seconds of the interpreter's start.
+STARTED = time.process_time()
 
 
 def spin():
@@ -12,5 +16,5 @@ def spin():
 
 def child(path):
     with open(path, "ab", 0) as file:
-        file.write(b'{"pid": %d}\n' % os.getpid())
+        file.write(b'{"pid": %d, "started": %f}\n' % (os.getpid(), STARTED))
     spin()

@@ -5,6 +5,9 @@ import subprocess
 import sys
 import time
 
+# CPU seconds of the interpreter's start.
+STARTED = time.process_time()
+
 
 def spin(seconds):
     end = time.monotonic() + seconds
@@ -18,7 +21,7 @@ def spin(seconds):
 def main():
     path, depth = sys.argv[1], int(sys.argv[2])
     with open(path, "ab", 0) as file:
-        file.write(b'{"pid": %d}\n' % os.getpid())
+        file.write(b'{"pid": %d, "started": %f}\n' % (os.getpid(), STARTED))
     child = None
     if depth > 1:
         child = subprocess.Popen([sys.executable, __file__, path, str(depth - 1)])

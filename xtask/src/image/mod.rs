@@ -15,11 +15,14 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    command,
+    build, command,
     dist::{self, Target},
     workspace,
 };
 use archive::{Image, Platform};
+
+/// What an image is called when nothing else is said.
+const NAME: &str = concat!("localhost/pyagent:", env!("CARGO_PKG_VERSION"));
 
 /// What can be typed behind `cargo xtask image`.
 #[derive(Debug, clap::Args)]
@@ -31,16 +34,25 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// Name of the image, with its tag.
-    #[arg(long, value_name = "NAME:TAG", default_value = concat!("localhost/pyagent:", env!("CARGO_PKG_VERSION")),
-          value_parser = name)]
+    #[arg(long, value_name = "NAME:TAG", default_value = NAME, value_parser = name)]
     name: String,
     /// Where to write the archive; `target/dist/pyagent-VERSION-ARCHITECTURE.tar` when it is not given.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// Builds the binary and the image, and says how to load it.
-pub(crate) fn image(args: &Args) -> Result<()> {
+/// Path of an image for the tests: as by `cargo xtask image`, of a binary that is there sooner.
+pub(crate) fn archive() -> Result<PathBuf> {
+    image(&Args {
+        target: None,
+        binary: Some(build::static_binary()?),
+        name: NAME.to_owned(),
+        output: Some(workspace::target().join("static/pyagent.tar")),
+    })
+}
+
+/// Builds the binary and the image, and says how to load it; returns its path.
+pub(crate) fn image(args: &Args) -> Result<PathBuf> {
     let binary = match &args.binary {
         Some(path) => path.clone(),
         None => dist::dist(args.target)?,
@@ -78,7 +90,7 @@ pub(crate) fn image(args: &Args) -> Result<()> {
         "skopeo copy oci-archive:{shown} docker://REGISTRY/pyagent:{}",
         env!("CARGO_PKG_VERSION")
     );
-    Ok(())
+    Ok(path)
 }
 
 /// All of it or nothing.

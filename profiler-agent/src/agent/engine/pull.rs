@@ -196,6 +196,7 @@ impl Engine {
         let settled = self.huge_faults.settled(u64::MAX);
         self.add_rests(settled);
         self.finish_allocations(&is_done);
+        self.symbolizer.settle_names();
         let (done, going): (Vec<Pull>, Vec<Pull>) = std::mem::take(&mut self.pulls)
             .into_iter()
             .partition(is_done);
@@ -250,6 +251,8 @@ impl Engine {
         } else {
             Vec::new()
         };
+        let mut pull = pull;
+        pull.aggregator.name_threads(self.symbolizer.newest_names());
         let profile = pull.aggregator.finish(length, comments);
         if processes.is_empty() {
             pull.consumer.reply(profile);

@@ -143,7 +143,10 @@ impl Engine {
         if !filled.is_empty() {
             let comments = self.comments(&windows.counters);
             let length = Duration::from_nanos(end_ns - windows.begun_ns);
-            let profiles = filled.into_iter().map(|(profile_type, aggregator)| {
+            self.symbolizer.settle_names();
+            let names = self.symbolizer.newest_names();
+            let profiles = filled.into_iter().map(|(profile_type, mut aggregator)| {
+                aggregator.name_threads(&names);
                 let mut comments = comments.clone();
                 if profile_type.is_of_allocations() {
                     comments.push(ALLOCATION_NOTE.to_owned());

@@ -214,6 +214,7 @@ mod tests {
             labels: Arc::new(ThreadLabels {
                 process: Arc::new(ProcessLabels::of_pid(7)),
                 tid,
+                started_ns: 0,
                 thread_name: "MainThread".into(),
             }),
             instruction: None,

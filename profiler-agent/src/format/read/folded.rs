@@ -124,6 +124,7 @@ fn add(tables: &mut Tables, stack: &str, count: i64) {
     };
     let set = LabelSet {
         process: tables.process(process),
+        thread_started_ns: 0,
         labels: labels.into(),
     };
     let set = tables.label_set(set);

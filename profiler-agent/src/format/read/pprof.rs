@@ -179,6 +179,7 @@ impl<'a> Reader<'a> {
         };
         let set = LabelSet {
             process: self.tables.process(process),
+            thread_started_ns: 0,
             labels: read.into(),
         };
         let set = self.tables.label_set(set);

@@ -45,6 +45,7 @@ fn profile(stacks: &[(&str, i64)], folder: &str, seconds: u64) -> Profile {
         };
         let set = crate::profile::model::LabelSet {
             process: tables.process(process),
+            thread_started_ns: 0,
             labels: Box::default(),
         };
         let set = tables.label_set(set);

@@ -57,6 +57,7 @@ fn pulled(profile_type: ProfileType, duration: Duration) -> Profile {
         labels: Arc::new(ThreadLabels {
             process: Arc::new(ProcessLabels::of_pid(PID)),
             tid: PID,
+            started_ns: 0,
             thread_name: "MainThread".into(),
         }),
         instruction: None,

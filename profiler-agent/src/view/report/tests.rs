@@ -48,6 +48,7 @@ fn profile(rows: &[(&str, u32, i64)]) -> Profile {
                     ..ProcessLabels::of_pid(5)
                 }),
                 tid: *tid,
+                started_ns: 0,
                 thread_name: format!("worker {tid}").into(),
             }),
             instruction: None,
@@ -415,6 +416,7 @@ fn wide(names: &[String], file: &str, weight: i64) -> Profile {
                     ..ProcessLabels::of_pid(1_234_567)
                 }),
                 tid: 1_234_567 + n_frames as u32,
+                started_ns: 0,
                 thread_name: names[n_frames - 1].as_str().into(),
             }),
             instruction: None,
@@ -606,6 +608,7 @@ fn a_thread_is_one_whatever_it_was_called() {
                     ..ProcessLabels::of_pid(5)
                 }),
                 tid: 5,
+                started_ns: 0,
                 thread_name: name.into(),
             }),
             instruction: None,

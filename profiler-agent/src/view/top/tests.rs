@@ -43,6 +43,7 @@ fn look(samples: &[Samples<'_>]) -> Look {
             labels: Arc::new(ThreadLabels {
                 process: Arc::new(process),
                 tid: *tid,
+                started_ns: 0,
                 thread_name: format!("Worker-{tid}").into(),
             }),
             instruction: None,
@@ -389,6 +390,7 @@ fn the_column_of_the_gil_is_there_where_it_is_known_and_fits() {
         labels: Arc::new(ThreadLabels {
             process: Arc::new(ProcessLabels::of_pid(7)),
             tid,
+            started_ns: 0,
             thread_name: "T".into(),
         }),
         values: [n, n * PERIOD_NS].into(),

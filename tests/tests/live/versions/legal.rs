@@ -20,6 +20,8 @@ pub(crate) struct Legal {
     roots: HashSet<Function>,
     /// Processes that the workload has started.
     pub(crate) pids: HashSet<i64>,
+    /// CPU seconds that interpreters took to start, by their own clock, where they say so.
+    pub(crate) started: HashMap<i64, f64>,
 }
 
 /// What the interpreter says of a function's code.
@@ -38,6 +40,7 @@ struct Facts {
 enum Record {
     Pid {
         pid: i64,
+        started: Option<f64>,
     },
     Function {
         function: Function,
@@ -77,8 +80,9 @@ impl Legal {
         let mut legal = Self::default();
         for line in fs::read_to_string(path).unwrap().lines() {
             match serde_json::from_str(line).unwrap() {
-                Record::Pid { pid } => {
+                Record::Pid { pid, started } => {
                     legal.pids.insert(pid);
+                    legal.started.extend(started.map(|started| (pid, started)));
                 }
                 Record::Function { function, facts } => {
                     let known = legal.functions.entry(function).or_default();

@@ -1,0 +1,311 @@
+//! The chart: what it makes is what the API takes, asks for no more than it needs, and profiles pods when it is installed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pyagent_tests::cluster::{Cluster, NODE};
+use serde_json::Value;
+
+/// A namespace with what a release of the chart needs there.
+const NAMESPACE: &str = "profilers";
+
+/// Helm has to be told, where it does not ask.
+const KUBERNETES: &str = "--kube-version=1.34";
+
+/// Nothing chosen.
+const DEFAULT: &str = "{}";
+
+/// As little as can be.
+const LITTLE: &str = "
+kubernetes: {enabled: false}
+serviceAccount: {create: false}
+recorder: {type: none}
+selection: [--comm, python3]
+types: [cpu]
+";
+
+/// Everything at once.
+const MUCH: &str = "
+global: {imageRegistry: registry.example:5000, imagePullSecrets: [mirror]}
+image: {repository: team/pyagent, digest: 'sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef', pullPolicy: Always}
+imagePullSecrets: [{name: registry}]
+commonLabels: {team: platform}
+commonAnnotations: {example.com/owner: platform}
+namespace: {create: true, labels: {example.com/zone: a}}
+serviceAccount: {name: profiler, annotations: {example.com/role: profiler}}
+rate: 49
+extraArgs: [--max-processes, '1000']
+extraEnv: [{name: PYAGENT_LOG_FORMAT, value: json}]
+extraVolumes: [{name: more, emptyDir: {}}]
+extraVolumeMounts: [{name: more, mountPath: /more}]
+service: {port: 7443, annotations: {example.com/a: b}}
+tls: {existingSecret: tls, clientCA: true}
+auth: {existingSecret: tokens}
+recorder: {type: emptyDir, keep: 6h, keepBytes: 512MiB}
+podAnnotations: {example.com/scrape: 'true'}
+podLabels: {example.com/tier: node}
+podSecurityContext: {fsGroup: 65532}
+appArmorProfile: {type: Unconfined}
+seLinuxOptions: {type: spc_t}
+updateStrategy: {type: OnDelete}
+nodeSelector: {kubernetes.io/arch: amd64}
+affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [
+  {matchExpressions: [{key: example.com/python, operator: Exists}]}]}}}
+tolerations: []
+priorityClassName: system-node-critical
+networkPolicy: {enabled: true, from: [{namespaceSelector: {matchLabels: {team: sre}}}], metricsFrom: [{ipBlock: {cidr: 10.0.0.0/8}}]}
+podMonitor: {enabled: true, labels: {release: prometheus}, interval: 1m, scrapeTimeout: 30s}
+";
+
+/// Verbs on resources that the agent's account may have: all else is too much.
+const ALLOWED: [(&str, &[&str]); 3] = [
+    ("pods", &["list", "watch"]),
+    ("replicasets.apps", &["get"]),
+    ("jobs.batch", &["get"]),
+];
+
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm/pyagent")
+}
+
+/// Values in a file; gone with it.
+struct Values(tempfile::NamedTempFile);
+
+impl Values {
+    fn new(text: &str) -> Self {
+        let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+        fs::write(file.path(), text).unwrap();
+        Self(file)
+    }
+
+    fn path(&self) -> String {
+        self.0.path().display().to_string()
+    }
+}
+
+/// What Helm prints, and whether it succeeded.
+fn helm(cluster: &Cluster, arguments: &[&str]) -> (String, bool) {
+    let mut helm = cluster.helm();
+    helm.args(["--namespace", NAMESPACE]).args(arguments);
+    let output = helm.output().unwrap();
+    let text = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+    (text.concat(), output.status.success())
+}
+
+/// The same with the chart and values.
+fn helm_with(cluster: &Cluster, arguments: &[&str], values: &str) -> (String, bool) {
+    let values = Values::new(values);
+    let (chart, values) = (chart().display().to_string(), values.path());
+    helm(
+        cluster,
+        &[arguments, &[&chart, "--values", &values]].concat(),
+    )
+}
+
+/// The manifests that the chart makes of values.
+fn rendered(cluster: &Cluster, values: &str) -> String {
+    let (text, is_success) = helm_with(cluster, &["template", KUBERNETES, "profiler"], values);
+    assert!(is_success, "{values}: {text}");
+    text
+}
+
+#[test]
+fn what_the_chart_makes_is_what_the_api_takes() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    for (values, kinds) in [
+        (
+            DEFAULT,
+            &[
+                "ClusterRole",
+                "ClusterRoleBinding",
+                "DaemonSet",
+                "Pod",
+                "ServiceAccount",
+            ][..],
+        ),
+        (LITTLE, &["DaemonSet", "Pod"]),
+        (
+            MUCH,
+            &[
+                "ClusterRole",
+                "ClusterRoleBinding",
+                "DaemonSet",
+                "Namespace",
+                "NetworkPolicy",
+                "Pod",
+                "PodMonitor",
+                "Service",
+                "ServiceAccount",
+            ],
+        ),
+    ] {
+        let (text, is_fine) = helm_with(cluster, &["lint", KUBERNETES, "--strict"], values);
+        assert!(is_fine, "{values}: {text}");
+        let text = rendered(cluster, values);
+        let made: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("kind: "))
+            .collect();
+        assert_eq!(made, BTreeSet::from_iter(kinds.iter().copied()), "{values}");
+        let file = Values::new(&text);
+        assert_eq!(cluster.wrong(file.0.path()), "", "{values}\n{text}");
+    }
+}
+
+#[test]
+fn the_check_of_manifests_finds_what_is_misspelt() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    let text = rendered(cluster, DEFAULT).replace("hostPID: true", "hostPid: true");
+    let wrong = cluster.wrong(Values::new(&text).0.path());
+    assert!(wrong.contains("hostPid"), "{wrong}");
+}
+
+#[test]
+fn values_that_do_not_do_what_they_say_are_refused() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    for (values, why) in [
+        ("kubernetes: {enable: true}", "enable"),
+        ("image: {tags: x}", "tags"),
+        ("recorder: {type: memory}", "recorder"),
+        ("capabilities: [CAP BPF]", "capabilities"),
+        ("tls: {clientCA: true}", "tls.existingSecret"),
+        ("tls: {existingSecret: tls}", "lets everybody in"),
+        ("auth: {existingSecret: tokens}", "tls.existingSecret"),
+    ] {
+        let (text, is_success) = helm_with(cluster, &["template", KUBERNETES, "profiler"], values);
+        assert!(!is_success && text.contains(why), "{values}: {text}");
+    }
+}
+
+#[test]
+fn no_right_is_asked_for_that_is_not_needed() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    for values in [DEFAULT, LITTLE, MUCH] {
+        let text = rendered(cluster, values);
+        for absent in [
+            "privileged: true",
+            "hostNetwork",
+            "hostIPC",
+            "SYS_ADMIN",
+            "secrets",
+            "nodes/proxy",
+            "allowPrivilegeEscalation: true",
+            "Unconfined\n            seccomp",
+        ] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
+        for present in [
+            "hostPID: true",
+            "privileged: false",
+            "readOnlyRootFilesystem: true",
+            "drop: [ALL]",
+            "type: RuntimeDefault",
+            "enableServiceLinks: false",
+        ] {
+            assert!(text.contains(present), "{present}: {text}");
+        }
+        let has_token = text.contains("automountServiceAccountToken: true");
+        assert_eq!(has_token, values != LITTLE, "{text}");
+    }
+}
+
+/// What the API says that the account may beyond what everybody may.
+fn rights(cluster: &Cluster, account: &str) -> BTreeSet<(String, String)> {
+    let of = |account: &str| {
+        let account = format!("--as=system:serviceaccount:{NAMESPACE}:{account}");
+        let listed = cluster.kubectl(&["auth", "can-i", "--list", &account, "--no-headers"]);
+        let rights = listed.lines().filter_map(|line| {
+            let resource = line.split_whitespace().next()?;
+            let verbs = line.rsplit('[').next()?.strip_suffix(']')?;
+            Some((resource.to_owned(), verbs.to_owned()))
+        });
+        rights.collect::<BTreeSet<_>>()
+    };
+    let everybodys = of("nobody");
+    of(account).difference(&everybodys).cloned().collect()
+}
+
+/// Installs the chart, and waits until it runs.
+fn install(cluster: &Cluster, verb: &[&str], values: &str) -> String {
+    let arguments = [verb, &["profiler", "--wait", "--timeout=2m"]].concat();
+    let (text, is_success) = helm_with(cluster, &arguments, values);
+    assert!(is_success, "{text}\n{}", cluster.state());
+    let rollout = [
+        "--namespace",
+        NAMESPACE,
+        "rollout",
+        "status",
+        "--timeout=2m",
+    ];
+    cluster.kubectl(&[&rollout[..], &["daemonset/profiler-pyagent"]].concat());
+    text
+}
+
+/// Whether nothing of the release is left in the API.
+fn is_gone(cluster: &Cluster) -> bool {
+    let selector = "app.kubernetes.io/instance=profiler";
+    let kinds = "daemonsets,services,serviceaccounts,clusterroles,clusterrolebindings,pods";
+    let left = cluster.json(&[
+        "--namespace",
+        NAMESPACE,
+        "get",
+        kinds,
+        "--selector",
+        selector,
+    ]);
+    left["items"].as_array().is_some_and(Vec::is_empty)
+}
+
+#[test]
+fn installed_it_profiles_pods_and_uninstalled_it_leaves_nothing() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    cluster.make_namespace(NAMESPACE);
+    let shop = cluster.deploy_program(NAMESPACE, "shop");
+    let values = "image: {pullPolicy: Never}";
+    let notes = install(cluster, &["install"], values);
+    assert!(notes.contains("daemonset/profiler-pyagent"), "{notes}");
+
+    let allowed = ALLOWED.map(|(resource, verbs)| (resource.to_owned(), verbs.join(" ")));
+    assert_eq!(rights(cluster, "profiler-pyagent"), BTreeSet::from(allowed));
+    let agent = cluster.pod(NAMESPACE, "app.kubernetes.io/name=pyagent");
+    let container = &agent.0["spec"]["containers"][0];
+    assert_eq!(container["resources"]["limits"]["cpu"], Value::Null);
+    assert_eq!(agent.0["spec"]["nodeName"], NODE);
+    // Profiles are not on the pod's address, and who may forward ports reaches them.
+    let samples = cluster.pull_forwarded(NAMESPACE, &agent, &shop);
+    assert!(!samples.is_empty());
+    // It records on the node, where nobody else may look.
+    let data = cluster.own_folder("/var/lib/pyagent");
+    assert!(data.join("pyagent.db").exists(), "{}", data.display());
+
+    let (text, is_fine) = helm(cluster, &["test", "profiler", "--logs"]);
+    assert!(is_fine, "{text}");
+
+    let insecure = "{image: {pullPolicy: Never}, insecure: true, service: {port: 7100}}";
+    install(cluster, &["upgrade"], insecure);
+    let agent = cluster.pod(NAMESPACE, "app.kubernetes.io/name=pyagent");
+    let samples = cluster.pull(&format!("{}:7100", agent.address()), &shop);
+    assert!(!samples.is_empty());
+
+    let (text, is_fine) = helm(cluster, &["uninstall", "profiler", "--wait"]);
+    assert!(is_fine, "{text}");
+    cluster.kubectl(&[
+        "--namespace",
+        NAMESPACE,
+        "delete",
+        "pod",
+        "profiler-pyagent-test",
+    ]);
+    cluster.wait_until("nothing is left", || is_gone(cluster).then_some(()));
+}
