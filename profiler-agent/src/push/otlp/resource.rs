@@ -172,6 +172,7 @@ mod tests {
         let labels = Arc::new(ThreadLabels {
             process: Arc::new(labels),
             tid: 7,
+            started_ns: 0,
             thread_name: "MainThread".into(),
         });
         let mut aggregator = Aggregator::new(SystemTime::UNIX_EPOCH, &ValueType::CPU_SAMPLES, 1);
