@@ -390,15 +390,22 @@ fn windows_that_are_watched_are_those_that_are_recorded() {
         let start = metadata.start_time.as_ref().unwrap();
         let start_ns = start.seconds * 1_000_000_000 + i64::from(start.nanos);
         // The same window by its begin: the stamps differ by what the clock was adjusted by.
-        let recorded: Option<i64> = db
-            .query_row(
+        let recorded = || -> Option<i64> {
+            db.query_row(
                 "SELECT sum(value) FROM v1_values JOIN v1_windows USING (window, type)
                  JOIN v1_processes USING (process)
                  WHERE type = 'cpu' AND pid = ?1 AND abs(start_unix_ns - ?2) < 300000000",
                 rusqlite::params![wanted.pid().0, start_ns],
                 |row| row.get(0),
             )
-            .unwrap();
+            .unwrap()
+        };
+        // It is told of when it closes, and written within moments.
+        let begun = Instant::now();
+        while recorded().is_none() && n > 0 && begun.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let recorded = recorded();
         assert_eq!(recorded.unwrap_or(0), n, "{metadata:?}");
         n_compared += n;
     }
