@@ -365,7 +365,10 @@ fn windows_that_are_watched_are_those_that_are_recorded() {
         };
         let mut stream = client.watch_profiles(request).await.unwrap().into_inner();
         let mut profiles: Vec<(proto::WatchedProfile, Vec<u8>)> = Vec::new();
-        while profiles.len() < 4 || {
+        let n_samples = |(head, _): &(proto::WatchedProfile, Vec<u8>)| {
+            head.metadata.as_ref().unwrap().n_samples
+        };
+        while profiles.len() < 4 || profiles.iter().map(n_samples).sum::<i64>() <= 100 || {
             let (head, bytes) = profiles.last().unwrap();
             (bytes.len() as u64) < head.metadata.as_ref().unwrap().size_bytes
         } {
@@ -403,7 +406,7 @@ fn windows_that_are_watched_are_those_that_are_recorded() {
         // It is told of when it closes, and written within moments.
         let begun = Instant::now();
         while recorded().is_none() && n > 0 && begun.elapsed() < Duration::from_secs(10) {
-            thread::sleep(Duration::from_millis(20));
+            sleep(Duration::from_millis(20));
         }
         let recorded = recorded();
         assert_eq!(recorded.unwrap_or(0), n, "{metadata:?}");
