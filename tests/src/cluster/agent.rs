@@ -69,6 +69,21 @@ impl AgentPod<'_> {
         })
     }
 
+    /// A pod that runs it once, as a manifest.
+    #[must_use]
+    pub fn once(&self, name: &str) -> String {
+        let mut pod = self.pod();
+        pod["restartPolicy"] = "Never".into();
+        pod["containers"][0]["readinessProbe"] = Value::Null;
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": pod,
+        })
+        .to_string()
+    }
+
     /// A DaemonSet of it, as a manifest.
     #[must_use]
     pub fn daemonset(&self) -> String {
@@ -149,7 +164,7 @@ impl Cluster {
         let mut forward = Target::start(&mut forward);
         let line = forward.line();
         let address = line.split(' ').nth(2).expect("Forwarding from ADDRESS");
-        self.pull(address, pod)
+        self.pull(address, pod, &[])
     }
 
     /// Samples that the agent at this address takes from now on, as JSON: `labels`, `values` and `stack`, leaf first. It waits
@@ -158,7 +173,7 @@ impl Cluster {
     /// # Panics
     /// With what `pyagent pull` complains about.
     #[must_use]
-    pub fn pull(&self, address: &str, pod: &Pod) -> Vec<Value> {
+    pub fn pull(&self, address: &str, pod: &Pod, options: &[&str]) -> Vec<Value> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("profile.jsonl");
         let filter = format!("k8s_pod_uid=^{}$", pod.uid());
@@ -166,7 +181,8 @@ impl Cluster {
             let mut pull = self.command(binary());
             pull.args(["pull", address, "--duration", "2s", "--force", "-o"])
                 .arg(&file)
-                .args(["--label", &filter]);
+                .args(["--label", &filter])
+                .args(options);
             match answer(&mut pull) {
                 Ok(_) => Some(()),
                 // The agent is ready before it knows all processes.

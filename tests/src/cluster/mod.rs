@@ -311,6 +311,17 @@ impl Cluster {
             .concat()
     }
 
+    /// A folder for what a test needs beside the cluster; gone with it.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.place.folder.join("tests").join(name);
+        fs::create_dir_all(&folder).expect("the folder is ours");
+        folder
+    }
+
     /// A folder that the cluster has in the place of one of the host's: of `/run`, `/var/lib` or `/var/log`.
     #[must_use]
     pub fn own_folder(&self, path: &str) -> PathBuf {

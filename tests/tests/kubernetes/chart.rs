@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use pyagent_tests::cluster::{Cluster, NODE};
+use pyagent_tests::pyagent::binary;
 use serde_json::Value;
 
 /// A namespace with what a release of the chart needs there.
@@ -250,6 +252,53 @@ fn install(cluster: &Cluster, verb: &[&str], values: &str) -> String {
     text
 }
 
+/// Values of a release that serves profiles on its address.
+const SECURE: &str = "
+image: {pullPolicy: Never}
+service: {port: 7443}
+tls: {existingSecret: certificate}
+auth: {existingSecret: tokens}
+";
+
+/// Name in the agent's certificate.
+const SERVER: &str = "pyagent.example";
+
+/// Makes the Secrets of [`SECURE`], and says what a client needs; its token comes last.
+fn secure(cluster: &Cluster) -> [String; 6] {
+    let folder = cluster.folder("secure");
+    let certified = rcgen::generate_simple_self_signed([SERVER.to_owned()]).unwrap();
+    let token = "0123456789abcdef0123456789abcdef";
+    let write = |name: &str, content: &str| {
+        let path = folder.join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let certificate = write("tls.crt", &certified.cert.pem());
+    let key = write("tls.key", &certified.signing_key.serialize_pem());
+    let tokens = write("tokens", &format!("{token} all\n"));
+    let create = ["--namespace", NAMESPACE, "create", "secret"];
+    for secret in [
+        &[
+            "tls",
+            "certificate",
+            &format!("--cert={certificate}"),
+            &format!("--key={key}"),
+        ][..],
+        &["generic", "tokens", &format!("--from-file=tokens={tokens}")],
+    ] {
+        cluster.kubectl(&[&create, secret].concat());
+    }
+    [
+        "--tls-ca".to_owned(),
+        certificate,
+        "--tls-server-name".to_owned(),
+        SERVER.to_owned(),
+        "--token-file".to_owned(),
+        write("token", token),
+    ]
+}
+
 /// Whether nothing of the release is left in the API.
 fn is_gone(cluster: &Cluster) -> bool {
     let selector = "app.kubernetes.io/instance=profiler";
@@ -292,11 +341,19 @@ fn installed_it_profiles_pods_and_uninstalled_it_leaves_nothing() {
     let (text, is_fine) = helm(cluster, &["test", "profiler", "--logs"]);
     assert!(is_fine, "{text}");
 
-    let insecure = "{image: {pullPolicy: Never}, insecure: true, service: {port: 7100}}";
-    install(cluster, &["upgrade"], insecure);
+    let options = secure(cluster);
+    install(cluster, &["upgrade"], SECURE);
     let agent = cluster.pod(NAMESPACE, "app.kubernetes.io/name=pyagent");
-    let samples = cluster.pull(&format!("{}:7100", agent.address()), &shop);
-    assert!(!samples.is_empty());
+    let address = format!("https://{}:7443", agent.address());
+    let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
+    assert!(!cluster.pull(&address, &shop, &options).is_empty());
+    // Without its token nobody gets anything.
+    options.truncate(options.len() - 2);
+    let mut pull = cluster.command(binary());
+    pull.args(["pull", &address, "--duration", "1s", "-o", "-"]);
+    let refused = pull.args(options).output().unwrap();
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.contains("token"), "{message}");
 
     let (text, is_fine) = helm(cluster, &["uninstall", "profiler", "--wait"]);
     assert!(is_fine, "{text}");

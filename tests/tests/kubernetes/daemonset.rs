@@ -28,7 +28,7 @@ fn a_pods_process_has_its_pods_id_and_its_containers() {
     cluster.wait_rolled_out("plain", "daemonset/pyagent");
     let address = format!("{}:{PORT}", cluster.pod("plain", "app=pyagent").address());
 
-    let samples = cluster.pull(&address, &shop);
+    let samples = cluster.pull(&address, &shop, &[]);
     assert_eq!(
         label_values(&samples, "k8s_pod_uid"),
         BTreeSet::from([shop.uid().to_owned()])

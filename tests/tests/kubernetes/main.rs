@@ -5,3 +5,4 @@
 
 mod chart;
 mod daemonset;
+mod rights;
