@@ -4,6 +4,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use profiler_agent::ids::Pid;
 use profiler_agent::python::discover::{Discoverer, Discovery, Interpreter};
@@ -64,6 +65,23 @@ impl Target {
             .read_line(&mut line)
             .expect("the target prints text");
         line.truncate(line.trim_end().len());
+        line
+    }
+
+    /// Reads a line of what it prints after which it waits for an answer, and until it does: what it made in between is gone.
+    ///
+    /// # Panics
+    /// When it prints something else than text, or does not wait for its standard input within a minute.
+    pub fn asked(&mut self) -> String {
+        let line = self.line();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // The kernel shows the number and the arguments of a blocked system call: it reads from 0.
+        let waits = format!("{} 0x0 ", nix::libc::SYS_read);
+        let path = format!("/proc/{}/syscall", self.pid());
+        while !std::fs::read_to_string(&path).is_ok_and(|call| call.starts_with(&waits)) {
+            assert!(Instant::now() < deadline, "it does not wait for an answer");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         line
     }
 

@@ -368,7 +368,7 @@ impl Work {
         let n_removed = opened.writer.commit(window)?;
         self.shared.n_recorded.fetch_add(1, Ordering::Relaxed);
         self.shared.written.send_replace(());
-        if let Err(error) = opened.writer.checkpoint() {
+        if let Err(error) = opened.writer.settle() {
             // It is committed all the same, and the next window has the same trouble.
             tracing::debug!("the recorder's log cannot be emptied: {error}");
         }

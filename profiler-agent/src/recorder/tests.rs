@@ -491,7 +491,7 @@ fn the_boot_before_keeps_its_time_and_a_gap_is_told() {
 /// Writes a window as the recorder does; how many older ones went.
 fn commit(writer: &mut Writer, window: &ClosedWindow) -> u64 {
     let n_removed = writer.commit(window).unwrap();
-    writer.checkpoint().unwrap();
+    writer.settle().unwrap();
     n_removed
 }
 
@@ -597,7 +597,7 @@ fn a_reader_that_stays_costs_windows_and_not_the_bound() {
     let mut is_held = false;
     for round in 1..40 {
         match writer.commit(&new_code(&bench, round, 300)) {
-            Ok(_) => writer.checkpoint().unwrap(),
+            Ok(_) => writer.settle().unwrap(),
             Err(WriteError::LogHeld) => is_held = true,
             Err(error) => panic!("{error}"),
         }

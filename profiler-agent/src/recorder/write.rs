@@ -195,9 +195,15 @@ impl Writer {
         Ok(n_removed)
     }
 
-    /// Empties the log into the database, as far as readers let it. That waits for the disk, and is to be done once a window
-    /// was committed.
-    pub(super) fn checkpoint(&self) -> Result<(), WriteError> {
+    /// Empties the log into the database, as far as readers let it, and begins it anew. Both wait for the disk (SQLite syncs a
+    /// new log's header before what follows it), and are to be done when no window waits: the next one is then only appended.
+    pub(super) fn settle(&mut self) -> Result<(), WriteError> {
+        self.checkpoint()?;
+        note_boot(&self.db, &self.clock, self.boot)?;
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<(), WriteError> {
         self.db
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         Ok(())
@@ -288,18 +294,18 @@ impl Writer {
         }
         transaction.commit()?;
         if !expired.is_empty() {
-            self.checkpoint()?;
+            self.settle()?;
             return Ok(Some(expired.len() as u64));
         }
         if !self.has_room()? {
             let n_removed = self.remove_oldest(MAX_REMOVED)?;
             if n_removed > 0 {
-                self.checkpoint()?;
+                self.settle()?;
                 return Ok(Some(n_removed));
             }
         }
         if self.remove_unused(REFRESH + STAGGER)? {
-            self.checkpoint()?;
+            self.settle()?;
             return Ok(Some(0));
         }
         if self.pragma("page_count")? > self.limits.n_pages() {
@@ -307,7 +313,7 @@ impl Writer {
             if freed > 0 {
                 self.db
                     .execute_batch(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
-                self.checkpoint()?;
+                self.settle()?;
                 let pragma = format!("PRAGMA max_page_count = {}", self.limits.n_pages());
                 self.db.query_row(&pragma, [], |_| Ok(()))?;
                 return Ok(Some(0));
@@ -366,9 +372,7 @@ impl Writer {
     /// Bytes of the samples.
     fn try_write(&mut self, window: &ClosedWindow) -> Result<u64, WriteError> {
         let transaction = Self::begin(&mut self.db)?;
-        transaction
-            .prepare_cached("UPDATE boot SET began_ns = ?1 WHERE id = ?2")?
-            .execute(params![self.clock.boot_began_ns(), self.boot])?;
+        note_boot(&transaction, &self.clock, self.boot)?;
         let mut n_bytes = 0;
         for (profile_type, profile) in &window.profiles {
             let seq = insert_window(&transaction, self.boot, window, *profile_type, profile)?;
@@ -413,6 +417,13 @@ impl Writer {
             )
             .optional()
     }
+}
+
+/// Writes down when the host was started, by the wall clock as it is now.
+fn note_boot(db: &Connection, clock: &Clock, boot: i64) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE boot SET began_ns = ?1 WHERE id = ?2")?
+        .execute(params![clock.boot_began_ns(), boot])?;
+    Ok(())
 }
 
 fn remove(transaction: &Transaction<'_>, seq: i64) -> rusqlite::Result<()> {

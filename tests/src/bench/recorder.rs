@@ -1,7 +1,7 @@
 //! What the recorder costs: room on the disk, and the time to write a window.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
@@ -118,7 +118,9 @@ fn one(load: &Load) -> Result<Vec<String>> {
         } else {
             times.push(begun.elapsed().as_secs_f64() * 1e3);
             // What is done after the commit is not waited for in the agent: the next window comes much later.
+            settled(&messages)?;
             std::thread::sleep(Duration::from_millis(100));
+            settled(&messages)?;
         }
         if times.len() == N_TIMED {
             break;
@@ -137,6 +139,17 @@ fn one(load: &Load) -> Result<Vec<String>> {
         format!("{:.1}", percentile(1.0)),
         format!("{:.1}", largest as f64 / f64::from(1 << 20)),
     ])
+}
+
+/// Waits until the recorder does nothing.
+fn settled(messages: &SyncSender<Message>) -> Result<()> {
+    let (reached, is_reached) = sync_channel(1);
+    messages
+        .send(Message::Barrier(reached))
+        .context("the recorder has ended")?;
+    // The sender is dropped when it is reached.
+    let _ = is_reached.recv();
+    Ok(())
 }
 
 fn thread(pid: u32) -> Arc<ThreadLabels> {

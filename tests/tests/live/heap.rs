@@ -191,10 +191,10 @@ sys.stdin.readline()
 fn pointers_side_by_side_are_no_objects() {
     for python in interpreters() {
         let mut target = Target::python(&python, POINTERS, &[]);
-        assert_eq!(target.line(), "ready");
+        assert_eq!(target.asked(), "ready");
         let before = counts(&json(&heap(&target, &["--json"])));
         target.tell("");
-        assert_eq!(target.line(), "built");
+        assert_eq!(target.asked(), "built");
         let after = counts(&json(&heap(&target, &["--json"])));
         for (name, n_objects, n_bytes) in [
             ("builtins.bytes", 160, 160 * 100_033),
