@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{
     Bench, Outcome,
     answer::{Account, Share},
-    judge::{self, View},
+    judge::{self, Truth, View},
     tools::{self, RATE, Show, TOOLS, Tool},
 };
 use crate::{command, workspace};
@@ -93,6 +93,9 @@ right? The programs of `tests/workloads/toolbox` know it: they read the CPU cloc
 - A share is right if it is at most 3 points from the true one, or if the true one is in the binomial interval of 99.9 %.
   Functions whose true shares differ by 5 points must be in this order. pyagent must be right; where another tool is not, the
   points that it is off stand in bold beside its share.
+- What is true is known within an error, which stands beside it and is added to these bounds for all tools alike: a program does
+  not take the same shares in each run. Of lines it is also what they are off together, since a line that is run twice takes not
+  quite twice as long. Where that is more than 3 points, nothing is said to be true.
 - Shares are of the program's main function, so that starts and imports do not count. What functions written in C take counts
   for the Python function that calls it.
 - Each program ran in {} under each tool, in turn; shares are of all rounds together, slow-downs are medians. Tools that trace
@@ -170,7 +173,7 @@ fn summary_of(outcome: &Outcome, views: &[View], tool: Tool) -> Vec<String> {
         for (_, truth, share) in view.judged(tool) {
             n[0] += usize::from(share.is_right(truth));
             n[1] += 1;
-            largest = largest.max((share.value - truth).abs());
+            largest = largest.max((share.value - truth.share).abs());
         }
         let order = view.order(tool);
         n[2] += order.n_pairs - order.wrong.len();
@@ -213,18 +216,11 @@ fn moved(outcome: &Outcome, tool: Tool) -> f64 {
     distances.fold(0.0, f64::max)
 }
 
-/// How far single runs without a tool are from all of them together, at most.
+/// How far single runs without a tool are from all of them together, of whatever is furthest.
 fn spread(outcome: &Outcome) -> f64 {
     let whats = judge::known(outcome).concat();
-    let single = || judge::accounts(outcome, Tool::Plain).chain(&outcome.small);
-    let distances = whats.iter().flat_map(|what| {
-        let all = judge::share_of_account(judge::accounts(outcome, Tool::Plain), what);
-        single().filter_map(move |account| {
-            let one = judge::share_of_account(std::iter::once(account), what)?;
-            Some((one - all?).abs())
-        })
-    });
-    distances.fold(0.0, f64::max)
+    let spreads = whats.iter().map(|what| judge::run_spread(outcome, what));
+    spreads.fold(0.0, f64::max)
 }
 
 fn section(bench: &Bench, outcome: &Outcome, views: &[View]) -> Result<String> {
@@ -270,7 +266,10 @@ fn table(view: &View) -> String {
     for it in &view.rows {
         let mut cells = vec![
             format!("`{}`", it.what.name()),
-            it.truth.map_or_else(|| "–".to_owned(), points),
+            it.truth.map_or_else(
+                || "–".to_owned(),
+                |it| format!("{} ± {}", points(it.share), points(it.error)),
+            ),
         ];
         for (tool, answer) in view.tools.iter().zip(&it.answers) {
             cells.push(answer.map_or_else(|| "–".to_owned(), |it2| cell(*tool, it2, it.truth)));
@@ -282,7 +281,7 @@ fn table(view: &View) -> String {
     text
 }
 
-fn cell(tool: Tool, share: Share, truth: Option<f64>) -> String {
+fn cell(tool: Tool, share: Share, truth: Option<Truth>) -> String {
     let mut text = points(share.value);
     if tool == Tool::Pyagent {
         let (low, high) = share.interval();
@@ -290,7 +289,7 @@ fn cell(tool: Tool, share: Share, truth: Option<f64>) -> String {
         let _ = write!(text, " ({}–{})", points(low), points(high));
     }
     if let Some(truth) = truth.filter(|truth| !share.is_right(*truth)) {
-        let _ = write!(text, " **{:+.1}**", 100.0 * (share.value - truth));
+        let _ = write!(text, " **{:+.1}**", 100.0 * (share.value - truth.share));
     }
     text
 }
@@ -313,8 +312,10 @@ fn verdict(view: &View) -> String {
             .collect();
         format!("pyagent: **beyond its bound**: {}.", points.join("; "))
     };
+    let ours = view.order(Tool::Pyagent).wrong;
     for tool in view.tools.iter().filter(|tool| **tool != Tool::Pyagent) {
-        let wrong = view.order(*tool).wrong;
+        let mut wrong = view.order(*tool).wrong;
+        wrong.retain(|pair| !ours.contains(pair));
         if let Some((larger, smaller)) = wrong.first() {
             let more = match wrong.len() {
                 1 => String::new(),
@@ -476,8 +477,9 @@ mod tests {
             value: 0.5,
             n: None,
         };
-        assert_eq!(cell(Tool::Yappi, share, Some(0.48)), "50.0");
-        assert_eq!(cell(Tool::Yappi, share, Some(0.4)), "50.0 **+10.0**");
+        let truth = |share| Some(Truth { share, error: 0.01 });
+        assert_eq!(cell(Tool::Yappi, share, truth(0.465)), "50.0");
+        assert_eq!(cell(Tool::Yappi, share, truth(0.4)), "50.0 **+10.0**");
         assert_eq!(cell(Tool::Yappi, share, None), "50.0");
     }
 }

@@ -1,8 +1,9 @@
 //! What is right: the shares that tools give beside those of the program's own account.
 //!
-//! A share is right if it is within [`MAX_POINTS`] of the account's, or if the account's is in the share's binomial interval.
-//! Two functions whose true shares differ by [`MIN_DIFFERENCE`] must be in the right order. Only pyagent can fail here: what
-//! others say is shown beside, with what their runs cost.
+//! A program does not take the same shares in each run, and what its lines take is known within an error: this is added to the
+//! bounds. A share is right if it is within [`MAX_POINTS`] of the account's, or if the account's is in the share's binomial
+//! interval. Two functions whose true shares differ by [`MIN_DIFFERENCE`] must be in the right order. Only pyagent can fail here:
+//! what others say is shown beside, with what their runs cost.
 
 use super::{
     Outcome,
@@ -29,12 +30,20 @@ pub(super) struct View {
     pub(super) rows: Vec<Row>,
 }
 
+/// What is true, as well as it is known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Truth {
+    pub(super) share: f64,
+    /// How far off it may be.
+    pub(super) error: f64,
+}
+
 /// One function or line.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) what: What,
     /// `None` where it is not known.
-    pub(super) truth: Option<f64>,
+    pub(super) truth: Option<Truth>,
     /// As in [`View::tools`]; `None` for what a tool never says.
     pub(super) answers: Vec<Option<Share>>,
 }
@@ -59,9 +68,11 @@ impl Share {
         (middle - half, middle + half)
     }
 
-    pub(super) fn is_right(self, truth: f64) -> bool {
+    pub(super) fn is_right(self, truth: Truth) -> bool {
         let (low, high) = self.interval();
-        (self.value - truth).abs() <= MAX_POINTS || (low..=high).contains(&truth)
+        let (least, most) = (truth.share - truth.error, truth.share + truth.error);
+        (self.value - truth.share).abs() <= MAX_POINTS + truth.error
+            || (low <= most && high >= least)
     }
 }
 
@@ -72,7 +83,7 @@ impl View {
     }
 
     /// Rows whose truth is known, with it and a tool's answer.
-    pub(super) fn judged(&self, tool: Tool) -> impl Iterator<Item = (&What, f64, Share)> {
+    pub(super) fn judged(&self, tool: Tool) -> impl Iterator<Item = (&What, Truth, Share)> {
         let column = self.column(tool);
         self.rows.iter().filter_map(move |row| {
             let share = *row.answers.get(column?)?;
@@ -85,7 +96,8 @@ impl View {
         let mut order = Order::default();
         for (larger, true_larger, share_of_larger) in &rows {
             for (smaller, true_smaller, share_of_smaller) in &rows {
-                if true_larger - true_smaller < MIN_DIFFERENCE {
+                let least = true_larger.share - true_larger.error;
+                if least - true_smaller.share - true_smaller.error < MIN_DIFFERENCE {
                     continue;
                 }
                 order.n_pairs += 1;
@@ -107,7 +119,7 @@ pub(super) fn failures(view: &View) -> Vec<String> {
         .judged(Tool::Pyagent)
         .filter(|(_, truth, share)| !share.is_right(*truth))
         .map(|(what, truth, share)| {
-            let (value, truth) = (100.0 * share.value, 100.0 * truth);
+            let (value, truth) = (100.0 * share.value, 100.0 * truth.share);
             format!("{title}: {} has {value:.1} % for {truth:.1} %", what.name())
         })
         .collect();
@@ -168,7 +180,11 @@ pub(super) fn views(outcome: &Outcome) -> Vec<View> {
     let untimed = outcome.program.untimed.iter();
     own.extend(untimed.map(|it| What::Own((*it).to_owned())));
     let whole = format!("`{}`", outcome.program.root);
-    let of_account = |what: &What| share_of_account(accounts(outcome, Tool::Plain), what);
+    let of_account = |what: &What| {
+        let share = share_of_account(accounts(outcome, Tool::Plain), what)?;
+        let error = run_spread(outcome, what);
+        Some(Truth { share, error })
+    };
     let mut views = Vec::new();
     for (name, whats) in [
         ("functions, own time", own),
@@ -186,14 +202,35 @@ pub(super) fn views(outcome: &Outcome) -> Vec<View> {
         let line = |text: &String| What::Line(function.to_owned(), text.clone());
         let whats: Vec<What> = costs.lines.keys().map(line).collect();
         // What is not known better than it has to be right does not judge.
-        let is_known = line_spread(outcome) <= MAX_POINTS;
-        let truth = |what: &What| line_share(outcome, what.name()).filter(|_| is_known);
+        let error = line_error(outcome);
+        let truth = |what: &What| {
+            let share = line_share(outcome, what.name())?;
+            (error <= MAX_POINTS).then_some(Truth { share, error })
+        };
         let answer = |answer: &Answer, what: &What| answer.share_of(what, &whats);
         let whole = format!("these {} lines", whats.len());
         let title = title("lines of the inner loop");
         views.push(view(outcome, title, &whole, whats.clone(), truth, answer));
     }
     views
+}
+
+/// How far single runs without a tool are from all of them together, at most.
+pub(super) fn run_spread(outcome: &Outcome, what: &What) -> f64 {
+    let all = share_of_account(accounts(outcome, Tool::Plain), what);
+    let single = accounts(outcome, Tool::Plain).chain(&outcome.small);
+    let distances = single.filter_map(|account| {
+        let one = share_of_account(std::iter::once(account), what)?;
+        Some((one - all?).abs())
+    });
+    distances.fold(0.0, f64::max)
+}
+
+/// How well the shares of lines are known: how far a round is from all of them, and how far the lines together are from the
+/// loop that they are, whichever is more.
+fn line_error(outcome: &Outcome) -> f64 {
+    let sums = outcome.line_costs.iter().map(|it| it.sum).collect();
+    line_spread(outcome).max((1.0 - median(sums)).abs())
 }
 
 /// The share of a line in the inner loop, over all rounds.
@@ -218,7 +255,7 @@ fn view(
     title: String,
     whole: &str,
     whats: Vec<What>,
-    truth: impl Fn(&What) -> Option<f64>,
+    truth: impl Fn(&What) -> Option<Truth>,
     answer: impl Fn(&Answer, &What) -> Option<Share>,
 ) -> View {
     let is_own = whats.iter().any(|it| matches!(it, What::Own(_)));
@@ -241,7 +278,8 @@ fn view(
     // The largest first, by what is known best.
     let key = |row: &Row| {
         let first = row.answers.first().copied().flatten();
-        row.truth.or(first.map(|it| it.value)).unwrap_or_default()
+        let truth = row.truth.map(|it| it.share);
+        truth.or(first.map(|it| it.value)).unwrap_or_default()
     };
     rows.sort_by(|a, b| key(b).total_cmp(&key(a)));
     View {
@@ -280,17 +318,23 @@ mod tests {
 
     #[test]
     fn three_points_are_right_and_more_only_with_few_samples() {
-        assert!(share(0.53, None).is_right(0.501));
-        assert!(!share(0.56, None).is_right(0.50));
-        assert!(share(0.56, Some(200.0)).is_right(0.50));
-        assert!(!share(0.56, Some(20_000.0)).is_right(0.50));
+        let truth = |share, error| Truth { share, error };
+        assert!(share(0.53, None).is_right(truth(0.501, 0.0)));
+        assert!(!share(0.56, None).is_right(truth(0.50, 0.0)));
+        assert!(share(0.56, Some(200.0)).is_right(truth(0.50, 0.0)));
+        assert!(!share(0.56, Some(20_000.0)).is_right(truth(0.50, 0.0)));
+        assert!(!share(0.56, None).is_right(truth(0.50, 0.02)));
+        assert!(share(0.56, None).is_right(truth(0.50, 0.031)));
     }
 
     #[test]
     fn an_order_that_is_wrong_and_a_share_that_is_are_failures() {
         let row = |name: &str, truth, value| Row {
             what: What::Own(name.into()),
-            truth: Some(truth),
+            truth: Some(Truth {
+                share: truth,
+                error: 0.0,
+            }),
             answers: vec![Some(share(value, Some(1e6)))],
         };
         let mut view = View {
@@ -308,6 +352,11 @@ mod tests {
         view.rows[0].answers = vec![Some(share(0.43, Some(1e6)))];
         let failures = failures(&view);
         assert_eq!(failures.len(), 3, "{failures:?}");
+        // What is not known so well is no order.
+        for row in &mut view.rows {
+            row.truth = row.truth.map(|it| Truth { error: 0.02, ..it });
+        }
+        assert_eq!(view.order(Tool::Pyagent).n_pairs, 0);
     }
 
     #[test]
