@@ -92,6 +92,21 @@ impl ApiError {
         }
     }
 
+    /// Whether it may be the version that was asked for that is refused: the server was restored from an older state, say. One
+    /// that is away, busy or does not let anybody in says nothing of it.
+    pub(super) fn is_about_the_question(&self) -> bool {
+        let Self::Refused { status, .. } = self else {
+            return false;
+        };
+        !matches!(
+            *status,
+            StatusCode::UNAUTHORIZED
+                | StatusCode::FORBIDDEN
+                | StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::SERVICE_UNAVAILABLE
+        )
+    }
+
     /// Whether the right to ask is missing.
     pub(super) fn is_forbidden(&self) -> bool {
         matches!(self, Self::Refused { status, .. }

@@ -35,6 +35,9 @@ const WATCH_SECONDS: std::ops::Range<u64> = 240..300;
 /// Beyond that a watch ends here.
 const WATCH_GRACE: Duration = Duration::from_secs(30);
 
+/// Watches that are refused before all pods are listed anew.
+const MAX_REFUSED: u32 = 3;
+
 /// A watch that was shorter than this was none: the next one waits.
 const SHORT_WATCH: Duration = Duration::from_secs(5);
 
@@ -143,6 +146,24 @@ impl Drop for PodWatch {
     }
 }
 
+/// Asks once how many pods there are on a node, as a watch begins.
+///
+/// # Errors
+/// Why there is no answer, in words.
+pub async fn count(server: &ApiServer, node: &str) -> Result<usize, String> {
+    let path = format!("{}&resourceVersion=0", path_of(node));
+    let list = request::get::<ObjectList>(&server.client, &path, METADATA_LIST).await;
+    list.map(|list| list.items.len())
+        .map_err(|error| error.to_string())
+}
+
+fn path_of(node: &str) -> String {
+    format!(
+        "/api/v1/pods?fieldSelector=spec.nodeName%3D{}",
+        encoded(node)
+    )
+}
+
 /// Why a list or a watch ended.
 #[derive(Debug)]
 enum End {
@@ -233,6 +254,7 @@ impl Watcher {
 
     /// One watch after the other, until the version is too old. An error: nobody follows any more.
     async fn watch_on(&mut self, mut version: String) -> Result<(), ()> {
+        let mut n_refused = 0;
         loop {
             let begun = Instant::now();
             let ended = self.watch(&mut version).await;
@@ -242,7 +264,7 @@ impl Watcher {
                     let pause = self.pause.next(&self.config.pace, None);
                     tokio::time::sleep(pause).await;
                 }
-                Ok(()) => {}
+                Ok(()) => n_refused = 0,
                 Err(End::Failed(ApiError::Expired)) => {
                     if is_short {
                         let pause = self.pause.next(&self.config.pace, None);
@@ -250,7 +272,13 @@ impl Watcher {
                     }
                     return Ok(());
                 }
-                Err(End::Failed(error)) => self.wait_after(&error).await,
+                Err(End::Failed(error)) => {
+                    n_refused += u32::from(error.is_about_the_question());
+                    self.wait_after(&error).await;
+                    if n_refused >= MAX_REFUSED {
+                        return Ok(());
+                    }
+                }
                 Err(End::Unwanted) => return Err(()),
             }
         }
@@ -486,8 +514,7 @@ impl Watcher {
     }
 
     fn path(&self) -> String {
-        let node = encoded(&self.config.node);
-        format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}")
+        path_of(&self.config.node)
     }
 }
 
