@@ -13,10 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::connect::ApiServer;
+use super::namespaces::Namespaces;
 use super::owners::Owners;
 pub use super::pods::Annotations;
 use super::pods::{Change, Metadata, Object, ObjectList, WatchLine};
 use super::request::{self, ApiError, METADATA_LIST};
+use super::review::Reviewer;
 use super::table::{MAX_PODS, PodEvent};
 use crate::process::pod::Pod;
 
@@ -101,6 +103,8 @@ pub struct WatchStatus {
 pub struct PodWatch {
     events: mpsc::Receiver<PodEvent>,
     status: watch::Receiver<WatchStatus>,
+    server: ApiServer,
+    namespaces: watch::Receiver<Namespaces>,
     task: JoinHandle<()>,
 }
 
@@ -110,8 +114,10 @@ impl PodWatch {
     pub fn start(server: ApiServer, config: WatchConfig) -> Self {
         let (sender, events) = mpsc::channel(EVENT_CHANNEL);
         let (status_sender, status) = watch::channel(WatchStatus::default());
+        let (namespaces_sender, namespaces) = watch::channel(Namespaces::default());
         let watcher = Watcher {
-            server,
+            server: server.clone(),
+            namespaces: namespaces_sender,
             config,
             owners: Owners::default(),
             events: sender,
@@ -124,6 +130,8 @@ impl PodWatch {
         Self {
             events,
             status,
+            server,
+            namespaces,
             task: tokio::spawn(watcher.run()),
         }
     }
@@ -131,6 +139,12 @@ impl PodWatch {
     /// What is told next.
     pub async fn next(&mut self) -> Option<PodEvent> {
         self.events.recv().await
+    }
+
+    /// Something that says who may see which of these pods.
+    #[must_use]
+    pub fn reviewer(&self) -> Reviewer {
+        Reviewer::new(self.server.clone(), self.namespaces.clone())
     }
 
     /// How it is doing, now and later.
@@ -225,6 +239,7 @@ struct Watcher {
     owners: Owners,
     events: mpsc::Sender<PodEvent>,
     status: watch::Sender<WatchStatus>,
+    namespaces: watch::Sender<Namespaces>,
     /// UIDs of the pods that are there.
     present: HashSet<String>,
     /// Pods whose owners could not be asked for.
@@ -477,6 +492,8 @@ impl Watcher {
             return None;
         };
         self.present.insert(pod.uid.clone());
+        self.namespaces
+            .send_if_modified(|namespaces| namespaces.see(&pod.namespace));
         if owned.is_to_be_asked {
             self.unresolved.insert(pod.uid.clone(), metadata.clone());
         } else {
