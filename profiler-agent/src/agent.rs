@@ -161,6 +161,16 @@ impl WindowRecorder {
         Ok(Self { recorder, windows })
     }
 
+    /// Kubernetes namespaces that it has profiles of; none where that cannot be read.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<String> {
+        let namespaces = self.recorder.reader().namespaces();
+        namespaces.unwrap_or_else(|error| {
+            tracing::warn!("namespaces of what was recorded are not known: {error}");
+            Vec::new()
+        })
+    }
+
     /// The windows that it keeps, as an outbox. It must be dropped before the recorder can end.
     #[must_use]
     pub fn outbox(&self) -> RecordedOutbox {

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::exit::ExitError;
+use super::listen::Auth;
 use super::push::Pushing;
 use super::{AgentArgs, log::LogFormat, named, pods};
 use crate::agent::{Agent, AgentAsker, Purpose};
@@ -19,9 +20,11 @@ use crate::config::SamplingConfig;
 use crate::format::escape;
 use crate::kernel::privileges;
 use crate::kernel::probe::Rights;
+use crate::kubernetes::review::Reviewer;
+use crate::kubernetes::watch::PodWatch;
 use crate::serve::listen::ListenAddress;
 use crate::serve::query::{ProcessState, Query, Status};
-use crate::serve::{HealthServer, Server};
+use crate::serve::{HealthServer, ServeConfig, Server};
 use crate::track::process::{ProcessListing, TrackState};
 
 /// The status line of a terminal is renewed this often.
@@ -41,8 +44,13 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     check(&args)?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut pods = args.pods.follow(&args.pod_selection).await?;
+    let reviewer = reviewer(&args, pods.as_ref())?;
     // Before the programs are loaded: a port that is taken is told at once.
-    let server = Server::bind(&args.listen.config())?;
+    let server = Server::bind(&ServeConfig {
+        reviewer: reviewer.clone(),
+        ..args.listen.config()
+    })?;
     let addresses: Vec<ListenAddress> = server.addresses().cloned().collect();
     for address in server.open_to_all() {
         tracing::warn!(
@@ -60,8 +68,10 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         Some(address) => Some(serve_health(address, queries.clone())?),
         None => None,
     };
-    let mut pods = args.pods.follow(&args.pod_selection).await?;
     let recorder = args.recorder.start()?;
+    if let (Some(reviewer), Some(recorder)) = (reviewer, &recorder) {
+        reviewer.set_recorded(recorder.namespaces());
+    }
     let labels = &args.sampling.labels;
     let pushing = args
         .push
@@ -132,6 +142,18 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         serving.await.context("the server for probes failed")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says who may see which pods; `None`: that is not asked for.
+fn reviewer(args: &AgentArgs, pods: Option<&PodWatch>) -> Result<Option<Reviewer>> {
+    match (args.listen.auth, pods) {
+        (None, _) => Ok(None),
+        (Some(Auth::Kubernetes), Some(watch)) => Ok(Some(watch.reviewer())),
+        (Some(Auth::Kubernetes), None) => {
+            let message = "--auth kubernetes needs the Kubernetes API server: in a pod with a service account, or with KUBECONFIG, and not with --kubernetes off";
+            Err(ExitError::Usage(message.to_owned()).into())
+        }
+    }
 }
 
 /// What is sampled, and how.

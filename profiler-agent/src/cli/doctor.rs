@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use profiler_common::arch;
 
 use super::DoctorArgs;
-use super::exit;
+use super::{exit, pods};
 use crate::bpf::access::Access;
 use crate::bpf::load::{Programs, Settings};
 use crate::bpf::source::Periods;
@@ -130,6 +130,10 @@ fn host_checks() -> Vec<Check> {
         what: "pid namespace",
         result: namespace,
     });
+    checks.extend(pods::check().map(|result| Check {
+        what: "Kubernetes",
+        result,
+    }));
     checks.push(Check {
         what: "CPython",
         result: Ok(format!("{SUPPORTED} ({}) can be unwound", arch::THIS.name)),

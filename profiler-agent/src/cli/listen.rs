@@ -10,6 +10,13 @@ use crate::serve::ServeConfig;
 use crate::serve::listen::ListenAddress;
 use crate::serve::tls::TlsFiles;
 
+/// Who says whose a bearer token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Auth {
+    /// The Kubernetes API server.
+    Kubernetes,
+}
+
 /// Where the agent serves, and to whom.
 #[derive(Debug, Args, Clone)]
 pub struct ListenArgs {
@@ -101,6 +108,19 @@ pub struct ListenArgs {
         hide_short_help = true
     )]
     pub token_file: Option<PathBuf>,
+    /// Who says whose other bearer tokens are, and what those may see: kubernetes
+    ///
+    /// The API server is asked (TokenReview, SubjectAccessReview): who may `get` `pods/profile` in a namespace sees the processes of
+    /// its pods, who may in all namespaces sees everything. A token is needed then on every address but local sockets. The agent
+    /// needs the right to create tokenreviews and subjectaccessreviews. Answers hold for a minute.
+    #[arg(
+        long,
+        value_name = "WHO",
+        env = "PYAGENT_AUTH",
+        hide_short_help = true,
+        hide_possible_values = true
+    )]
+    pub auth: Option<Auth>,
     /// Serve other hosts without TLS, or without asking who they are
     #[arg(long, hide_short_help = true, env = "PYAGENT_INSECURE", value_parser = clap::builder::BoolishValueParser::new())]
     pub insecure: bool,
@@ -127,6 +147,7 @@ impl ListenArgs {
             }),
             client_scopes: self.tls_client_scopes.clone(),
             token_file: self.token_file.clone(),
+            reviewer: None,
             insecure: self.insecure,
             allow_locals: self.allow_locals,
         }

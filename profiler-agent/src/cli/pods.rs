@@ -11,7 +11,7 @@ use super::push::{LabelName, RESERVED};
 use crate::agent::{FollowedPods, PodTeller};
 use crate::kubernetes::connect::{ApiServer, Identity};
 use crate::kubernetes::table::PodEvent;
-use crate::kubernetes::watch::{Annotations, PodWatch, WatchConfig, WatchPace};
+use crate::kubernetes::watch::{self, Annotations, PodWatch, WatchConfig, WatchPace};
 use crate::process::pod::{PodLabel, PodText};
 use crate::profile::label_selector::{LabelSelector, is_key};
 use crate::profile::model::label;
@@ -296,21 +296,54 @@ impl PodsArgs {
     }
 
     fn node(&self) -> Result<String, ExitError> {
-        let said = NODE_NAMES.iter().find_map(|name| std::env::var(name).ok());
-        let name = self.node_name.clone().or(said);
-        let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| {
-            let uname = rustix::system::uname();
-            uname.nodename().to_string_lossy().to_ascii_lowercase()
-        });
-        // A node's name is a domain's.
-        if name.len() <= 253 && name.split('.').all(is_namespace) {
-            return Ok(name);
-        }
-        Err(ExitError::Usage(format!(
-            "`{}` is no name of a node: say it with --node-name",
-            name.escape_debug()
-        )))
+        node(self.node_name.clone())
     }
+}
+
+/// Name of this node: what is said, else what the environment says, else the host's.
+fn node(said: Option<String>) -> Result<String, ExitError> {
+    let environment = || NODE_NAMES.iter().find_map(|name| std::env::var(name).ok());
+    let name = said.or_else(environment).filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| {
+        let uname = rustix::system::uname();
+        uname.nodename().to_string_lossy().to_ascii_lowercase()
+    });
+    // A node's name is a domain's.
+    if name.len() <= 253 && name.split('.').all(is_namespace) {
+        return Ok(name);
+    }
+    Err(ExitError::Usage(format!(
+        "`{}` is no name of a node: say it with --node-name",
+        name.escape_debug()
+    )))
+}
+
+/// Whether the API server tells of pods, for `doctor`; `None`: nothing says where it is.
+pub(super) fn check() -> Option<Result<String, String>> {
+    let identity = Identity::of_environment()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let asked = runtime.map(|runtime| runtime.block_on(ask(&identity)));
+    Some(asked.unwrap_or_else(|error| Err(error.to_string())))
+}
+
+async fn ask(identity: &Identity) -> Result<String, String> {
+    let node = node(std::env::var("PYAGENT_NODE_NAME").ok()).map_err(|error| error.to_string())?;
+    let server = ApiServer::of(identity).await;
+    let server = server.map_err(|error| error.to_string())?;
+    let n_pods = watch::count(&server, &node).await;
+    let n_pods = n_pods.map_err(|error| format!("{}: {error}", server.address))?;
+    if n_pods == 0 {
+        return Err(format!(
+            "{} knows no pod on the node {node}: is that its name? (--node-name)",
+            server.address
+        ));
+    }
+    Ok(format!(
+        "{} tells of {n_pods} pods on the node {node}",
+        server.address
+    ))
 }
 
 /// What is known of the pods before the agent begins.

@@ -1,5 +1,6 @@
 //! Where the API server is, and who is asking: a pod's service account, or a kubeconfig.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,6 +82,13 @@ pub struct ApiServer {
     pub(super) client: Client,
     /// Its address, as it is shown.
     pub address: String,
+}
+
+impl fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What else is in it are credentials.
+        f.debug_tuple("ApiServer").field(&self.address).finish()
+    }
 }
 
 impl ApiServer {

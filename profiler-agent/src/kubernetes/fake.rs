@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::connect::ApiServer;
 
 /// One answer.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// All of it at once.
     Whole {
         status: u16,
@@ -33,11 +33,11 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    pub(super) fn json(status: u16, value: &Value) -> Self {
+    pub(crate) fn json(status: u16, value: &Value) -> Self {
         Self::text(status, &format!("{value}\n"))
     }
 
-    pub(super) fn text(status: u16, text: &str) -> Self {
+    pub(crate) fn text(status: u16, text: &str) -> Self {
         Self::Whole {
             status,
             bytes: Bytes::copy_from_slice(text.as_bytes()),
@@ -46,14 +46,14 @@ impl Answer {
     }
 
     /// A refusal, as the API writes it.
-    pub(super) fn status(code: u16, message: &str) -> Self {
+    pub(crate) fn status(code: u16, message: &str) -> Self {
         Self::json(
             code,
             &json!({"kind": "Status", "metadata": {}, "code": code, "message": message}),
         )
     }
 
-    pub(super) fn stream() -> (mpsc::Sender<Bytes>, Self) {
+    pub(crate) fn stream() -> (mpsc::Sender<Bytes>, Self) {
         let (sender, receiver) = mpsc::channel(16);
         (sender, Self::Stream(Some(receiver)))
     }
@@ -88,8 +88,13 @@ impl Answer {
     }
 }
 
+/// Answers by what is asked in a body.
+type Answering = Box<dyn FnMut(&Value) -> Answer + Send>;
+
 #[derive(Default)]
 struct State {
+    /// By path: what is answered to bodies.
+    answering: HashMap<String, Answering>,
     /// By path, with `?watch` behind it for watches: what comes next. The last one stays.
     answers: HashMap<String, VecDeque<Answer>>,
     /// What was asked: paths with their queries, and what is accepted.
@@ -97,7 +102,7 @@ struct State {
 }
 
 /// See the module's documentation.
-pub(super) struct FakeServer {
+pub(crate) struct FakeServer {
     address: String,
     state: Arc<Mutex<State>>,
     serving: tokio::task::JoinHandle<()>,
@@ -105,13 +110,17 @@ pub(super) struct FakeServer {
 
 impl FakeServer {
     /// One on loopback that knows nothing: every answer is 404.
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(State::default()));
         let router = Router::new().fallback({
             let state = Arc::clone(&state);
-            async move |request: Request<Body>| respond(&state, &request)
+            async move |request: Request<Body>| {
+                let (head, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+                respond(&state, &Request::from_parts(head, body))
+            }
         });
         let serving = tokio::spawn(async move {
             axum::serve(listener, router).await.unwrap();
@@ -123,50 +132,65 @@ impl FakeServer {
         }
     }
 
-    pub(super) fn server(&self) -> ApiServer {
+    pub(crate) fn server(&self) -> ApiServer {
         ApiServer::with(&Config::new(self.address.parse().unwrap())).unwrap()
     }
 
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.server().client
     }
 
     /// From now on this is the answer.
-    pub(super) fn answer(&self, key: &str, answer: Answer) {
+    pub(crate) fn answer(&self, key: &str, answer: Answer) {
         let mut state = self.state.lock().unwrap();
         state
             .answers
             .insert(key.to_owned(), VecDeque::from([answer]));
     }
 
+    /// From now on this answers what comes as a body.
+    pub(crate) fn answer_by(
+        &self,
+        path: &str,
+        answering: impl FnMut(&Value) -> Answer + Send + 'static,
+    ) {
+        let mut state = self.state.lock().unwrap();
+        state.answering.insert(path.to_owned(), Box::new(answering));
+    }
+
+    /// Bodies are not looked at any more.
+    pub(crate) fn stop_answering_by(&self, path: &str) {
+        self.state.lock().unwrap().answering.remove(path);
+    }
+
     /// This is the answer after those that are to come.
-    pub(super) fn then(&self, key: &str, answer: Answer) {
+    pub(crate) fn then(&self, key: &str, answer: Answer) {
         let mut state = self.state.lock().unwrap();
         let answers = state.answers.entry(key.to_owned()).or_default();
         answers.push_back(answer);
     }
 
     /// Paths that were asked for, in their order.
-    pub(super) fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         let asked = self.asked_in_full();
         let paths = asked.iter().map(|it| it.split('?').next().unwrap());
         paths.map(str::to_owned).collect()
     }
 
     /// The same with their queries.
-    pub(super) fn asked_in_full(&self) -> Vec<String> {
+    pub(crate) fn asked_in_full(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.asked.iter().map(|(path, _)| path.clone()).collect()
     }
 
     /// Media types that were asked for.
-    pub(super) fn accepted(&self) -> Vec<String> {
+    pub(crate) fn accepted(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.asked.iter().map(|(_, it)| it.clone()).collect()
     }
 
     /// Waits until so many questions came.
-    pub(super) async fn wait_for(&self, n_asked: usize) {
+    pub(crate) async fn wait_for(&self, n_asked: usize) {
         while self.state.lock().unwrap().asked.len() < n_asked {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -179,12 +203,16 @@ impl Drop for FakeServer {
     }
 }
 
-fn respond(state: &Mutex<State>, request: &Request<Body>) -> Response<Body> {
+fn respond(state: &Mutex<State>, request: &Request<Bytes>) -> Response<Body> {
     let mut state = state.lock().unwrap();
     let accept = request.headers().get(ACCEPT);
     let accept = accept.map_or("", |text| text.to_str().unwrap());
     let (uri, query) = (request.uri(), request.uri().query().unwrap_or_default());
     state.asked.push((uri.to_string(), accept.to_owned()));
+    if let Some(answering) = state.answering.get_mut(uri.path()) {
+        let question = serde_json::from_slice(request.body()).unwrap();
+        return answering(&question).take();
+    }
     let is_watch = query.split('&').any(|part| part == "watch=true");
     let key = format!("{}{}", uri.path(), if is_watch { "?watch" } else { "" });
     let Some(answers) = state.answers.get_mut(&key) else {

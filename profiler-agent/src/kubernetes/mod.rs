@@ -9,11 +9,13 @@
 
 pub mod connect;
 mod lines;
+mod namespaces;
 mod owners;
 mod pods;
 mod request;
+pub mod review;
 pub mod table;
 pub mod watch;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;

@@ -3,17 +3,21 @@
 use std::error::Error;
 use std::time::Duration;
 
-use http::header::{ACCEPT, RETRY_AFTER};
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use kube::Client;
 use kube::client::Body;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::lines::Lines;
 
 /// Most bytes of one answer, or of one event of a watch. An object has at most 1.5 MiB.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// Most bytes of an answer to a question about somebody.
+const MAX_REVIEW_BYTES: usize = 256 << 10;
 
 /// Most bytes of an answer that says what is wrong.
 const MAX_STATUS_BYTES: usize = 64 << 10;
@@ -30,6 +34,9 @@ pub(super) const METADATA_LIST: &str =
 
 /// Metadata of one object, or of each in a watch.
 pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// An object as it is.
+const JSON: &str = "application/json";
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +99,21 @@ impl ApiError {
         }
     }
 
+    /// Whether it may be the version that was asked for that is refused: the server was restored from an older state, say. One
+    /// that is away, busy or does not let anybody in says nothing of it.
+    pub(super) fn is_about_the_question(&self) -> bool {
+        let Self::Refused { status, .. } = self else {
+            return false;
+        };
+        !matches!(
+            *status,
+            StatusCode::UNAUTHORIZED
+                | StatusCode::FORBIDDEN
+                | StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::SERVICE_UNAVAILABLE
+        )
+    }
+
     /// Whether the right to ask is missing.
     pub(super) fn is_forbidden(&self) -> bool {
         matches!(self, Self::Refused { status, .. }
@@ -136,6 +158,23 @@ pub(super) async fn watch(client: &Client, path: &str) -> Result<Lines<Body>, Ap
     Ok(Lines::new(body, MAX_ANSWER_BYTES))
 }
 
+/// Asks something that is told in a body: reviews, which create nothing.
+pub(super) async fn post<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    question: &Value,
+) -> Result<T, ApiError> {
+    let request = Request::post(path)
+        .header(ACCEPT, JSON)
+        .header(CONTENT_TYPE, JSON)
+        .body(Body::from(question.to_string().into_bytes()));
+    let answer = answer_to(client, request).await?;
+    let bytes = Lines::new(answer, MAX_REVIEW_BYTES)
+        .all(ANSWER_TIMEOUT)
+        .await?;
+    serde_json::from_slice(&bytes).map_err(|error| ApiError::garbled(&error))
+}
+
 /// A line of such an answer.
 pub(super) fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(line).map_err(|error| ApiError::garbled(&error))
@@ -143,12 +182,19 @@ pub(super) fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, ApiError> {
 
 async fn send(client: &Client, path: &str, accept: &str) -> Result<Body, ApiError> {
     let request = Request::get(path).header(ACCEPT, accept);
-    let request = request.body(Body::empty());
+    answer_to(client, request.body(Body::empty())).await
+}
+
+/// The body of the answer.
+async fn answer_to(
+    client: &Client,
+    request: http::Result<Request<Body>>,
+) -> Result<Body, ApiError> {
     let request = request.map_err(|error| ApiError::Garbled(shown(&error.to_string())))?;
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.send(request)).await;
     let answer = answer.map_err(|_| ApiError::Silent(ANSWER_TIMEOUT))?;
     let answer = answer.map_err(|error| ApiError::broken(&error))?;
-    if answer.status() == StatusCode::OK {
+    if matches!(answer.status(), StatusCode::OK | StatusCode::CREATED) {
         return Ok(answer.into_body());
     }
     Err(refusal(answer).await)

@@ -13,10 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::connect::ApiServer;
+use super::namespaces::Namespaces;
 use super::owners::Owners;
 pub use super::pods::Annotations;
 use super::pods::{Change, Metadata, Object, ObjectList, WatchLine};
 use super::request::{self, ApiError, METADATA_LIST};
+use super::review::Reviewer;
 use super::table::{MAX_PODS, PodEvent};
 use crate::process::pod::Pod;
 
@@ -34,6 +36,9 @@ const WATCH_SECONDS: std::ops::Range<u64> = 240..300;
 
 /// Beyond that a watch ends here.
 const WATCH_GRACE: Duration = Duration::from_secs(30);
+
+/// Watches that are refused before all pods are listed anew.
+const MAX_REFUSED: u32 = 3;
 
 /// A watch that was shorter than this was none: the next one waits.
 const SHORT_WATCH: Duration = Duration::from_secs(5);
@@ -98,6 +103,8 @@ pub struct WatchStatus {
 pub struct PodWatch {
     events: mpsc::Receiver<PodEvent>,
     status: watch::Receiver<WatchStatus>,
+    server: ApiServer,
+    namespaces: watch::Receiver<Namespaces>,
     task: JoinHandle<()>,
 }
 
@@ -107,8 +114,10 @@ impl PodWatch {
     pub fn start(server: ApiServer, config: WatchConfig) -> Self {
         let (sender, events) = mpsc::channel(EVENT_CHANNEL);
         let (status_sender, status) = watch::channel(WatchStatus::default());
+        let (namespaces_sender, namespaces) = watch::channel(Namespaces::default());
         let watcher = Watcher {
-            server,
+            server: server.clone(),
+            namespaces: namespaces_sender,
             config,
             owners: Owners::default(),
             events: sender,
@@ -121,6 +130,8 @@ impl PodWatch {
         Self {
             events,
             status,
+            server,
+            namespaces,
             task: tokio::spawn(watcher.run()),
         }
     }
@@ -128,6 +139,12 @@ impl PodWatch {
     /// What is told next.
     pub async fn next(&mut self) -> Option<PodEvent> {
         self.events.recv().await
+    }
+
+    /// Something that says who may see which of these pods.
+    #[must_use]
+    pub fn reviewer(&self) -> Reviewer {
+        Reviewer::new(self.server.clone(), self.namespaces.clone())
     }
 
     /// How it is doing, now and later.
@@ -141,6 +158,24 @@ impl Drop for PodWatch {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Asks once how many pods there are on a node, as a watch begins.
+///
+/// # Errors
+/// Why there is no answer, in words.
+pub async fn count(server: &ApiServer, node: &str) -> Result<usize, String> {
+    let path = format!("{}&resourceVersion=0", path_of(node));
+    let list = request::get::<ObjectList>(&server.client, &path, METADATA_LIST).await;
+    list.map(|list| list.items.len())
+        .map_err(|error| error.to_string())
+}
+
+fn path_of(node: &str) -> String {
+    format!(
+        "/api/v1/pods?fieldSelector=spec.nodeName%3D{}",
+        encoded(node)
+    )
 }
 
 /// Why a list or a watch ended.
@@ -204,6 +239,7 @@ struct Watcher {
     owners: Owners,
     events: mpsc::Sender<PodEvent>,
     status: watch::Sender<WatchStatus>,
+    namespaces: watch::Sender<Namespaces>,
     /// UIDs of the pods that are there.
     present: HashSet<String>,
     /// Pods whose owners could not be asked for.
@@ -233,6 +269,7 @@ impl Watcher {
 
     /// One watch after the other, until the version is too old. An error: nobody follows any more.
     async fn watch_on(&mut self, mut version: String) -> Result<(), ()> {
+        let mut n_refused = 0;
         loop {
             let begun = Instant::now();
             let ended = self.watch(&mut version).await;
@@ -242,7 +279,7 @@ impl Watcher {
                     let pause = self.pause.next(&self.config.pace, None);
                     tokio::time::sleep(pause).await;
                 }
-                Ok(()) => {}
+                Ok(()) => n_refused = 0,
                 Err(End::Failed(ApiError::Expired)) => {
                     if is_short {
                         let pause = self.pause.next(&self.config.pace, None);
@@ -250,7 +287,13 @@ impl Watcher {
                     }
                     return Ok(());
                 }
-                Err(End::Failed(error)) => self.wait_after(&error).await,
+                Err(End::Failed(error)) => {
+                    n_refused += u32::from(error.is_about_the_question());
+                    self.wait_after(&error).await;
+                    if n_refused >= MAX_REFUSED {
+                        return Ok(());
+                    }
+                }
                 Err(End::Unwanted) => return Err(()),
             }
         }
@@ -449,6 +492,8 @@ impl Watcher {
             return None;
         };
         self.present.insert(pod.uid.clone());
+        self.namespaces
+            .send_if_modified(|namespaces| namespaces.see(&pod.namespace));
         if owned.is_to_be_asked {
             self.unresolved.insert(pod.uid.clone(), metadata.clone());
         } else {
@@ -486,8 +531,7 @@ impl Watcher {
     }
 
     fn path(&self) -> String {
-        let node = encoded(&self.config.node);
-        format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}")
+        path_of(&self.config.node)
     }
 }
 

@@ -13,6 +13,13 @@ pub struct ClosedWindow {
     pub profiles: Vec<(ProfileType, Profile)>,
 }
 
+/// Whether a remark says something of one process: it is not for who may not see all.
+#[must_use]
+pub fn names_process(remark: &str) -> bool {
+    let mut after = remark.split("process ").skip(1);
+    after.any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
 /// Remarks of several profiles as those of one. What counts something (`NAME: N (WORDS)`) is added up, the same said twice
 /// is said once.
 #[derive(Debug, Clone, Default)]
@@ -93,6 +100,22 @@ impl Remarks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn remarks_that_name_a_process_are_told_from_others() {
+        for remark in [
+            "process 12: no malloc",
+            "mappings of process 7 are not sampled any more",
+        ] {
+            assert!(names_process(remark), "{remark}");
+        }
+        for remark in [
+            "processes that began meanwhile: 3",
+            "lost_full: 4 (Samples of a process)",
+        ] {
+            assert!(!names_process(remark), "{remark}");
+        }
+    }
 
     #[test]
     fn counts_are_added_up_and_texts_said_once() {

@@ -220,6 +220,14 @@ impl Reader {
         read::after(&self.database, seq)
     }
 
+    /// Kubernetes namespaces that there are profiles of, each once. Blocks.
+    pub fn namespaces(&self) -> Result<Vec<String>, ReadError> {
+        if !self.database.exists() {
+            return Ok(Vec::new());
+        }
+        read::namespaces(&self.database)
+    }
+
     /// The last window that a target needs no more; of one that was not asked for before, the last window before this
     /// recorder began. `None`: it has not begun. Blocks.
     pub fn acknowledged(&self, target: &str) -> Result<Option<i64>, ReadError> {

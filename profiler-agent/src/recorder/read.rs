@@ -16,9 +16,12 @@ use crate::profile::model::{
     self, FrameKind, Function, FunctionId, LabelSet, LabelSetId, Location, LocationId, Mapping,
     MappingId, Process, ProcessId, Profile, ProfileType, Values, label,
 };
-use crate::profile::query::{ProcessFacts, ProcessFilter, RecordedRequest, TimeRange};
+use crate::profile::query::{ProcessFacts, ProcessFilter, RecordedRequest, TimeRange, Viewer};
 use crate::profile::tables::{Head, Tables};
-use crate::profile::window::Remarks;
+use crate::profile::window::{Remarks, names_process};
+
+/// Most namespaces that are told.
+const MAX_NAMESPACES: u32 = 512;
 
 /// A gap that is shorter is one between two windows, not one in what was recorded.
 const MIN_GAP: Duration = Duration::from_secs(1);
@@ -84,6 +87,9 @@ pub(super) fn read(
     }
     let (start, length) = span(&windows);
     let mut comments = remarks.into_lines();
+    if request.filter.viewer != Viewer::All {
+        comments.retain(|line| !names_process(line));
+    }
     comments.extend(gap_note(&windows, length));
     comments.extend(reading.note());
     Ok(reading.tables.finish(Head {
@@ -152,6 +158,18 @@ pub(super) fn after(database: &Path, seq: i64) -> Result<Option<RecordedWindow>,
         profile_type: window.profile_type,
         profile,
     }))
+}
+
+/// Kubernetes namespaces of processes, each once; of too many those that were needed last.
+pub(super) fn namespaces(database: &Path) -> Result<Vec<String>, ReadError> {
+    let db = schema::open_to_read(database)?;
+    let sql = "SELECT json_extract(labels, '$.' || ?1) AS name FROM process
+        WHERE name IS NOT NULL GROUP BY name ORDER BY max(used) DESC LIMIT ?2";
+    let mut statement = db.prepare(sql)?;
+    let rows = statement.query_map(params![label::K8S_NAMESPACE, MAX_NAMESPACES], |row| {
+        row.get(0)
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The last window that a target needs no more; `None`: it was not asked for before.

@@ -1,13 +1,15 @@
 //! Who asks, and what for: the one place where a request is let through or refused.
 //!
 //! Over TCP a request shows a bearer token, or came over a connection with a client's certificate; over a local socket the
-//! kernel says which user asks. What comes out is a [`Scope`], which the request carries on as an extension. A refusal
+//! kernel says which user asks. A token that is in no file can be shown to the Kubernetes API server, which says who asks and
+//! what they may see; that is looked at again while a request lasts. What comes out is a [`Scope`], which the request carries on as an extension. A refusal
 //! says what is missing, never what there is.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
@@ -21,10 +23,11 @@ use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
 use super::connection::Patience;
-use super::http::is_grpc;
+use super::http;
 use super::places::{Asking, Place};
 use super::scope::Scope;
 use crate::format::escape;
+use crate::kubernetes::review::{Access, ReviewError, Reviewer};
 use crate::profile::query::Viewer;
 use crate::secrets::{self, FileError, Secrecy};
 
@@ -175,6 +178,8 @@ pub(super) struct Gate {
     pub(super) by_user: bool,
     /// Bearer tokens.
     pub(super) tokens: Option<watch::Receiver<Arc<Tokens>>>,
+    /// Says whose tokens those are that no file has.
+    pub(super) reviewer: Option<Reviewer>,
     /// Whether certificates of clients are looked at.
     pub(super) certificates: bool,
     /// What those may; everything when absent.
@@ -188,52 +193,129 @@ enum Refusal {
     Unknown(&'static str),
     /// Who asks may not.
     Forbidden(&'static str),
+    /// Nobody can say now who asks.
+    Unavailable(&'static str),
 }
+
+/// Somebody who was let in, and what has to be looked at again while their request lasts.
+struct Admission {
+    scope: Scope,
+    review: Option<Review>,
+}
+
+impl From<Scope> for Admission {
+    fn from(scope: Scope) -> Self {
+        Self {
+            scope,
+            review: None,
+        }
+    }
+}
+
+/// What the API server said of a token.
+struct Review {
+    reviewer: Reviewer,
+    token: Vec<u8>,
+    access: Access,
+}
+
+/// How often that is looked at again.
+const REVIEW_INTERVAL: Duration = Duration::from_mins(1);
+
+impl Review {
+    /// Waits until whoever asked may see less; or also when it is more, where `is_endless`. A server that does not answer
+    /// changes nothing.
+    async fn changed(self, is_endless: bool) {
+        loop {
+            sleep(REVIEW_INTERVAL).await;
+            match self.reviewer.access(&self.token).await {
+                Ok(access) => {
+                    let is_more = !self.access.covers(&access);
+                    if !access.covers(&self.access) || is_endless && is_more {
+                        return;
+                    }
+                }
+                Err(ReviewError::UnknownToken) => return,
+                Err(ReviewError::Unavailable | ReviewError::NotAllowed) => {}
+            }
+        }
+    }
+}
+
+/// What is told then.
+const CHANGED: &str = "ended: what this token may see has changed; ask again";
 
 impl Gate {
     /// What whoever sends these headers over a connection with this peer may do.
-    fn scope(&self, peer: &Peer, headers: &HeaderMap) -> Result<Scope, Refusal> {
+    async fn admit(&self, peer: &Peer, headers: &HeaderMap) -> Result<Admission, Refusal> {
         if self.by_user {
             let user = peer.user.ok_or(Refusal::Unknown(
                 "refused: the system does not say which user asks",
             ))?;
             let own = rustix::process::geteuid().as_raw();
-            return Ok(if user == 0 || user == own {
-                Scope::ALL
-            } else {
-                Scope::Processes(Viewer::User(user))
-            });
+            let is_all = user == 0 || user == own;
+            let of_user = || Scope::Processes(Viewer::User(user));
+            return Ok(if is_all { Scope::ALL } else { of_user() }.into());
         }
-        if let Some(tokens) = &self.tokens
+        if self.takes_tokens()
             && let Some(header) = headers.get(header::AUTHORIZATION)
         {
             let token = bearer(header).ok_or(Refusal::Unknown(
                 "refused: the header has to be Authorization: Bearer TOKEN",
             ))?;
-            let tokens = tokens.borrow().clone();
-            let scope = tokens.scope(token).cloned();
-            return scope.ok_or(Refusal::Unknown("refused: this token is not known here"));
+            return self.bearer_of(token).await;
         }
         if self.certificates
             && let Some(names) = &peer.names
         {
             let Some(scopes) = &self.scopes else {
-                return Ok(Scope::ALL);
+                return Ok(Scope::ALL.into());
             };
             let scopes = scopes.borrow().clone();
             let scope = scopes.scope(names).cloned();
-            return scope.ok_or(Refusal::Forbidden(
+            return scope.map(Admission::from).ok_or(Refusal::Forbidden(
                 "refused: no line of --tls-client-scopes is for this certificate",
             ));
         }
-        match (&self.tokens, self.certificates) {
-            (None, false) => Ok(Scope::ALL),
-            (Some(_), false) => Err(Refusal::Unknown(
+        match (self.takes_tokens(), self.certificates) {
+            (false, false) => Ok(Scope::ALL.into()),
+            (true, false) => Err(Refusal::Unknown(
                 "refused: a token is needed: Authorization: Bearer TOKEN (pyagent: --token-file FILE)",
             )),
             (_, true) => Err(Refusal::Unknown(
                 "refused: a client certificate or a token is needed (pyagent: --tls-cert and --tls-key, or --token-file)",
             )),
+        }
+    }
+
+    /// Whether a token says who asks.
+    pub(super) const fn takes_tokens(&self) -> bool {
+        self.tokens.is_some() || self.reviewer.is_some()
+    }
+
+    /// Whose this token is: a file's first, which asks nobody.
+    async fn bearer_of(&self, token: &[u8]) -> Result<Admission, Refusal> {
+        let tokens = self.tokens.as_ref().map(|tokens| tokens.borrow().clone());
+        let scope = tokens.and_then(|tokens| tokens.scope(token).cloned());
+        if let Some(scope) = scope {
+            return Ok(scope.into());
+        }
+        let Some(reviewer) = &self.reviewer else {
+            return Err(Refusal::Unknown("refused: this token is not known here"));
+        };
+        match reviewer.access(token).await {
+            Ok(access) => Ok(Admission {
+                scope: access.clone().into(),
+                review: Some(Review {
+                    reviewer: reviewer.clone(),
+                    token: token.to_owned(),
+                    access,
+                }),
+            }),
+            Err(error @ ReviewError::UnknownToken) => Err(Refusal::Unknown(error.words())),
+            Err(error @ (ReviewError::Unavailable | ReviewError::NotAllowed)) => {
+                Err(Refusal::Unavailable(error.words()))
+            }
         }
     }
 }
@@ -273,18 +355,15 @@ pub(super) async fn authorize(
     let extensions = request.extensions();
     let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
     let place = extensions.get::<Arc<Place>>().cloned();
-    let scope = gate.scope(&peer, request.headers()).and_then(|scope| {
-        if scope == Scope::ReadStatus && !is_status(request.uri().path()) {
-            Err(Refusal::Forbidden(
-                "refused: the scope read-status is for the status, the metrics and the health alone",
-            ))
-        } else {
-            Ok(scope)
+    let is_grpc = http::is_grpc(request.headers());
+    let admission = gate.admit(&peer, request.headers()).await;
+    let Admission { scope, review } = match admission {
+        Ok(it) if it.scope == Scope::ReadStatus && !is_status(request.uri().path()) => {
+            let reason = "refused: the scope read-status is for the status, the metrics and the health alone";
+            return refuse(Refusal::Forbidden(reason), is_grpc);
         }
-    });
-    let scope = match scope {
-        Ok(scope) => scope,
-        Err(refusal) => return refuse(refusal, is_grpc(request.headers())),
+        Ok(admission) => admission,
+        Err(refusal) => return refuse(refusal, is_grpc),
     };
     // Who asks is known by what it showed; nobody behind this needs that.
     request.headers_mut().remove(header::AUTHORIZATION);
@@ -302,18 +381,50 @@ pub(super) async fn authorize(
                 body,
                 asking: None,
                 limit: Some(Box::pin(sleep(limit))),
+                changed: None,
             })
         });
     }
-    let response = next.run(request).await;
+    let mut changed = review.map(|review| Changed {
+        waiting: Box::pin(review.changed(is_endless)),
+        is_grpc,
+    });
+    let response = match &mut changed {
+        None => next.run(request).await,
+        Some(changed) => tokio::select! {
+            response = next.run(request) => response,
+            () = &mut changed.waiting => return refuse(Refusal::Unknown(CHANGED), is_grpc),
+        },
+    };
     // The request lasts until the last byte of its answer has gone.
     response.map(|body| {
         Body::new(Bounded {
             body,
             asking: asking.filter(|_| !is_endless),
             limit: None,
+            changed,
         })
     })
+}
+
+/// Waits until an answer has to end, since whoever asked may see something else now.
+struct Changed {
+    waiting: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_grpc: bool,
+}
+
+impl Changed {
+    /// The end of the answer.
+    fn end(&self) -> Result<Frame<Bytes>, axum::Error> {
+        if !self.is_grpc {
+            let ended = std::io::Error::new(std::io::ErrorKind::ConnectionAborted, CHANGED);
+            return Err(axum::Error::new(ended));
+        }
+        let mut trailers = HeaderMap::new();
+        let status = tonic::Status::unauthenticated(CHANGED);
+        status.add_header(&mut trailers).map_err(axum::Error::new)?;
+        Ok(Frame::trailers(trailers))
+    }
 }
 
 /// The body of an answer, which holds the request open until it is sent or given up; or that of a request, which has to
@@ -322,6 +433,7 @@ struct Bounded {
     body: Body,
     asking: Option<Asking>,
     limit: Option<Pin<Box<Sleep>>>,
+    changed: Option<Changed>,
 }
 
 impl HttpBody for Bounded {
@@ -332,6 +444,13 @@ impl HttpBody for Bounded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Some(changed) = &mut self.changed
+            && changed.waiting.as_mut().poll(context).is_ready()
+        {
+            let end = changed.end();
+            (self.changed, self.asking, self.body) = (None, None, Body::empty());
+            return Poll::Ready(Some(end));
+        }
         let poll = Pin::new(&mut self.body).poll_frame(context);
         if matches!(poll, Poll::Ready(None)) {
             self.asking = None;
@@ -359,6 +478,10 @@ fn refuse(refusal: Refusal, is_grpc: bool) -> Response {
     match (refusal, is_grpc) {
         (Refusal::Unknown(reason), true) => tonic::Status::unauthenticated(reason).into_http(),
         (Refusal::Forbidden(reason), true) => tonic::Status::permission_denied(reason).into_http(),
+        (Refusal::Unavailable(reason), true) => tonic::Status::unavailable(reason).into_http(),
+        (Refusal::Unavailable(reason), false) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+        }
         (Refusal::Unknown(reason), false) => {
             let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
             let text = format!("{reason}\n");

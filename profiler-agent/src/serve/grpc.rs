@@ -185,9 +185,14 @@ impl ProfileService for Service {
 
     async fn get_status(
         &self,
-        _request: Request<proto::GetStatusRequest>,
+        request: Request<proto::GetStatusRequest>,
     ) -> Result<Response<proto::GetStatusResponse>, Status> {
-        let status = self.asker.status().await.ok_or(PullError::Stopping)?;
+        let scope = Scope::of(request.extensions());
+        let status = self
+            .asker
+            .status_for(&scope)
+            .await
+            .ok_or(PullError::Stopping)?;
         Ok(Response::new(status_response(status)))
     }
 }

@@ -94,8 +94,8 @@ async fn health(State(shared): State<Shared>) -> Response {
     }
 }
 
-async fn metrics(State(shared): State<Shared>) -> Response {
-    match shared.asker.status().await {
+async fn metrics(State(shared): State<Shared>, scope: Extension<Scope>) -> Response {
+    match shared.asker.status_for(&scope).await {
         Some(status) => {
             let headers = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
             (headers, metrics::render(&status)).into_response()

@@ -53,6 +53,7 @@ use self::query::{Asker, Query};
 use self::tls::TlsFiles;
 use crate::generated::FILE_DESCRIPTOR_SET;
 use crate::generated::pyagent::v1::profile_service_server::{ProfileServiceServer, SERVICE_NAME};
+use crate::kubernetes::review::Reviewer;
 
 /// Where an agent serves, and where a client looks for it, unless told otherwise.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7099";
@@ -79,10 +80,19 @@ pub struct ServeConfig {
     pub client_scopes: Option<PathBuf>,
     /// Bearer tokens.
     pub token_file: Option<PathBuf>,
+    /// Says whose other bearer tokens are, and what those may see.
+    pub reviewer: Option<Reviewer>,
     /// Other hosts may ask without TLS, or without showing who they are.
     pub insecure: bool,
     /// Whoever may everything, and users of this host of their own processes, may ask for local variables.
     pub allow_locals: bool,
+}
+
+impl ServeConfig {
+    /// Whether a bearer token says who asks.
+    const fn takes_tokens(&self) -> bool {
+        self.token_file.is_some() || self.reviewer.is_some()
+    }
 }
 
 /// A server that has its addresses.
@@ -106,7 +116,7 @@ impl Server {
     /// Reads the files, takes the addresses.
     pub fn bind(config: &ServeConfig) -> Result<Self, BindError> {
         check(config)?;
-        let has_tokens = config.token_file.is_some();
+        let has_tokens = config.takes_tokens();
         let tls = config.tls.as_ref();
         let has_authorities = tls.is_some_and(|tls| tls.client_ca.is_some());
         let tls = tls
@@ -147,6 +157,7 @@ impl Server {
                         gate: Gate {
                             by_user: false,
                             tokens: tokens.clone(),
+                            reviewer: config.reviewer.clone(),
                             certificates: !is_plain && has_authorities,
                             scopes: scopes.clone().filter(|_| !is_plain),
                         },
@@ -178,7 +189,7 @@ impl Server {
         let is_open = |listener: &&Listener| match &listener.address {
             ListenAddress::Tcp { address, .. } => {
                 let gate = &listener.gate;
-                !is_loopback(address) && gate.tokens.is_none() && !gate.certificates
+                !is_loopback(address) && !gate.takes_tokens() && !gate.certificates
             }
             ListenAddress::Unix(_) | ListenAddress::None => false,
         };
@@ -190,7 +201,7 @@ impl Server {
     pub fn anonymous(&self) -> impl Iterator<Item = &ListenAddress> {
         let is_anonymous = |listener: &&Listener| {
             let gate = &listener.gate;
-            !gate.by_user && gate.tokens.is_none() && !gate.certificates
+            !gate.by_user && !gate.takes_tokens() && !gate.certificates
         };
         let anonymous = self.listeners.iter().filter(is_anonymous);
         anonymous.map(|listener| &listener.address)
@@ -303,7 +314,7 @@ fn check(config: &ServeConfig) -> Result<(), BindError> {
     let has_certificate = config.tls.is_some();
     let tls = config.tls.as_ref();
     let has_authorities = tls.is_some_and(|tls| tls.client_ca.is_some());
-    let shows_who = config.token_file.is_some() || has_authorities;
+    let shows_who = config.takes_tokens() || has_authorities;
     for listen in &config.listen {
         let ListenAddress::Tcp { address, .. } = listen else {
             continue;
@@ -336,9 +347,14 @@ fn check(config: &ServeConfig) -> Result<(), BindError> {
         );
     }
     let is_tcp = |listen: &ListenAddress| matches!(listen, ListenAddress::Tcp { .. });
-    if config.token_file.is_some() && !config.listen.iter().any(is_tcp) {
+    if config.takes_tokens() && !config.listen.iter().any(is_tcp) {
+        let flag = if config.token_file.is_some() {
+            "--token-file"
+        } else {
+            "--auth"
+        };
         return unused(
-            "--token-file",
+            flag,
             "no --listen address is TCP; over a local socket the user counts who asks",
         );
     }

@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::scope::Scope;
 use crate::profile::calls::hottest;
 use crate::profile::groups::UnknownLabel;
 use crate::profile::in_use::InUse;
 use crate::profile::inspect::{Census, LocalsDetail, ProcessStacks};
 use crate::profile::memory::MemoryInfo;
 use crate::profile::model::{Profile, ProfileType};
-use crate::profile::query::{ProcessFilter, RecordedRequest};
+use crate::profile::query::{ProcessFilter, RecordedRequest, Viewer};
 use crate::profile::totals::Totals;
 use crate::profile::window::ClosedWindow;
 
@@ -304,6 +305,22 @@ pub struct Status {
     pub not_profiled: Vec<(&'static str, u32)>,
 }
 
+impl Status {
+    /// Counts these processes in place of all.
+    fn count(&mut self, processes: &[ProcessInfo]) {
+        let n_of = |is_it: &dyn Fn(&ProcessInfo) -> bool| {
+            processes.iter().filter(|process| is_it(process)).count() as u32
+        };
+        for (state, n_processes) in &mut self.processes {
+            *n_processes = n_of(&|process| process.state == *state);
+        }
+        for (reason, n_processes) in &mut self.not_profiled {
+            *n_processes = n_of(&|process| process.reason_name == *reason);
+        }
+        self.last_window = None;
+    }
+}
+
 /// How the recorder is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecorderInfo {
@@ -428,6 +445,21 @@ impl Asker {
     pub(super) async fn status(&self) -> Option<Status> {
         self.ask(ANSWER_TIMEOUT, |reply| Query::Status { reply })
             .await
+    }
+
+    /// The same for somebody: of processes those alone are counted that they may see. The scope for the status has it whole.
+    pub(super) async fn status_for(&self, scope: &Scope) -> Option<Status> {
+        let mut status = self.status().await?;
+        let viewer = match scope {
+            Scope::ReadStatus | Scope::Processes(Viewer::All) => return Some(status),
+            Scope::Processes(viewer) => viewer.clone(),
+        };
+        let filter = ProcessFilter {
+            viewer,
+            ..ProcessFilter::default()
+        };
+        status.count(&self.processes(filter, false).await?);
+        Some(status)
     }
 
     /// A profile.

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use axum::http::Extensions;
 
+use crate::kubernetes::review::Access;
 use crate::profile::query::Viewer;
 use crate::profile::selector::is_namespace;
 
@@ -37,6 +38,15 @@ impl Scope {
             Self::Processes(viewer) => viewer.clone(),
             Self::ReadStatus => Viewer::Nobody,
         }
+    }
+}
+
+impl From<Access> for Scope {
+    fn from(access: Access) -> Self {
+        Self::Processes(match access {
+            Access::Everything => Viewer::All,
+            Access::Namespaces(names) => Viewer::Namespaces(names),
+        })
     }
 }
 

@@ -7,6 +7,7 @@ mod heap;
 mod inspected;
 mod local;
 mod pods;
+mod reviewed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};

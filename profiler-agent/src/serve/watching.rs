@@ -17,8 +17,8 @@ use crate::format::Format;
 use crate::generated::pyagent::v1 as proto;
 use crate::generated::pyagent::v1::watch_profiles_response::Part;
 use crate::profile::model::{Profile, ProfileType, Sample};
-use crate::profile::query::{LabelFilter, ProcessFilter, with_labels};
-use crate::profile::window::ClosedWindow;
+use crate::profile::query::{LabelFilter, ProcessFilter, Viewer, with_labels};
+use crate::profile::window::{ClosedWindow, names_process};
 
 /// Messages that wait for the client: it is its reading that fetches the next window.
 const CHANNEL: usize = 2;
@@ -113,9 +113,13 @@ impl Watch {
         let is_meant: Vec<bool> = processes
             .map(|process| self.filter.means(profile, process))
             .collect();
-        profile.part(|sample: &Sample| {
+        let mut part = profile.part(|sample: &Sample| {
             let set = profile.label_sets.get(sample.labels.0 as usize);
             set.is_some_and(|set| is_meant.get(set.process.0 as usize) == Some(&true))
-        })
+        });
+        if self.filter.viewer != Viewer::All {
+            part.comments.retain(|line| !names_process(line));
+        }
+        part
     }
 }

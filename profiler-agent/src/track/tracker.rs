@@ -516,9 +516,10 @@ impl<K: KernelTable> Tracker<K> {
         &mut self,
         pid: Pid,
         generation: Option<Generation>,
-        facts: Facts,
+        mut facts: Facts,
         interpreter: Interpreter,
     ) {
+        Self::name_container(&mut facts);
         let is_new = generation.is_none();
         let generation = generation.unwrap_or_else(|| self.new_generation());
         let process = PythonProcess {

@@ -35,7 +35,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // Made by `cli` and taken apart by `agent`: no stage knows it.
     ("config", &["track", "format"]),
-    ("serve", &["secrets", "format", "generated"]),
+    // Who asks can be a question to the API server.
+    ("serve", &["secrets", "format", "generated", "kubernetes"]),
     ("push", &["secrets", "format", "generated"]),
     ("secrets", &["format"]),
     ("recorder", &["format"]),

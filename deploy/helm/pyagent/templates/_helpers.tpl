@@ -68,8 +68,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and .Values.auth.existingSecret (not .Values.tls.existingSecret) }}
 {{- fail "auth.existingSecret needs tls.existingSecret: tokens are not sent in the clear" }}
 {{- end }}
-{{- if and .Values.tls.existingSecret (not .Values.tls.clientCA) (not .Values.auth.existingSecret) (not .Values.insecure) }}
-{{- fail "tls.existingSecret alone lets everybody in: set tls.clientCA, auth.existingSecret or insecure" }}
+{{- if and .Values.tls.existingSecret (not .Values.tls.clientCA) (not .Values.auth.existingSecret) (not .Values.auth.kubernetes) (not .Values.insecure) }}
+{{- fail "tls.existingSecret alone lets everybody in: set tls.clientCA, auth.existingSecret, auth.kubernetes or insecure" }}
+{{- end }}
+{{- if and .Values.auth.kubernetes (not .Values.kubernetes.enabled) }}
+{{- fail "auth.kubernetes needs kubernetes.enabled: the API server is asked" }}
 {{- end }}
 {{- end }}
 

@@ -222,6 +222,26 @@ async fn a_watch_that_breaks_goes_on_from_its_last_change() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_know_the_version_is_asked_for_all() {
+    let server = FakeServer::start().await;
+    server.answer(LIST, list(900, &["a"]));
+    server.then(LIST, list(10, &["b"]));
+    // It was restored from an older state.
+    server.answer(
+        WATCH,
+        Answer::status(504, "Too large resource version: 900, current: 10"),
+    );
+    let mut watch = PodWatch::start(server.server(), config());
+    assert_eq!(told(&mut watch).await, "all a");
+    assert_eq!(told(&mut watch).await, "all b");
+    let asked = server.asked_in_full();
+    assert_eq!(
+        asked.iter().filter(|it| it.contains("watch=true")).count(),
+        3
+    );
+}
+
+#[tokio::test]
 async fn nonsense_is_counted_and_passed_over() {
     let server = FakeServer::start().await;
     server.answer(LIST, Answer::text(200, "<html>sign in</html>"));

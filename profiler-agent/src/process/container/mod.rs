@@ -52,7 +52,7 @@ pub struct Container {
     pub runtime: Option<Runtime>,
     /// UID of its Kubernetes pod, with dashes.
     pub pod_uid: Option<String>,
-    /// What it is called in its pod, where that is known.
+    /// What it is called in its pod, where that was looked for and is known.
     pub pod_container: Option<String>,
     /// The name that its runtime gave it, where it is known. Text from outside, of any kind.
     pub name: Option<String>,
@@ -65,9 +65,13 @@ impl Container {
         let by_group = groups.iter().find_map(|group| path::container(group));
         let mut container = by_group.or_else(|| mounts::container(pid))?;
         container.name = name::of(pid, &container);
-        let pod_uid = container.pod_uid.as_deref();
-        container.pod_container = pod_uid.and_then(|uid| kubelet::container_name(pid, uid));
         Some(container)
+    }
+
+    /// Looks for what it is called in its pod, which takes a reading of all mounts of one of its processes.
+    pub fn find_name_in_pod(&mut self, pid: Pid) {
+        let pod_uid = self.pod_uid.as_deref();
+        self.pod_container = pod_uid.and_then(|uid| kubelet::container_name(pid, uid));
     }
 
     /// The first digits of its id, as listings show them.

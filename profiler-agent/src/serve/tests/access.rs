@@ -36,7 +36,7 @@ fn with_tokens(folder: &Path) -> Running {
     serve(Server::bind(&config).unwrap())
 }
 
-fn with_token<T>(message: T, token: &str) -> Request<T> {
+pub(super) fn with_token<T>(message: T, token: &str) -> Request<T> {
     let mut request = Request::new(message);
     let value = format!("Bearer {token}").parse().unwrap();
     request.metadata_mut().insert("authorization", value);
@@ -45,7 +45,7 @@ fn with_token<T>(message: T, token: &str) -> Request<T> {
 
 impl Running {
     /// The answer to a request of HTTP/1.1 with a header.
-    async fn get_with(&self, target: &str, header: &str) -> (u16, String, Vec<u8>) {
+    pub(super) async fn get_with(&self, target: &str, header: &str) -> (u16, String, Vec<u8>) {
         self.http(format!(
             "GET {target} HTTP/1.1\r\nHost: localhost\r\n{header}\r\nConnection: close\r\n\r\n"
         ))

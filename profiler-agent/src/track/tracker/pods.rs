@@ -19,6 +19,14 @@ impl<K: KernelTable> Tracker<K> {
         }
     }
 
+    /// Gives a process that runs Python what its container is called in its pod.
+    pub(super) fn name_container(facts: &mut Facts) {
+        let pid = facts.pid;
+        if let Some(container) = &mut facts.container {
+            container.find_name_in_pod(pid);
+        }
+    }
+
     /// Follows what the API server told: processes of pods that are new or different get their names from now on, and are
     /// profiled, or not any more, by what the pods say now.
     pub fn on_pods(&mut self, event: PodEvent) {
