@@ -16,7 +16,7 @@ use super::connect::ApiServer;
 use super::owners::Owners;
 pub use super::pods::Annotations;
 use super::pods::{Change, Metadata, Object, ObjectList, WatchLine};
-use super::request::{self, ApiError, METADATA_LIST};
+use super::request::{self, ApiError, METADATA_LIST, encoded};
 use super::table::{MAX_PODS, PodEvent};
 use crate::process::pod::Pod;
 
@@ -489,20 +489,6 @@ impl Watcher {
         let node = encoded(&self.config.node);
         format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}")
     }
-}
-
-/// A text as a part of a query.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.extend(format!("%{byte:02X}").chars()),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]
