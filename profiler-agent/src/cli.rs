@@ -17,6 +17,7 @@ macro_rules! tell_part {
 }
 
 pub mod agent;
+pub mod cluster;
 pub mod connect;
 pub mod convert;
 pub mod diff;
@@ -56,6 +57,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 
+use self::cluster::ClusterArgs;
 use self::connect::ConnectArgs;
 use self::frames::FramesArgs;
 use self::gil::GilArgs;
@@ -441,12 +443,15 @@ fn output_help() -> String {
     // As in kubectl, and not as in py-spy: -n is a namespace.
     mut_arg("native", |arg| arg.short_alias(None)),
     mut_arg("namespace", |arg| arg.hide_short_help(false)),
-    after_help = "Examples:\n  pyagent pull --duration 30s --pid 1234 -o app.svg   of the agent on this host, from now on\n  pyagent pull web1:7099 --last 10m -o slow.html      what another one recorded"
+    after_help = "Examples:\n  pyagent pull --duration 30s --pid 1234 -o app.svg   of the agent on this host, from now on\n  pyagent pull web1:7099 --last 10m -o slow.html      what another one recorded\n  pyagent pull --k8s -n shop deploy/web --last 10m -o web.pb.gz   of a workload, from all nodes of its pods"
 )]
 pub struct PullArgs {
     /// The agent.
     #[command(flatten)]
     pub agent: ConnectArgs,
+    /// The agents of a cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// What the profile is about: cpu, faults, pools, alloc, mmap
     #[arg(
         long = "type",

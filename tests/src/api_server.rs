@@ -1,14 +1,18 @@
 //! A stand-in for a Kubernetes API server on loopback, over plain HTTP: pods of one node, listed and watched, and what they belong
-//! to. It says what a test tells it to, and nothing else of the API.
+//! to; pods of many nodes, listed by namespace and labels, and ports of theirs that are forwarded over WebSockets. It says what a
+//! test tells it to, and nothing else of the API.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::Role;
+use tungstenite::{Message, WebSocket};
 
 #[derive(Default)]
 struct State {
@@ -16,6 +20,15 @@ struct State {
     pods: Vec<Value>,
     /// Other objects, by path.
     objects: HashMap<String, Value>,
+    /// Whole pods, of any node.
+    placed: Vec<Value>,
+    /// Events, as they are listed.
+    events: Vec<Value>,
+    /// Where what is forwarded to pods goes, by their names.
+    forwards: HashMap<String, SocketAddr>,
+    n_forwarded: u32,
+    /// Whether listing events, and forwarding ports, is forbidden.
+    is_strict: bool,
     watchers: Vec<TcpStream>,
     is_away: bool,
     n_lists: u32,
@@ -120,6 +133,37 @@ impl ApiServer {
         self.state().objects.insert(path.to_owned(), object);
     }
 
+    /// Another pod, whole, of any node.
+    pub fn place(&self, pod: Value) {
+        self.state().placed.push(pod);
+    }
+
+    /// An event: the scheduler has put a pod, which may have gone, on a node.
+    pub fn tell_scheduled(&self, namespace: &str, pod: &str, node: &str) {
+        let event = json!({
+            "metadata": {"namespace": namespace},
+            "involvedObject": {"kind": "Pod", "namespace": namespace, "name": pod, "uid": format!("uid-{pod}")},
+            "message": format!("Successfully assigned {namespace}/{pod} to {node}"),
+        });
+        self.state().events.push(event);
+    }
+
+    /// What is forwarded to a port of this pod goes there.
+    pub fn forward_to(&self, pod: &str, address: SocketAddr) {
+        self.state().forwards.insert(pod.to_owned(), address);
+    }
+
+    /// How many streams were forwarded.
+    #[must_use]
+    pub fn n_forwarded(&self) -> u32 {
+        self.state().n_forwarded
+    }
+
+    /// Forbids to list events and to forward ports.
+    pub fn be_strict(&self) {
+        self.state().is_strict = true;
+    }
+
     /// Refuses everything from now on, and ends what is under way; or not any more.
     pub fn set_away(&self, is_away: bool) {
         let mut state = self.state();
@@ -143,7 +187,12 @@ impl ApiServer {
 
 fn serve(stream: &TcpStream, state: &Mutex<State>) {
     let mut reader = BufReader::new(stream);
-    while let Some(target) = request(&mut reader) {
+    while let Some((target, key)) = request(&mut reader) {
+        if let Some((path, query)) = target.split_once("/portforward?") {
+            let port = query.rsplit('=').next().and_then(|it| it.parse().ok());
+            forward(stream, path, port.unwrap_or(0), &key, state);
+            return;
+        }
         let mut state = state.lock().expect("nobody panics with it");
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         if state.is_away {
@@ -171,6 +220,43 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
             }
             state.watchers.push(watcher);
             return;
+        } else if path.ends_with("/events") {
+            if state.is_strict {
+                answer(stream, 403, &json!({"kind": "Status", "message": "no"}));
+                continue;
+            }
+            let items = of_namespace(&state.events, path);
+            answer(stream, 200, &json!({"metadata": {}, "items": items}));
+        } else if path.ends_with("/pods") && !state.placed.is_empty() {
+            let selector = query
+                .split('&')
+                .find_map(|part| part.strip_prefix("labelSelector="));
+            let selector = selector.unwrap_or_default();
+            let selector = selector
+                .replace("%3D", "=")
+                .replace("%2F", "/")
+                .replace("%2C", ",");
+            let wanted = selector.split(',').filter_map(|part| part.split_once('='));
+            let wanted: Vec<_> = wanted.collect();
+            let mut items = of_namespace(&state.placed, path);
+            items.retain(|pod| {
+                let mut wanted = wanted.iter();
+                wanted.all(|(key, value)| pod["metadata"]["labels"][*key] == **value)
+            });
+            // Two pages, so that there is one to go on to.
+            let half = items.len() / 2;
+            let (page, next) = if query.contains("continue=") {
+                (items.split_off(half), "")
+            } else if half > 100 {
+                (items.drain(..half).collect(), "half")
+            } else {
+                (items, "")
+            };
+            answer(
+                stream,
+                200,
+                &json!({"metadata": {"continue": next}, "items": page}),
+            );
         } else if path == "/api/v1/pods" {
             state.n_lists += 1;
             let metadata = json!({"resourceVersion": state.version.to_string()});
@@ -196,16 +282,91 @@ fn version(pod: &Value) -> u64 {
     version.and_then(|it| it.parse().ok()).unwrap_or(0)
 }
 
-/// The target of the next request; `None`: the client has left.
-fn request(reader: &mut impl std::io::BufRead) -> Option<String> {
+/// Those of the namespace that a path names; of all when it names none.
+fn of_namespace(items: &[Value], path: &str) -> Vec<Value> {
+    let namespace = path
+        .strip_prefix("/api/v1/namespaces/")
+        .and_then(|rest| rest.split('/').next());
+    let items = items.iter();
+    items
+        .filter(|it| namespace.is_none_or(|name| it["metadata"]["namespace"] == name))
+        .cloned()
+        .collect()
+}
+
+/// Forwards a port of a pod over a WebSocket, as the kubelet does: channel 0 is the data, channel 1 errors, and each begins with
+/// the port's number.
+fn forward(mut stream: &TcpStream, path: &str, port: u16, key: &str, state: &Mutex<State>) {
+    let pod = path.rsplit('/').next().unwrap_or_default();
+    let address = {
+        let mut state = state.lock().expect("nobody panics with it");
+        state.n_forwarded += 1;
+        (!state.is_strict)
+            .then(|| state.forwards.get(pod).copied())
+            .flatten()
+    };
+    let Some(address) = address else {
+        answer(stream, 403, &json!({"kind": "Status", "message": "no"}));
+        return;
+    };
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n",
+        derive_accept_key(key.as_bytes())
+    );
+    let _ = stream.write_all(head.as_bytes());
+    let copy = || stream.try_clone().expect("a descriptor");
+    let mut writing = WebSocket::from_raw_socket(copy(), Role::Server, None);
+    let mut reading = WebSocket::from_raw_socket(copy(), Role::Server, None);
+    for channel in 0..2 {
+        let port = port.to_le_bytes();
+        let _ = writing.send(Message::binary(vec![channel, port[0], port[1]]));
+    }
+    let Ok(mut agent) = TcpStream::connect(address) else {
+        let _ = writing.send(Message::binary(b"\x01nobody listens".to_vec()));
+        let _ = writing.close(None);
+        return;
+    };
+    let _ = agent.set_nodelay(true);
+    let mut answers = agent.try_clone().expect("a descriptor");
+    let answering = thread::spawn(move || {
+        let mut bytes = [0; 16 << 10];
+        while let Ok(n_bytes @ 1..) = answers.read(&mut bytes) {
+            let mut message = vec![0];
+            message.extend_from_slice(&bytes[..n_bytes]);
+            if writing.send(Message::binary(message)).is_err() {
+                break;
+            }
+        }
+        let _ = writing.close(None);
+    });
+    while let Ok(message) = reading.read() {
+        if let Message::Binary(bytes) = message
+            && agent.write_all(bytes.get(1..).unwrap_or_default()).is_err()
+        {
+            break;
+        }
+    }
+    let _ = agent.shutdown(Shutdown::Both);
+    let _ = answering.join();
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// The target of the next request, and the key of a WebSocket that it asks for; `None`: the client has left.
+fn request(reader: &mut impl std::io::BufRead) -> Option<(String, String)> {
     let mut first = String::new();
     reader.read_line(&mut first).ok()?;
     let target = first.split(' ').nth(1)?.to_owned();
-    let mut header = String::new();
+    let (mut header, mut key) = (String::new(), String::new());
     while reader.read_line(&mut header).ok()? > 2 {
+        if let Some((name, value)) = header.split_once(": ")
+            && name.eq_ignore_ascii_case("sec-websocket-key")
+        {
+            value.trim().clone_into(&mut key);
+        }
         header.clear();
     }
-    Some(target)
+    Some((target, key))
 }
 
 fn answer(mut stream: &TcpStream, status: u16, value: &Value) {

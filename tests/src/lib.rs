@@ -8,6 +8,8 @@ pub mod cluster;
 pub mod compiler;
 pub mod containers;
 pub mod cpu_ticks;
+pub mod fake_agents;
+pub mod fake_cluster;
 pub mod faults;
 pub mod image;
 pub mod interpreters;

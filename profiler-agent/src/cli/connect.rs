@@ -75,12 +75,21 @@ impl ConnectArgs {
 impl ShownArgs {
     /// The way to the agent at an address; the files are read.
     pub fn agent(&self, address: &str) -> Result<AgentAddress, ConnectError> {
-        let address: AgentAddress = address.parse()?;
+        self.show(address.parse()?)
+    }
+
+    /// An agent with what it is shown; the files are read.
+    pub fn show(&self, address: AgentAddress) -> Result<AgentAddress, ConnectError> {
         address.with(&ClientConfigFiles {
             ca: self.tls_ca.clone(),
             identity: self.tls_cert.clone().zip(self.tls_key.clone()),
             server_name: self.tls_server_name.clone(),
             token_file: self.token_file.clone(),
         })
+    }
+
+    /// Whether anything is said of TLS.
+    pub(super) fn is_about_tls(&self) -> bool {
+        self.tls_ca.is_some() || self.tls_cert.is_some() || self.tls_server_name.is_some()
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::OutputArgs;
 use super::exit::ExitError;
 use super::frames::FramesArgs;
-use super::input::InputArgs;
+use super::input::{Input, InputArgs};
 use super::report::NO_SUBPROCESSES;
 use crate::format::file::Target;
 use crate::format::{Format, Times};
@@ -54,7 +54,8 @@ pub async fn run(args: ConvertArgs) -> Result<ExitCode> {
     };
     let target = Target::named(path.to_owned());
     target.check()?;
-    let profile = args.frames.apply(args.input.profile().await?);
+    let Input { profile, code } = args.input.profile().await?;
+    let profile = args.frames.apply(profile);
     let n_samples = profile.n_samples();
     target.write(&profile, format)?;
     if format.times == Times::Shown && profile.has_moments() && profile.n_without_time() > 0 {
@@ -66,5 +67,5 @@ pub async fn run(args: ConvertArgs) -> Result<ExitCode> {
     if let Target::Named(_) = target {
         tell!("wrote {target} ({}, {n_samples} samples)", format.name);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(code))
 }

@@ -72,7 +72,8 @@ Examples:
   pyagent diff old.pb.gz new.pb.gz                        what takes another share of the time
   pyagent diff old.pb.gz new.pb.gz --same-work            of a command that did the same: seconds
   pyagent diff old.pb.gz new.pb.gz -o diff.svg            red grew, blue shrank
-  pyagent diff old.pb.gz new.pb.gz --fail-over 5%         for CI: exit code 5";
+  pyagent diff old.pb.gz new.pb.gz --fail-over 5%         for CI: exit code 5
+  pyagent diff --k8s -n shop deploy/web deploy/canary --last 10m   two workloads of a cluster";
 
 /// What `--fail-over` means.
 const DIFF_HELP: &str = "\
@@ -81,6 +82,7 @@ Examples:
   pyagent diff old.pb.gz new.pb.gz --same-work            of a command that did the same: seconds
   pyagent diff old.pb.gz new.pb.gz -o diff.svg            red grew, blue shrank
   pyagent diff old.pb.gz new.pb.gz --fail-over 5%         for CI: exit code 5
+  pyagent diff --k8s -n shop deploy/web deploy/canary --last 10m   two workloads of a cluster
 
 What is compared. Of two runs of a service: shares of each profile's total, so that length and load do not count; what \
 became faster makes the shares of all else grow. Of two runs of the same work (--same-work): amounts, in % of the total \
@@ -113,7 +115,7 @@ pub async fn run(args: DiffArgs) -> Result<ExitCode> {
         return Err(ExitError::Usage(message.to_owned()).into());
     }
     let output = args.output.clone().map(Output::new).transpose()?;
-    let [before, after] = args.profiles().await?;
+    let ([before, after], code) = args.profiles().await?;
     let measures = [args.rows.measure(&before)?, args.rows.measure(&after)?];
     check_comparable([&before, &after], measures)?;
     check_matches(&args.restrictions, &[&before, &after])?;
@@ -159,13 +161,13 @@ pub async fn run(args: DiffArgs) -> Result<ExitCode> {
     Ok(if has_failed {
         ExitCode::from(exit::THRESHOLD)
     } else {
-        ExitCode::SUCCESS
+        ExitCode::from(code)
     })
 }
 
 impl DiffArgs {
     /// Both profiles, with the same filters; functions of files that only moved are the same.
-    async fn profiles(&self) -> Result<[Profile; 2]> {
+    async fn profiles(&self) -> Result<([Profile; 2], u8)> {
         let mut before = self.input.clone();
         let mut after = InputArgs {
             input: self.after.clone(),
@@ -177,15 +179,24 @@ impl DiffArgs {
             (false, true) => before.forget_time(),
             (true, true) | (false, false) => {}
         }
-        let before = before.profile().await?;
-        let after = after.profile().await?;
+        // Of two workloads it is the same time.
+        let (before, after) =
+            if before.is_live_workload() && after.is_live_workload() && before.input != after.input
+            {
+                tokio::try_join!(before.profile(), after.profile())?
+            } else {
+                (before.profile().await?, after.profile().await?)
+            };
+        let code = before.code.max(after.code);
+        let (before, after) = (before.profile, after.profile);
         // Rows say where to look now.
         let before = with_files_of(&after, before);
-        Ok([before, after].map(|profile| {
+        let profiles = [before, after].map(|profile| {
             let mut profile = self.rows.frames(profile, self.lines);
             profile.has_full_filenames = self.rows.full_filenames;
             profile
-        }))
+        });
+        Ok((profiles, code))
     }
 }
 

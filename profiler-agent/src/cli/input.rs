@@ -9,8 +9,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 
+use super::cluster::ask::Gathered;
+use super::cluster::{self, ClusterArgs, ClusterQuestion};
 use super::connect::ShownArgs;
-use super::exit::ExitError;
+use super::exit::{self, ExitError};
 use super::gil::GilArgs;
 use super::pods::PodSelectionArgs;
 use super::{parse_duration, parse_label, parse_time};
@@ -64,9 +66,18 @@ pub struct InputArgs {
     /// Which samples.
     #[command(flatten)]
     pub gil: GilArgs,
+    /// The agents of a cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// What the agent is shown.
     #[command(flatten)]
     pub shown: ShownArgs,
+}
+
+/// A profile, and what a command that has shown it ends with: not all that was asked for may have come.
+pub(super) struct Input {
+    pub(super) profile: Profile,
+    pub(super) code: u8,
 }
 
 /// How long an agent samples when nobody says so.
@@ -74,8 +85,9 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
 impl InputArgs {
     /// The profile; Ctrl-C ends the waiting for it.
-    pub async fn profile(&self) -> Result<Profile> {
+    pub(super) async fn profile(&self) -> Result<Input> {
         self.gil.check(self.profile_type)?;
+        let mut code = exit::OK;
         let profile = match self.source() {
             Source::Stdin => {
                 self.check_no_agent("standard input")?;
@@ -94,6 +106,11 @@ impl InputArgs {
                 read_all(file, &name)?
             }
             Source::Agent(address) => self.pulled(address).await?,
+            Source::Cluster(place) => {
+                let gathered = self.gathered(place).await?;
+                code = gathered.exit_code();
+                gathered.profile
+            }
         };
         check_labels(&profile, self.filters.iter().map(|filter| &*filter.name))?;
         let had_samples = profile.n_samples() != 0;
@@ -112,12 +129,20 @@ impl InputArgs {
             ))
             .into());
         }
-        Ok(self.gil.chosen(profile))
+        Ok(Input {
+            profile: self.gil.chosen(profile),
+            code,
+        })
     }
 
-    /// Whether an agent is asked.
+    /// Whether an agent is asked, or several.
     pub(super) fn is_agent(&self) -> bool {
-        matches!(self.source(), Source::Agent(_))
+        matches!(self.source(), Source::Agent(_) | Source::Cluster(_))
+    }
+
+    /// Whether it is of a cluster, from now on.
+    pub(super) fn is_live_workload(&self) -> bool {
+        matches!(self.source(), Source::Cluster(_)) && matches!(self.time(), PullTime::Next(_))
     }
 
     /// What is said of an agent's time, for an input that is none.
@@ -133,6 +158,8 @@ impl InputArgs {
             .any(|scheme| input.starts_with(scheme));
         if input == "-" {
             Source::Stdin
+        } else if self.cluster.k8s && (cluster::is_object(input) || !Path::new(input).exists()) {
+            Source::Cluster(input)
         } else if has_scheme {
             Source::Agent(input)
         } else if Path::new(input).exists() {
@@ -168,6 +195,27 @@ impl InputArgs {
             (None, None, None) => PullTime::Next(self.duration.unwrap_or(DEFAULT_DURATION)),
             (None, from, to) => PullTime::Recorded(TimeRange::Between { from, to }),
         }
+    }
+
+    /// What all agents of a cluster have that have to be asked.
+    async fn gathered(&self, place: &str) -> Result<Gathered> {
+        let include = Criteria {
+            pids: self.pid.clone(),
+            ..Criteria::default()
+        };
+        let asked = ClusterQuestion {
+            profile_type: self.profile_type,
+            filter: ProcessFilter {
+                include,
+                ..ProcessFilter::default()
+            },
+            pods: &self.pods,
+            object: cluster::object(place)?,
+            labels: self.filters.clone(),
+            time: self.time(),
+        };
+        let fleet = self.cluster.fleet(&self.shown, asked).await?;
+        fleet.gather_and_tell().await
     }
 
     async fn pulled(&self, address: &str) -> Result<Profile> {
@@ -271,6 +319,8 @@ enum Source<'a> {
     Stdin,
     File(&'a str),
     Agent(&'a str),
+    /// Of a workload or pod, or what is written where none is meant.
+    Cluster(&'a str),
 }
 
 /// `localhost:7099`, `[::1]:7099`, but no path.

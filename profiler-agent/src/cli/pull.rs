@@ -6,10 +6,12 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result};
 
 use super::PullArgs;
+use super::cluster::{self, ClusterQuestion};
 use super::exit::ExitError;
 use crate::format::file::Target;
 use crate::format::read::read;
 use crate::format::{Format, escape};
+use crate::profile::model::ProfileType;
 use crate::profile::query::{LabelFilter, TimeRange};
 use crate::serve::client::{AgentAddress, PullFailure, PullQuestion, PullTime, containers, pull};
 
@@ -22,34 +24,21 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
         return Err(ExitError::Usage(SUBPROCESSES_OF_AGENT.to_owned()).into());
     }
     args.gil.check(args.profile_type)?;
+    if args.cluster.k8s {
+        return of_cluster(&args).await;
+    }
     let address = args
         .agent
         .agent()
         .map_err(|error| ExitError::Usage(error.to_string()))?;
-    let format = Format::choose(args.output.format.as_deref(), args.output.output.as_deref())
-        .map_err(|error| ExitError::Usage(error.to_string()))?;
-    let target = match &args.output.output {
-        Some(path) => Target::named(path.clone()),
-        None => Target::default_name(None, SystemTime::now(), format),
-    };
-    let target = if args.output.force {
-        target.forced()
-    } else {
-        target
-    };
-    target.check()?;
+    let (format, target) = target(&args)?;
     let (mut filter, profile_type) = (args.selection.filter(), args.profile_type);
     args.pod_selection.add_to(&mut filter);
     let time = time(&args);
     if let PullTime::Next(duration) = time {
         tell!("pulling {:.1} s from {address}", duration.as_secs_f64());
     }
-    let labels: Vec<LabelFilter> = args
-        .labels
-        .iter()
-        .cloned()
-        .chain(args.gil.filter())
-        .collect();
+    let labels = labels(&args);
     let question = PullQuestion {
         profile_type,
         filter: &filter,
@@ -82,22 +71,85 @@ pub async fn run(args: PullArgs) -> Result<ExitCode> {
     } else {
         target.write_with(|out| out.write_all(&pulled.bytes))?;
     }
-    for comment in &pulled.comments {
-        tell!("  {comment}");
+    tell_of(&args, &pulled.comments, pulled.n_samples);
+    tell_written(&target, format, pulled.n_samples, profile_type, "");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same of all agents of a cluster that have to be asked.
+async fn of_cluster(args: &PullArgs) -> Result<ExitCode> {
+    let (format, target) = target(args)?;
+    let asked = ClusterQuestion {
+        profile_type: args.profile_type,
+        filter: args.selection.filter(),
+        pods: &args.pod_selection,
+        object: cluster::object(&args.agent.address)?,
+        labels: labels(args),
+        time: time(args),
+    };
+    let fleet = args.cluster.fleet(&args.agent.shown, asked).await?;
+    let gathered = fleet.gather_and_tell().await?;
+    let (code, nodes) = (gathered.exit_code(), gathered.nodes());
+    let profile = args.frames.apply(gathered.profile);
+    target.write(&profile, format)?;
+    tell_of(args, &profile.comments, profile.n_samples());
+    let nodes = format!(" from {nodes}");
+    tell_written(
+        &target,
+        format,
+        profile.n_samples(),
+        args.profile_type,
+        &nodes,
+    );
+    Ok(ExitCode::from(code))
+}
+
+/// Where it goes, and in which format.
+fn target(args: &PullArgs) -> Result<(&'static Format, Target)> {
+    let format = Format::choose(args.output.format.as_deref(), args.output.output.as_deref())
+        .map_err(|error| ExitError::Usage(error.to_string()))?;
+    let target = match &args.output.output {
+        Some(path) => Target::named(path.clone()),
+        None => Target::default_name(None, SystemTime::now(), format),
+    };
+    let target = if args.output.force {
+        target.forced()
+    } else {
+        target
+    };
+    target.check()?;
+    Ok((format, target))
+}
+
+fn labels(args: &PullArgs) -> Vec<LabelFilter> {
+    let labels = args.labels.iter().cloned();
+    labels.chain(args.gil.filter()).collect()
+}
+
+fn tell_of(args: &PullArgs, comments: &[String], n_samples: i64) {
+    for comment in comments {
+        tell!("  {}", escape(comment));
     }
-    if args.gil.gil && pulled.n_samples == 0 {
+    if args.gil.gil && n_samples == 0 {
         tell!("no sample says that its thread held the GIL: free-threaded Python has none");
     }
-    if let Target::Named(path) | Target::Default(path) = &target {
+}
+
+fn tell_written(
+    target: &Target,
+    format: &Format,
+    n_samples: i64,
+    profile_type: ProfileType,
+    nodes: &str,
+) {
+    if let Target::Named(path) | Target::Default(path) = target {
         tell!(
-            "wrote {} ({}, {} {})",
+            "wrote {} ({}, {n_samples} {}{nodes})",
             escape(&path.to_string_lossy()),
             format.name,
-            pulled.n_samples,
-            profile_type.noun()
+            profile_type.noun(),
         );
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The time that is meant; clap lets one kind through.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::exit::ExitError;
-use super::input::{self, InputArgs};
+use super::input::{self, Input, InputArgs};
 use super::output::print;
 use super::rows::RowsArgs;
 use super::{parse_regex, source};
@@ -30,7 +30,7 @@ pub(super) const NO_SUBPROCESSES: &str = "--subprocesses is for what is recorded
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[command(
     group(clap::ArgGroup::new("view").args(["functions", "callers", "callees", "tree", "lines", "bytecode", "threads", "processes", "by"])),
-    after_help = "Examples:\n  pyagent report app.pb.gz                         functions, by their own time\n  pyagent report app.pb.gz --sort cumtime 20 django  twenty of them, of those what matches\n  pyagent report app.pb.gz --callers 'dumps$'      who calls them?\n  pyagent report app.pb.gz --lines view            its source with times (--html: a page)\n  pyagent report --last 10m --tree                 of the agent on this host\n  pyagent report web1:7099 --by service_name,pid   whose is it?"
+    after_help = "Examples:\n  pyagent report app.pb.gz                         functions, by their own time\n  pyagent report app.pb.gz --sort cumtime 20 django  twenty of them, of those what matches\n  pyagent report app.pb.gz --callers 'dumps$'      who calls them?\n  pyagent report app.pb.gz --lines view            its source with times (--html: a page)\n  pyagent report --last 10m --tree                 of the agent on this host\n  pyagent report --k8s -n shop deploy/web --last 10m   of a workload, on all nodes of its pods"
 )]
 pub struct ReportArgs {
     /// Which profile.
@@ -43,7 +43,7 @@ pub struct ReportArgs {
     #[arg(value_name = "RESTRICTION")]
     pub restrictions: Vec<Restriction>,
     /// Functions: own and cumulative time (default)
-    #[arg(long, alias = "function", short_alias = 'F')]
+    #[arg(long, alias = "function", short_alias = 'F', hide_short_help = true)]
     pub functions: bool,
     /// Who calls each function
     #[arg(long)]
@@ -140,7 +140,7 @@ pub async fn run(args: ReportArgs) -> Result<ExitCode> {
         return Err(ExitError::Usage(message.to_owned()).into());
     }
     let target = args.page()?;
-    let profile = args.input.profile().await?;
+    let Input { profile, code } = args.input.profile().await?;
     input::check_labels(&profile, args.by.iter().map(String::as_str))?;
     let profile = args
         .rows
@@ -208,7 +208,7 @@ pub async fn run(args: ReportArgs) -> Result<ExitCode> {
                 count(page.files.len(), "file")
             );
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(ExitCode::from(code));
     }
     let text = if args.rows.json {
         format!("{}\n", view.json(&question))
@@ -216,7 +216,7 @@ pub async fn run(args: ReportArgs) -> Result<ExitCode> {
         view.text(&question)
     };
     print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(code))
 }
 
 impl ReportArgs {

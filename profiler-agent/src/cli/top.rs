@@ -5,6 +5,7 @@ mod screen;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 
 use self::feed::{Feed, Origin, Seen};
 use self::screen::{Input, Screen};
+use super::cluster::{self, ClusterArgs, ClusterQuestion};
 use super::connect::ShownArgs;
 use super::ending::Ending;
 use super::exit::ExitError;
@@ -26,7 +28,7 @@ use crate::ids::Pid;
 use crate::process::facts;
 use crate::profile::model::ProfileType;
 use crate::profile::query::ProcessFilter;
-use crate::serve::client::AgentAddress;
+use crate::serve::client::{AgentAddress, PullTime};
 use crate::view::top::{Choice, Outcome, SortKey, Top, Ui, json, text};
 
 /// What a pipe or a file gets is of so much time.
@@ -42,13 +44,16 @@ const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
     mut_args(|arg| arg.hide_env(true)),
     mut_arg("all_python", |arg| arg.hide_short_help(true)),
     mut_arg("cgroup", |arg| arg.hide_short_help(true)),
-    after_help = "Examples:\n  sudo pyagent top                      every Python process of this host\n  sudo pyagent top --pid 1234 --threads\n  pyagent top web1:7099                 by an agent\n  sudo pyagent top --json -d 10s | jq '.functions[:3]'\n\nKeys: 1-5 order, l lines or functions, t threads, Tab processes, / filter, p pause, r reset, ? all keys, q quit.\n\
+    after_help = "Examples:\n  sudo pyagent top                      every Python process of this host\n  sudo pyagent top --pid 1234 --threads\n  pyagent top web1:7099                 by an agent\n  pyagent top --k8s -n shop deploy/web  of a workload, on all nodes of its pods\n  sudo pyagent top --json -d 10s | jq '.functions[:3]'\n\nKeys: 1-5 order, l lines or functions, t threads, Tab processes, / filter, p pause, r reset, ? all keys, q quit.\n\
     Percent are of one CPU in the last second, times since the begin; waiting is in neither."
 )]
 pub struct TopArgs {
     /// An agent that is asked: host:port, https://host:port, unix:/path [default: this host]
     #[arg(value_name = "ADDR")]
     pub address: Option<String>,
+    /// The agents of a cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Which processes; all when none is chosen.
     #[command(flatten)]
     pub selection: SelectionArgs,
@@ -101,6 +106,7 @@ pub struct TopArgs {
 pub async fn run(args: TopArgs, log: &LogArgs) -> Result<ExitCode> {
     args.check()?;
     let top = match &args.address {
+        _ if args.cluster.k8s => of_cluster(&args).await?,
         Some(address) => {
             let agent = args.shown.agent(address);
             let agent = agent.map_err(|error| ExitError::Usage(error.to_string()))?;
@@ -130,9 +136,10 @@ pub async fn run(args: TopArgs, log: &LogArgs) -> Result<ExitCode> {
 impl TopArgs {
     fn check(&self) -> Result<(), ExitError> {
         self.gil.check(ProfileType::Cpu)?;
-        let not_yet = if self.address.is_some() && self.selection.subprocesses {
+        let has_agent = self.address.is_some() || self.cluster.k8s;
+        let not_yet = if has_agent && self.selection.subprocesses {
             Some(SUBPROCESSES_OF_AGENT)
-        } else if self.address.is_none() && self.pod_selection.first_flag().is_some() {
+        } else if !has_agent && self.pod_selection.first_flag().is_some() {
             Some("pods are known to an agent: `pyagent top ADDR --namespace NAME`")
         } else if self.every < Duration::from_millis(100) {
             Some("--every: at least 100ms")
@@ -170,7 +177,7 @@ impl TopArgs {
         };
         // The agent in this process follows nothing else anyway, and children where they are meant.
         let filter = match origin {
-            Origin::Host(_) => ProcessFilter::default(),
+            Origin::Host(_) | Origin::Cluster(_) => ProcessFilter::default(),
             Origin::Agent(_) => {
                 let mut filter = self.selection.filter();
                 self.pod_selection.add_to(&mut filter);
@@ -190,6 +197,21 @@ impl TopArgs {
 
 async fn of_agent(args: &TopArgs, address: AgentAddress) -> Result<Top> {
     let feed = args.feed(Origin::Agent(address));
+    watch(args, feed, &|_| false).await
+}
+
+async fn of_cluster(args: &TopArgs) -> Result<Top> {
+    let object = args.address.as_deref().map(cluster::object).transpose()?;
+    let asked = ClusterQuestion {
+        profile_type: ProfileType::Cpu,
+        filter: args.selection.filter(),
+        pods: &args.pod_selection,
+        object: object.flatten(),
+        labels: Vec::new(),
+        time: PullTime::Next(args.every),
+    };
+    let fleet = args.cluster.fleet(&args.shown, asked).await?;
+    let feed = args.feed(Origin::Cluster(Arc::new(fleet)));
     watch(args, feed, &|_| false).await
 }
 

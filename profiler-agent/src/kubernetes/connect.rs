@@ -1,16 +1,21 @@
 //! Where the API server is, and who is asking: a pod's service account, or a kubeconfig.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::agents::{AgentPod, AgentsError, agents};
+use super::places::{Choice, Places, When, places};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kube::client::ConfigExt as _;
+use kube::client::{Body, ConfigExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tower::{BoxError, ServiceBuilder, ServiceExt as _};
+use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
 
 /// Set in every pod, unless that is turned off.
 const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
@@ -44,6 +49,11 @@ pub enum ConnectError {
         "this is no pod with a service account, and KUBECONFIG is not set: set it to a file, or use --kubernetes off"
     )]
     Nowhere,
+    /// The same, for somebody who asks a cluster.
+    #[error(
+        "nothing says where the cluster is: give --kubeconfig FILE, set KUBECONFIG, or run it in a pod with a service account"
+    )]
+    NoCluster,
     /// The service account cannot be used.
     #[error("the pod's service account cannot be used: {0}")]
     ServiceAccount(String),
@@ -56,6 +66,9 @@ pub enum ConnectError {
          certificate"
     )]
     NeedsProgram,
+    /// The credentials that the kubeconfig names are not to be had.
+    #[error("the credentials of the kubeconfig cannot be used: {0}")]
+    Credentials(String),
     /// It is behind a proxy.
     #[error(
         "the API server is behind a proxy, by the kubeconfig or the environment: that is not supported"
@@ -71,9 +84,27 @@ impl Identity {
         if let Some(paths) = named {
             return Some(Self::Kubeconfig(std::env::split_paths(&paths).collect()));
         }
-        let is_pod = std::env::var_os(IN_POD).is_some() && Path::new(TOKEN).is_file();
-        is_pod.then_some(Self::ServiceAccount)
+        is_in_pod().then_some(Self::ServiceAccount)
     }
+
+    /// As kubectl finds it: the file that was given, KUBECONFIG, `~/.kube/config`, the pod's service account. `None`: there is
+    /// none of them.
+    #[must_use]
+    pub fn of_user(kubeconfig: Option<&Path>) -> Option<Self> {
+        if let Some(path) = kubeconfig {
+            return Some(Self::Kubeconfig(vec![path.to_owned()]));
+        }
+        let named = std::env::var_os(KUBECONFIG).is_some_and(|paths| !paths.is_empty());
+        let home = std::env::home_dir().map(|home| home.join(".kube/config"));
+        match home.filter(|path| !named && path.is_file()) {
+            Some(path) => Some(Self::Kubeconfig(vec![path])),
+            None => Self::of_environment(),
+        }
+    }
+}
+
+fn is_in_pod() -> bool {
+    std::env::var_os(IN_POD).is_some() && Path::new(TOKEN).is_file()
 }
 
 /// An API server that can be asked.
@@ -82,6 +113,8 @@ pub struct ApiServer {
     pub(super) client: Client,
     /// Its address, as it is shown.
     pub address: String,
+    /// The namespace that is meant when none is named.
+    pub namespace: String,
 }
 
 impl fmt::Debug for ApiServer {
@@ -102,7 +135,7 @@ impl ApiServer {
                 Self::with(&config).map_err(ConnectError::ServiceAccount)
             }
             Identity::Kubeconfig(paths) => {
-                let config = kubeconfig(paths).await?;
+                let config = kubeconfig(paths, None).await?;
                 if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
                     return Err(ConnectError::NeedsProgram);
                 }
@@ -114,14 +147,86 @@ impl ApiServer {
         }
     }
 
+    /// As a user asks it, by this context of the kubeconfig; a program that the kubeconfig names for credentials is run. Returns
+    /// what the user shows it as a bearer, `Bearer TOKEN`, if that is what shows who they are.
+    pub async fn of_user(
+        identity: &Identity,
+        context: Option<&str>,
+    ) -> Result<(Self, Option<HeaderValue>), ConnectError> {
+        let (config, wrong): (Config, fn(String) -> ConnectError) = match identity {
+            Identity::ServiceAccount => {
+                let config = Config::incluster();
+                let config =
+                    config.map_err(|error| ConnectError::ServiceAccount(error.to_string()))?;
+                (config, ConnectError::ServiceAccount)
+            }
+            Identity::Kubeconfig(paths) => {
+                let config = kubeconfig(paths, context).await?;
+                if config.proxy_url.is_some() {
+                    return Err(ConnectError::Proxy);
+                }
+                (config, ConnectError::Kubeconfig)
+            }
+        };
+        let server = Self::with(&config).map_err(|error| wrong(one_line(&error)))?;
+        let bearer = bearer(&config).await;
+        let bearer = bearer.map_err(|error| ConnectError::Credentials(one_line(&error)))?;
+        Ok((server, bearer))
+    }
+
+    /// Where the pods of a choice run, or ran.
+    pub async fn places(&self, choice: &Choice, when: When) -> Result<Places, AgentsError> {
+        let asked = places(&self.client, choice, when).await;
+        asked.map_err(|error| AgentsError::Api(error.to_string()))
+    }
+
+    /// The agents of a namespace, or of all, that have these labels: one a node, by the node's name.
+    pub async fn agents(
+        &self,
+        namespace: Option<&str>,
+        labels: &str,
+    ) -> Result<BTreeMap<String, AgentPod>, AgentsError> {
+        agents(&self.client, namespace, labels).await
+    }
+
     pub(super) fn with(config: &Config) -> Result<Self, String> {
         let client = client(config).map_err(|error| error.to_string())?;
         let address = config.cluster_url.to_string();
         Ok(Self {
             client,
             address: address.trim_end_matches('/').to_owned(),
+            namespace: config.default_namespace.clone(),
         })
     }
+}
+
+/// Most characters of what a program or a file says that are told.
+const MAX_REASON_CHARS: usize = 300;
+
+fn one_line(text: &str) -> String {
+    let cut: String = text.chars().take(MAX_REASON_CHARS).collect();
+    cut.escape_debug().to_string()
+}
+
+/// An answer that has the request's headers.
+async fn echo(request: Request<Body>) -> Result<Response<Body>, BoxError> {
+    let mut response = Response::new(Body::empty());
+    *response.headers_mut() = request.headers().clone();
+    Ok(response)
+}
+
+/// What requests have as `Authorization` where that is a token: whoever makes it, a file or a program, the layer that puts it on
+/// requests does so on one that goes nowhere.
+async fn bearer(config: &Config) -> Result<Option<HeaderValue>, String> {
+    let layer = config.auth_layer().map_err(|error| error.to_string())?;
+    let Some(layer) = layer else {
+        return Ok(None);
+    };
+    let shown = layer.layer(service_fn(echo));
+    let shown = shown.oneshot(Request::new(Body::empty())).await;
+    let shown = shown.map_err(|error| error.to_string())?;
+    let shown = shown.headers().get(AUTHORIZATION).cloned();
+    Ok(shown.filter(|value| value.as_bytes().starts_with(b"Bearer ")))
 }
 
 /// Asks once, and logs nothing: the watch does its own waiting and telling.
@@ -143,10 +248,11 @@ fn client(config: &Config) -> kube::Result<Client> {
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-/// The current context of files that are merged, as kubectl does it.
-async fn kubeconfig(paths: &[PathBuf]) -> Result<Config, ConnectError> {
-    let unusable =
-        |error: kube::config::KubeconfigError| ConnectError::Kubeconfig(error.to_string());
+/// A context of files that are merged, as kubectl does it: the current one unless another is named.
+async fn kubeconfig(paths: &[PathBuf], context: Option<&str>) -> Result<Config, ConnectError> {
+    let unusable = |error: kube::config::KubeconfigError| {
+        ConnectError::Kubeconfig(one_line(&error.to_string()))
+    };
     let mut merged = Kubeconfig::default();
     let there = paths.iter().filter(|path| path.exists());
     let mut n_read = 0;
@@ -165,7 +271,11 @@ async fn kubeconfig(paths: &[PathBuf]) -> Result<Config, ConnectError> {
             paths.join(", ")
         )));
     }
-    Config::from_custom_kubeconfig(merged, &KubeConfigOptions::default())
+    let options = KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..KubeConfigOptions::default()
+    };
+    Config::from_custom_kubeconfig(merged, &options)
         .await
         .map_err(unusable)
 }

@@ -6,11 +6,19 @@
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches>): the specification of a pod, with its
 //! environment, does not leave the server. The right to list and watch pods is all it needs, and to get the ReplicaSets and Jobs that
 //! they belong to.
+//!
+//! And, for commands that ask a whole cluster: which agents there are (`agents`), on which nodes the pods run that are meant
+//! (`places`), and a way to a pod from outside (`forward`). Those ask as the user who runs them.
 
+pub mod agents;
 pub mod connect;
+pub mod forward;
 mod lines;
+mod list;
 mod namespaces;
+pub mod object;
 mod owners;
+pub mod places;
 mod pods;
 mod request;
 pub mod review;

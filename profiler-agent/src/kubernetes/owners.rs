@@ -142,7 +142,7 @@ fn path(key: &Key) -> String {
 }
 
 /// The Deployment whose ReplicaSet this is, by their names.
-fn by_hash(pod: &Metadata, owner: &Workload) -> Option<Workload> {
+pub(super) fn by_hash(pod: &Metadata, owner: &Workload) -> Option<Workload> {
     if owner.kind != WorkloadKind::ReplicaSet {
         return None;
     }

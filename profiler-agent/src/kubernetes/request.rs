@@ -210,3 +210,17 @@ async fn refusal(answer: Response<Body>) -> ApiError {
         .map_or_else(|_| String::new(), |Refusal { message }| message);
     ApiError::of_status(code, &message, retry_after.map(Duration::from_secs))
 }
+
+/// A text as a part of a query.
+pub(super) fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.extend(format!("%{byte:02X}").chars()),
+        }
+    }
+    encoded
+}

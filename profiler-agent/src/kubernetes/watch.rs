@@ -17,7 +17,7 @@ use super::namespaces::Namespaces;
 use super::owners::Owners;
 pub use super::pods::Annotations;
 use super::pods::{Change, Metadata, Object, ObjectList, WatchLine};
-use super::request::{self, ApiError, METADATA_LIST};
+use super::request::{self, ApiError, METADATA_LIST, encoded};
 use super::review::Reviewer;
 use super::table::{MAX_PODS, PodEvent};
 use crate::process::pod::Pod;
@@ -533,20 +533,6 @@ impl Watcher {
     fn path(&self) -> String {
         path_of(&self.config.node)
     }
-}
-
-/// A text as a part of a query.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.extend(format!("%{byte:02X}").chars()),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

@@ -15,6 +15,20 @@ pub struct Merger {
 }
 
 impl Merger {
+    /// One that keeps so many frames in different stacks, at most.
+    #[must_use]
+    pub fn bounded(max_stack_frames: usize) -> Self {
+        let mut merger = Self::default();
+        merger.tables.bound(max_stack_frames);
+        merger
+    }
+
+    /// Number of different samples.
+    #[must_use]
+    pub fn n_rows(&self) -> usize {
+        self.tables.n_rows()
+    }
+
     /// Adds the samples for which `choose` gives values, with those values.
     pub fn add(&mut self, profile: &Profile, mut choose: impl FnMut(&Sample) -> Option<Values>) {
         let mut moved = Moved::new(profile, &mut self.tables);
@@ -375,8 +389,7 @@ mod tests {
     #[test]
     fn beyond_the_bound_new_stacks_are_told() {
         let whole = profile(&[(vec![(1, 1), (2, 2)], 1, 3), (vec![(3, 3)], 1, 4)]);
-        let mut bounded = Merger::default();
-        bounded.tables.bound(2);
+        let mut bounded = Merger::bounded(2);
         for _ in 0..2 {
             bounded.add(&whole, |sample| Some(sample.values));
         }

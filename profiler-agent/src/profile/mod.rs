@@ -5,6 +5,7 @@ pub mod aggregate;
 pub mod calls;
 pub mod chance;
 pub mod diff;
+pub mod gathered;
 pub mod groups;
 pub mod growth;
 pub mod in_use;

@@ -342,7 +342,11 @@ impl Tables {
         }
     }
 
-    #[cfg(test)]
+    /// Number of different samples.
+    pub(super) fn n_rows(&self) -> usize {
+        self.values.len()
+    }
+
     pub(super) fn bound(&mut self, max_stack_frames: usize) {
         self.max_stack_frames = max_stack_frames;
     }

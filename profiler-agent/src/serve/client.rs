@@ -20,7 +20,9 @@ use crate::profile::model::ProfileType;
 use crate::profile::query::{LabelFilter, ProcessFilter, TimeRange};
 
 use super::connect::Client;
-pub use super::connect::{AgentAddress, ClientConfigFiles, ConnectError};
+pub use super::connect::{
+    AgentAddress, ClientConfigFiles, ConnectError, Connection, Dial, Dialling,
+};
 
 /// What the agent may take for a profile beyond its duration.
 const PULL_GRACE: Duration = Duration::from_secs(70);
@@ -107,6 +109,30 @@ pub async fn pull(
     question: PullQuestion<'_>,
 ) -> Result<PulledProfile, PullFailure> {
     let client = address.connect().await?;
+    let received = receive(client, request(&question));
+    let limit = question.length().saturating_add(PULL_GRACE);
+    match tokio::time::timeout(limit, received).await {
+        Ok(received) => received.map_err(|status| refused(address, "profile", &status)),
+        Err(_) => Err(refused(address, "profile", &silent())),
+    }
+}
+
+fn silent() -> tonic::Status {
+    tonic::Status::deadline_exceeded("it does not answer")
+}
+
+impl PullQuestion<'_> {
+    /// How long the agent samples for it.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        match self.time {
+            PullTime::Next(next) => next,
+            PullTime::Recorded(_) => Duration::ZERO,
+        }
+    }
+}
+
+fn request(question: &PullQuestion<'_>) -> proto::PullProfileRequest {
     let mut request = proto::PullProfileRequest {
         selector: Some(selector(question.filter)),
         format: question.format.name.to_owned(),
@@ -114,26 +140,93 @@ pub async fn pull(
         labels: question.labels.iter().map(matcher).collect(),
         ..proto::PullProfileRequest::default()
     };
-    let mut duration = Duration::ZERO;
     match question.time {
-        PullTime::Next(next) => {
-            duration = next;
-            request.duration = next.try_into().ok();
-        }
+        PullTime::Next(next) => request.duration = next.try_into().ok(),
         PullTime::Recorded(TimeRange::Last(last)) => request.last = last.try_into().ok(),
         PullTime::Recorded(TimeRange::Between { from, to }) => {
             request.from = from.map(Into::into);
             request.to = to.map(Into::into);
         }
     }
-    let received = receive(client, request);
-    match tokio::time::timeout(duration.saturating_add(PULL_GRACE), received).await {
-        Ok(received) => received.map_err(|status| refused(address, "profile", &status)),
-        Err(_) => Err(refused(
-            address,
-            "profile",
-            &tonic::Status::deadline_exceeded("it does not answer"),
-        )),
+    request
+}
+
+/// An agent that is connected to, for several questions.
+#[derive(Debug, Clone)]
+pub struct ConnectedAgent {
+    address: AgentAddress,
+    client: Client,
+}
+
+/// An agent's answer that has begun to come. Until it is read the agent keeps it back.
+#[derive(Debug)]
+pub struct BegunPull {
+    address: AgentAddress,
+    parts: tonic::Streaming<proto::PullProfileResponse>,
+    metadata: proto::ProfileMetadata,
+}
+
+impl ConnectedAgent {
+    /// Connects to an agent.
+    pub async fn connect(address: &AgentAddress) -> Result<Self, PullFailure> {
+        let client = address.connect().await?;
+        Ok(Self {
+            address: address.clone(),
+            client,
+        })
+    }
+
+    /// Asks for a profile, and waits until it begins to come: for `limit` beyond its length.
+    pub async fn begin(
+        &self,
+        question: &PullQuestion<'_>,
+        limit: Duration,
+    ) -> Result<BegunPull, PullFailure> {
+        let begun = async {
+            let mut client = self.client.clone();
+            let parts = client.pull_profile(request(question)).await?;
+            let mut parts = parts.into_inner();
+            let metadata = metadata(&mut parts).await?;
+            Ok((parts, metadata))
+        };
+        let limit = question.length().saturating_add(limit);
+        let begun = tokio::time::timeout(limit, begun).await;
+        let begun: Result<_, tonic::Status> = begun.unwrap_or_else(|_| Err(silent()));
+        let (parts, metadata) = begun.map_err(|status| self.refused(&status))?;
+        Ok(BegunPull {
+            address: self.address.clone(),
+            parts,
+            metadata,
+        })
+    }
+
+    fn refused(&self, status: &tonic::Status) -> PullFailure {
+        refused(&self.address, "profile", status)
+    }
+}
+
+impl BegunPull {
+    /// How many bytes it has, as the agent says.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.metadata.size_bytes
+    }
+
+    /// How many samples, as the agent says.
+    #[must_use]
+    pub fn n_samples(&self) -> i64 {
+        self.metadata.n_samples
+    }
+
+    /// Reads it, within this time. What has another length than was said is refused.
+    pub async fn bytes(mut self, limit: Duration) -> Result<Vec<u8>, PullFailure> {
+        let size_bytes = self.metadata.size_bytes;
+        let bytes = tokio::time::timeout(limit, chunks(&mut self.parts, size_bytes)).await;
+        let bytes = bytes.unwrap_or_else(|_| {
+            let message = format!("it was not sent within {} s", limit.as_secs());
+            Err(tonic::Status::deadline_exceeded(message))
+        });
+        bytes.map_err(|status| refused(&self.address, "profile", &status))
     }
 }
 
@@ -355,19 +448,43 @@ async fn receive(
     mut client: Client,
     request: proto::PullProfileRequest,
 ) -> Result<PulledProfile, tonic::Status> {
-    let broken = || tonic::Status::data_loss("the answer is not complete");
     let mut parts = client.pull_profile(request).await?.into_inner();
-    let metadata = loop {
+    let metadata = metadata(&mut parts).await?;
+    if metadata.size_bytes > MAX_PROFILE_BYTES {
+        return Err(tonic::Status::data_loss("the profile is larger than 1 GiB"));
+    }
+    let bytes = chunks(&mut parts, metadata.size_bytes).await?;
+    Ok(PulledProfile {
+        format: metadata.format,
+        n_samples: metadata.n_samples,
+        comments: metadata.comments,
+        bytes,
+    })
+}
+
+fn broken() -> tonic::Status {
+    tonic::Status::data_loss("the answer is not complete")
+}
+
+/// What the answer begins with.
+async fn metadata(
+    parts: &mut tonic::Streaming<proto::PullProfileResponse>,
+) -> Result<proto::ProfileMetadata, tonic::Status> {
+    loop {
         match parts.message().await?.ok_or_else(broken)?.part {
-            Some(Part::Metadata(metadata)) => break metadata,
+            Some(Part::Metadata(metadata)) => return Ok(metadata),
             Some(Part::Chunk(_)) => return Err(broken()),
             // What only newer agents and clients know.
             None => {}
         }
-    };
-    if metadata.size_bytes > MAX_PROFILE_BYTES {
-        return Err(tonic::Status::data_loss("the profile is larger than 1 GiB"));
     }
+}
+
+/// All that follows: exactly so many bytes.
+async fn chunks(
+    parts: &mut tonic::Streaming<proto::PullProfileResponse>,
+    size_bytes: u64,
+) -> Result<Vec<u8>, tonic::Status> {
     let mut bytes = Vec::new();
     while let Some(message) = parts.message().await? {
         let chunk = match message.part {
@@ -376,19 +493,14 @@ async fn receive(
             None => continue,
         };
         bytes.extend_from_slice(&chunk);
-        if bytes.len() as u64 > metadata.size_bytes {
+        if bytes.len() as u64 > size_bytes {
             return Err(broken());
         }
     }
-    if bytes.len() as u64 != metadata.size_bytes {
+    if bytes.len() as u64 != size_bytes {
         return Err(broken());
     }
-    Ok(PulledProfile {
-        format: metadata.format,
-        n_samples: metadata.n_samples,
-        comments: metadata.comments,
-        bytes,
-    })
+    Ok(bytes)
 }
 
 fn selector(filter: &ProcessFilter) -> proto::ProcessSelector {

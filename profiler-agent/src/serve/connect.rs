@@ -6,6 +6,7 @@ use std::future::{Ready, ready};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,6 +33,9 @@ use crate::secrets::{self, FileError, Secrecy};
 /// Longest time for a connection, with TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same through something that is no address.
+const THROUGH_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// The client of the service, which shows its token with each call.
 pub(super) type Client = ProfileServiceClient<InterceptedService<Channel, Bearer>>;
 
@@ -41,10 +45,12 @@ pub struct AgentAddress {
     target: Target,
     tls: Option<Arc<ClientConfig>>,
     server_name: Option<ServerName<'static>>,
+    /// The name is the address's, none that was given.
+    is_named_by_host: bool,
     bearer: Bearer,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Target {
     Tcp {
         /// `host:port`.
@@ -52,7 +58,24 @@ enum Target {
         scheme: Scheme,
     },
     Unix(PathBuf),
+    Through {
+        /// As it is shown.
+        name: String,
+        /// The name that its certificate is for.
+        host: String,
+        dial: Arc<dyn Dial>,
+        scheme: Scheme,
+    },
 }
+
+/// A way to an agent that is no address: through another server, or to one of several.
+pub trait Dial: fmt::Debug + Send + Sync {
+    /// Opens a stream to it.
+    fn dial(&self) -> Dialling<'_>;
+}
+
+/// A stream that is being opened.
+pub type Dialling<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Connection>>> + Send + 'a>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scheme {
@@ -98,6 +121,11 @@ pub enum ConnectError {
         "the token would go to {0} in the clear: use https://{0}, or write http://{0} to send it all the same"
     )]
     ClearToken(String),
+    /// The same where no address can be written in another way.
+    #[error(
+        "the token would go to {0} in the clear: its agent speaks no TLS (the chart's tls.existingSecret)"
+    )]
+    ClearTokenThrough(String),
     /// Flags for TLS with an address that has none.
     #[error("{0} is reached without TLS: leave the --tls flags out, or write https://HOST:PORT")]
     NoTls(String),
@@ -123,8 +151,13 @@ pub enum ConnectError {
     )]
     SocketDenied(String),
     /// It takes too long.
-    #[error("{0} did not answer within 5 s")]
-    Timeout(String),
+    #[error("{address} did not answer within {} s", limit.as_secs())]
+    Timeout {
+        /// The agent.
+        address: String,
+        /// How long was waited.
+        limit: Duration,
+    },
     /// Its certificate cannot be trusted.
     #[error("the certificate of {address} {reason}")]
     Certificate {
@@ -205,6 +238,7 @@ impl fmt::Display for AgentAddress {
                 Scheme::Https => write!(f, "https://{authority}"),
             },
             Target::Unix(path) => write!(f, "unix:{}", escape(&path.to_string_lossy())),
+            Target::Through { name, .. } => f.write_str(name),
         }
     }
 }
@@ -231,8 +265,69 @@ impl AgentAddress {
             target,
             tls: None,
             server_name: None,
+            is_named_by_host: true,
             bearer: Bearer(None),
         }
+    }
+
+    /// One that is reached by a way of its own. `name` is shown, `host` is what its certificate is for. Without TLS it never gets
+    /// a token.
+    #[must_use]
+    pub fn through(name: String, host: String, dial: Arc<dyn Dial>, has_tls: bool) -> Self {
+        let scheme = if has_tls {
+            Scheme::Https
+        } else {
+            Scheme::Unsaid
+        };
+        Self::at(Target::Through {
+            name,
+            host,
+            dial,
+            scheme,
+        })
+    }
+
+    /// Another one of the same kind, which is shown and believed the same.
+    pub fn sibling(
+        &self,
+        name: String,
+        host: String,
+        dial: Arc<dyn Dial>,
+    ) -> Result<Self, ConnectError> {
+        let mut sibling = self.clone();
+        if let Target::Through {
+            name: old_name,
+            host: old_host,
+            dial: old_dial,
+            scheme: _,
+        } = &mut sibling.target
+        {
+            if self.tls.is_some() && *old_host != host && self.is_named_by_host {
+                let bad_name = |_| ConnectError::BadServerName(escape(&host).into_owned());
+                sibling.server_name = Some(ServerName::try_from(host.clone()).map_err(bad_name)?);
+            }
+            (*old_name, *old_host, *old_dial) = (name, host, dial);
+        }
+        Ok(sibling)
+    }
+
+    /// Shows this, unless it is shown something else already; never without TLS.
+    #[must_use]
+    pub fn with_bearer(mut self, bearer: &http::HeaderValue) -> Self {
+        if self.tls.is_some() && self.bearer.0.is_none() {
+            let value = bearer.to_str().ok().and_then(|text| text.parse().ok());
+            self.bearer.0 = value.map(|mut value: MetadataValue<Ascii>| {
+                value.set_sensitive(true);
+                value
+            });
+        }
+        self
+    }
+
+    /// Whether it is spoken to by TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// With what is shown to the agent, and believed of it: the files are read.
@@ -241,7 +336,7 @@ impl AgentAddress {
             files.ca.is_some() || files.identity.is_some() || files.server_name.is_some();
         let has_tls = match &self.target {
             Target::Unix(_) => false,
-            Target::Tcp { scheme, .. } => match scheme {
+            Target::Tcp { scheme, .. } | Target::Through { scheme, .. } => match scheme {
                 Scheme::Unsaid => is_about_tls,
                 Scheme::Http => false,
                 Scheme::Https => true,
@@ -255,6 +350,11 @@ impl AgentAddress {
         }
         if let Some(path) = &files.token_file {
             self.bearer = Bearer::read(path)?;
+            if let Target::Through { name, .. } = &self.target
+                && !has_tls
+            {
+                return Err(ConnectError::ClearTokenThrough(name.clone()));
+            }
             if let Target::Tcp { authority, scheme } = &self.target
                 && *scheme == Scheme::Unsaid
                 && !has_tls
@@ -270,11 +370,13 @@ impl AgentAddress {
         let name = match (&files.server_name, &self.target) {
             (Some(name), _) => name.clone(),
             (None, Target::Tcp { authority, .. }) => host_of(authority).to_owned(),
+            (None, Target::Through { host, .. }) => host.clone(),
             (None, Target::Unix(_)) => return Ok(()),
         };
         let bad_name = |_| ConnectError::BadServerName(escape(&name).into_owned());
         self.server_name = Some(ServerName::try_from(name.clone()).map_err(bad_name)?);
-        if let Target::Tcp { scheme, .. } = &mut self.target {
+        self.is_named_by_host = files.server_name.is_none();
+        if let Target::Tcp { scheme, .. } | Target::Through { scheme, .. } = &mut self.target {
             *scheme = Scheme::Https;
         }
         let roots = match &files.ca {
@@ -309,11 +411,13 @@ impl AgentAddress {
         // Never without TLS what is written with it.
         let with_defaults;
         let this = match &self.target {
-            Target::Tcp { scheme, .. } if *scheme == Scheme::Https && self.tls.is_none() => {
+            Target::Tcp { scheme, .. } | Target::Through { scheme, .. }
+                if *scheme == Scheme::Https && self.tls.is_none() =>
+            {
                 with_defaults = self.clone().with(&ClientConfigFiles::default())?;
                 &with_defaults
             }
-            Target::Tcp { .. } | Target::Unix(_) => self,
+            Target::Tcp { .. } | Target::Unix(_) | Target::Through { .. } => self,
         };
         this.connect_as_set_up().await
     }
@@ -323,13 +427,19 @@ impl AgentAddress {
             address: self.to_string(),
             reason: escape(&last_source(&error)).into_owned(),
         };
-        let dialled = tokio::time::timeout(CONNECT_TIMEOUT, self.dial());
-        let stream = dialled
-            .await
-            .map_err(|_| ConnectError::Timeout(self.to_string()))??;
+        let limit = match &self.target {
+            Target::Tcp { .. } | Target::Unix(_) => CONNECT_TIMEOUT,
+            Target::Through { .. } => THROUGH_TIMEOUT,
+        };
+        let dialled = tokio::time::timeout(limit, self.dial());
+        let stream = dialled.await.map_err(|_| ConnectError::Timeout {
+            address: self.to_string(),
+            limit,
+        })??;
         let authority = match &self.target {
             Target::Tcp { authority, .. } => authority,
             Target::Unix(_) => "localhost",
+            Target::Through { host, .. } => host,
         };
         let bad = |_| ConnectError::BadAddress {
             address: self.to_string(),
@@ -364,6 +474,10 @@ impl AgentAddress {
                 })?;
                 return Ok(Box::new(stream));
             }
+            Target::Through { dial, .. } => {
+                let stream = dial.dial().await.map_err(other)?;
+                return self.encrypted(stream).await;
+            }
             Target::Tcp { authority, .. } => authority,
         };
         let stream = TcpStream::connect(authority).await;
@@ -373,6 +487,14 @@ impl AgentAddress {
         })?;
         // A request is one small write; waiting for more costs 40 ms.
         let _ = stream.set_nodelay(true);
+        self.encrypted(stream).await
+    }
+
+    /// A stream with TLS over it, where that is spoken.
+    async fn encrypted(
+        &self,
+        stream: impl Connection + 'static,
+    ) -> Result<Box<dyn Connection>, ConnectError> {
         let (Some(config), Some(name)) = (&self.tls, &self.server_name) else {
             return Ok(Box::new(stream));
         };
@@ -381,7 +503,10 @@ impl AgentAddress {
             let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
             match inner {
                 Some(error) => self.tls_error(error),
-                None => other(error),
+                None => ConnectError::Other {
+                    address: self.to_string(),
+                    reason: escape(&error.to_string()).into_owned(),
+                },
             }
         })?;
         Ok(Box::new(stream))
@@ -392,7 +517,7 @@ impl AgentAddress {
         let address = self.to_string();
         let authority = match &self.target {
             Target::Tcp { authority, .. } => authority.clone(),
-            Target::Unix(_) => address.clone(),
+            Target::Unix(_) | Target::Through { .. } => address.clone(),
         };
         let reason = match error {
             rustls::Error::InvalidMessage(_) => return ConnectError::SpeaksNoTls(authority),
@@ -438,7 +563,9 @@ impl AgentAddress {
         match &self.target {
             // After the handshake: with TLS 1.3 a client's certificate is looked at when the client is done with it. HTTP/2
             // has made text of the error by then.
-            Target::Tcp { .. } if self.tls.is_some() && reason.contains("fatal alert") => {
+            Target::Tcp { .. } | Target::Through { .. }
+                if self.tls.is_some() && reason.contains("fatal alert") =>
+            {
                 self.certificate_refused(&reason)
             }
             Target::Tcp { authority, .. } if self.tls.is_none() => ConnectError::Other {
@@ -448,7 +575,7 @@ impl AgentAddress {
                     escape(&reason)
                 ),
             },
-            Target::Tcp { .. } | Target::Unix(_) => ConnectError::Other {
+            Target::Tcp { .. } | Target::Unix(_) | Target::Through { .. } => ConnectError::Other {
                 address: self.to_string(),
                 reason: format!("the connection broke ({})", escape(&reason)),
             },
@@ -507,7 +634,7 @@ impl Service<Uri> for Dialled {
 }
 
 /// Something to speak HTTP/2 over.
-trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 

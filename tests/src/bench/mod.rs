@@ -7,6 +7,7 @@
 pub mod agent_cost;
 pub mod agent_run;
 pub mod allocation;
+pub mod cluster;
 pub mod faults;
 pub mod host;
 pub mod kernel_cost;

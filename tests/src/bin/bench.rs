@@ -2,7 +2,7 @@
 //! `pyagent_tests::bench`.
 //!
 //! Arguments: names of the parts to measure (`kernel`, `slowdown`, `allocation`, `recorder`, `cpu`, `memory`,
-//! `start`), all without
+//! `start`, `cluster`), all without
 //! any; and a version (`3.12`) to measure no other in the kernel. The whole run goes into bench/RESULTS.md,
 //! a part of it only to stderr. `faults` alone injects faults, and goes into bench/FAULTS.md.
 
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use pyagent_tests::{
     bench::{
-        agent_cost, allocation, faults, host, kernel_cost, peer::PySpy, recorder, report,
+        agent_cost, allocation, cluster, faults, host, kernel_cost, peer::PySpy, recorder, report,
         report::Section, slowdown,
     },
     interpreters::{self, Interpreter},
@@ -32,7 +32,7 @@ const COSTS_HEAD: &str =
 const FAULTS_HEAD: &str = "# What faults cost pyagent\n\nWritten by `cargo xtask bench faults`, all of it in one run: each \
     fault was really injected.";
 
-const PARTS: [&str; 7] = [
+const PARTS: [&str; 8] = [
     "kernel",
     "slowdown",
     "allocation",
@@ -40,6 +40,7 @@ const PARTS: [&str; 7] = [
     "cpu",
     "memory",
     "start",
+    "cluster",
 ];
 
 fn main() -> Result<()> {
@@ -129,6 +130,7 @@ fn measure(
         "recorder" => vec![recorder::measure()?],
         "cpu" => vec![agent_cost::cpu(interpreter, pyagent)?],
         "memory" => vec![agent_cost::memory(interpreter, pyagent)?],
+        "cluster" => vec![cluster::measure(interpreter, pyagent)?],
         _ => vec![agent_cost::first_sample(interpreter, pyagent)?],
     })
 }

@@ -3,6 +3,7 @@
 //!
 //! Each module is a stage of its own of `cargo xtask test`, in a process of its own.
 
+mod cluster;
 mod convert;
 mod diff;
 mod discovery;

@@ -2,14 +2,16 @@
 //! gap: the next one begins before the one before is there.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::agent::AgentAsker;
+use crate::cli::cluster::Fleet;
 use crate::cli::gil::GilArgs;
 use crate::cli::mem::program;
 use crate::format::{Format, read};
@@ -46,6 +48,8 @@ pub(super) enum Origin {
     Host(AgentAsker),
     /// One that runs somewhere.
     Agent(AgentAddress),
+    /// Those of a cluster.
+    Cluster(Arc<Fleet>),
 }
 
 /// What is asked for.
@@ -206,6 +210,15 @@ impl Feed {
                     Err(error) => Err(error.into()),
                 }
             }),
+            Origin::Cluster(fleet) => tokio::spawn(async move {
+                let gathered = fleet.look(duration).await?;
+                if gathered.n_with_samples + gathered.n_without == 0 {
+                    let why = gathered.failed.first();
+                    let why = why.map(|(node, why)| format!("{node}: {why}"));
+                    bail!("no agent answers: {}", why.unwrap_or_default());
+                }
+                Ok(Ok(gathered.profile))
+            }),
         })
     }
 
@@ -248,6 +261,8 @@ impl Feed {
                 });
                 Ok((Some(listed.collect()), status.as_ref().map(of_answer)))
             }
+            // It would be as many questions again. Processes are those with samples.
+            Origin::Cluster(_) => Ok((None, None)),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod folded;
 mod pprof;
+mod wire;
 
 use std::io::Read as _;
 
@@ -13,15 +14,38 @@ use crate::profile::model::Profile;
 /// Most bytes of a profile, compressed or not.
 pub const MAX_BYTES: u64 = 1 << 30;
 
+/// How much one profile may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes, compressed or not.
+    pub bytes: u64,
+    /// Functions, places, binaries and texts together; sets of labels.
+    pub entries: usize,
+    /// Different samples.
+    pub rows: usize,
+}
+
+impl Limits {
+    /// Of a file that somebody names.
+    pub const FILE: Self = Self {
+        bytes: MAX_BYTES,
+        entries: 1 << 26,
+        rows: 1 << 26,
+    };
+}
+
 /// Why bytes are no profile that can be read. Each message is one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// There is nothing.
     #[error("it is empty")]
     Empty,
-    /// More than [`MAX_BYTES`].
-    #[error("it is larger than {} MiB", MAX_BYTES >> 20)]
-    TooLarge,
+    /// More bytes than it may have.
+    #[error("it is larger than {} MiB", .0 >> 20)]
+    TooLarge(u64),
+    /// More of something than it may have.
+    #[error("it has more than {0} different samples, functions, texts or sets of labels")]
+    TooMany(usize),
     /// The compression is broken, or the file was cut.
     #[error("it cannot be unpacked: {0}")]
     Gzip(String),
@@ -37,31 +61,37 @@ pub enum ReadError {
 
 /// Reads a profile: pprof, compressed by gzip or not, or folded stacks. The bytes say which.
 pub fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(ReadError::TooLarge);
-    }
-    if bytes.is_empty() {
-        return Err(ReadError::Empty);
-    }
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        let unpacked = unpack(bytes)?;
-        return plain(&unpacked);
-    }
-    plain(bytes)
-}
-
-/// A profile that is not compressed.
-fn plain(bytes: &[u8]) -> Result<Profile, ReadError> {
+    let unpacked = unpacked(bytes, MAX_BYTES)?;
+    let bytes = unpacked.as_deref().unwrap_or(bytes);
     if let Some(text) = folded_text(bytes) {
         return folded::parse(text);
     }
-    match pprof::decode(bytes) {
+    match pprof::decode(bytes, &Limits::FILE) {
         // Names can have any bytes in them.
         Err(error @ ReadError::Unknown(_)) if looks_folded(bytes) => {
             folded::parse(&String::from_utf8_lossy(bytes)).map_err(|_| error)
         }
         decoded => decoded,
     }
+}
+
+/// Reads a profile as an agent writes it for others: pprof, within these limits. Its memory is bounded by them too: some ten
+/// times the bytes at most.
+pub fn read_within(bytes: &[u8], limits: &Limits) -> Result<Profile, ReadError> {
+    let unpacked = unpacked(bytes, limits.bytes)?;
+    pprof::decode(unpacked.as_deref().unwrap_or(bytes), limits)
+}
+
+/// What is compressed, unpacked; `None`: it is not compressed.
+fn unpacked(bytes: &[u8], max_bytes: u64) -> Result<Option<Vec<u8>>, ReadError> {
+    if bytes.len() as u64 > max_bytes {
+        return Err(ReadError::TooLarge(max_bytes));
+    }
+    if bytes.is_empty() {
+        return Err(ReadError::Empty);
+    }
+    let is_packed = bytes.starts_with(&[0x1f, 0x8b]);
+    is_packed.then(|| unpack(bytes, max_bytes)).transpose()
 }
 
 /// Whether the first line ends as that of a folded stack.
@@ -72,14 +102,14 @@ fn looks_folded(bytes: &[u8]) -> bool {
     !count.is_empty() && count.iter().all(u8::is_ascii_digit) && words.next().is_some()
 }
 
-fn unpack(bytes: &[u8]) -> Result<Vec<u8>, ReadError> {
+fn unpack(bytes: &[u8], max_bytes: u64) -> Result<Vec<u8>, ReadError> {
     let mut unpacked = Vec::new();
     MultiGzDecoder::new(bytes)
-        .take(MAX_BYTES + 1)
+        .take(max_bytes + 1)
         .read_to_end(&mut unpacked)
         .map_err(|error| ReadError::Gzip(error.to_string()))?;
-    if unpacked.len() as u64 > MAX_BYTES {
-        return Err(ReadError::TooLarge);
+    if unpacked.len() as u64 > max_bytes {
+        return Err(ReadError::TooLarge(max_bytes));
     }
     if unpacked.is_empty() {
         return Err(ReadError::Empty);

@@ -9,7 +9,8 @@ use foldhash::fast::RandomState;
 use prost::Message as _;
 
 use super::super::pprof::TIME_LABEL;
-use super::ReadError;
+use super::wire::Fields;
+use super::{Limits, ReadError};
 use crate::generated::perftools::profiles as proto;
 use crate::profile::aggregate::KERNEL_MAPPING;
 use crate::profile::model::{
@@ -27,9 +28,36 @@ const MAX_LABELS: usize = 128;
 /// Most frames of a stack, inlined ones included.
 const MAX_FRAMES: usize = 1 << 16;
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Profile, ReadError> {
-    let profile = proto::Profile::decode(bytes)
-        .map_err(|error| ReadError::Unknown(format!("as pprof {error}")))?;
+/// Longest sample: one of [`MAX_FRAMES`] has less than a quarter of it.
+const MAX_SAMPLE_BYTES: usize = 4 << 20;
+
+/// Numbers of a profile's fields.
+const SAMPLE: u64 = 2;
+const TABLES: [u64; 4] = [3, 4, 5, 6];
+const COMMENT: u64 = 13;
+
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Profile, ReadError> {
+    let unknown = |error: prost::DecodeError| ReadError::Unknown(format!("as pprof {error}"));
+    let mut tables = Vec::new();
+    let mut n_entries = 0_usize;
+    for field in Fields::new(bytes) {
+        // The decoder says what is wrong with it.
+        let Ok(field) = field else {
+            let error = proto::Profile::decode(bytes).err().map(unknown);
+            return Err(error.unwrap_or_else(|| ReadError::Damaged("it has groups".to_owned())));
+        };
+        n_entries += match field.number {
+            SAMPLE => continue,
+            COMMENT => field.content.len(),
+            number => usize::from(TABLES.contains(&number)),
+        };
+        tables.extend_from_slice(field.whole);
+    }
+    if n_entries > limits.entries {
+        return Err(ReadError::TooMany(limits.entries));
+    }
+    let profile = proto::Profile::decode(&*tables).map_err(unknown)?;
+    drop(tables);
     if profile
         .string_table
         .first()
@@ -38,11 +66,21 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Profile, ReadError> {
         let why = "its table of texts does not begin with an empty one";
         return Err(ReadError::Unknown(why.to_owned()));
     }
-    Reader::new(&profile)?.profile()
+    let samples = Fields::new(bytes).flatten();
+    let samples = samples.filter(|field| field.number == SAMPLE);
+    let samples = samples.map(|field| {
+        if field.content.len() > MAX_SAMPLE_BYTES {
+            return Err(ReadError::Damaged("a sample is too long".to_owned()));
+        }
+        proto::Sample::decode(field.content).map_err(unknown)
+    });
+    Reader::new(&profile, limits)?.profile(samples)
 }
 
 struct Reader<'a> {
+    /// All but the samples.
     proto: &'a proto::Profile,
+    limits: &'a Limits,
     tables: Tables,
     /// By their ids.
     functions: HashMap<u64, &'a proto::Function, RandomState>,
@@ -57,13 +95,14 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(proto: &'a proto::Profile) -> Result<Self, ReadError> {
+    fn new(proto: &'a proto::Profile, limits: &'a Limits) -> Result<Self, ReadError> {
         let n_values = proto.sample_type.len();
         if n_values == 0 {
             return Err(ReadError::Damaged("it has no type of values".to_owned()));
         }
         let mut reader = Self {
             proto,
+            limits,
             tables: Tables::default(),
             functions: proto.function.iter().map(|it| (it.id, it)).collect(),
             mappings: proto.mapping.iter().map(|it| (it.id, it)).collect(),
@@ -211,14 +250,18 @@ impl<'a> Reader<'a> {
         None
     }
 
-    fn profile(mut self) -> Result<Profile, ReadError> {
+    fn profile(
+        mut self,
+        samples: impl Iterator<Item = Result<proto::Sample, ReadError>>,
+    ) -> Result<Profile, ReadError> {
         let proto = self.proto;
         let mut types = Vec::new();
         for value_type in proto.sample_type.iter().take(MAX_VALUES) {
             types.push((self.text(value_type.r#type)?, self.text(value_type.unit)?));
         }
         let mut frames = Vec::new();
-        for sample in &proto.sample {
+        for sample in samples {
+            let sample = &sample?;
             if sample.value.len() != proto.sample_type.len() {
                 let why = "a sample has more or fewer values than there are types";
                 return Err(ReadError::Damaged(why.to_owned()));
@@ -240,6 +283,9 @@ impl<'a> Reader<'a> {
                 self.tables.stack(&frames)
             };
             let row = self.tables.add(stack, labels, values);
+            if row as usize >= self.limits.rows || self.label_sets.len() > self.limits.entries {
+                return Err(ReadError::TooMany(self.limits.rows));
+            }
             if let Some(at_ns) = self.time(sample, values[0]) {
                 self.tables.note(row, at_ns, values[0]);
             }
