@@ -15,7 +15,7 @@ use clap::Args;
 use http::HeaderValue;
 use regex::Regex;
 
-use self::ask::{Gathered, Member, Question};
+use self::ask::{Gathered, Member, Question, ask};
 use self::pids::Pids;
 use self::way::{Direct, Forwarded};
 use super::connect::ShownArgs;
@@ -24,7 +24,7 @@ use super::parse_duration;
 use super::pods::PodSelectionArgs;
 use crate::config::DEFAULT_ADDRESS;
 use crate::format::escape;
-use crate::kubernetes::agents::{AGENT_LABELS, AgentPod};
+use crate::kubernetes::agents::{AGENT_LABELS, AgentPod, AgentsError};
 use crate::kubernetes::connect::{ApiServer, ConnectError, Identity};
 use crate::kubernetes::object::{ObjectKind, ObjectName};
 use crate::kubernetes::places::{Choice, Places, When};
@@ -166,6 +166,7 @@ impl ClusterArgs {
             time,
             pods: None,
             limit: self.k8s_timeout,
+            look: None,
         };
         let shown_choice = shown_choice(&choice);
         let Some(cluster) = cluster else {
@@ -191,7 +192,8 @@ impl ClusterArgs {
         let (places, agents) = tokio::try_join!(
             server.places(&choice, when),
             server.agents(namespace, &selector)
-        )?;
+        )
+        .map_err(with_code)?;
         if when != When::Now && !choice.selectors.is_empty() {
             // Labels of pods are known of those that run; an agent cannot tell them of what it recorded.
             question.filter.include.pod_labels.clear();
@@ -335,21 +337,28 @@ impl Fleet {
     /// Asks all of them, and tells who did not answer. An error: nobody did, or nobody has what was asked for.
     pub(super) async fn gather(&self) -> Result<Gathered> {
         let question = self.question.clone();
-        let mut gathered = ask::ask(&self.members, question, self.remarks.clone()).await?;
+        self.ask(question).await
+    }
+
+    async fn ask(&self, question: Question) -> Result<Gathered> {
         let missing = self.without_agent.iter();
         let no_agent = || "pods that are meant run there, and no agent does".to_owned();
-        gathered
-            .failed
-            .extend(missing.map(|node| (node.clone(), no_agent())));
-        Ok(gathered)
+        let missing = missing.map(|node| (node.clone(), no_agent()));
+        ask(
+            &self.members,
+            question,
+            self.remarks.clone(),
+            missing.collect(),
+        )
+        .await
     }
 
     /// Samples from now on, for a view that goes on: process ids are told apart, those of nodes that have the same too.
     pub(super) async fn look(&self, length: Duration) -> Result<Gathered> {
         let mut question = self.question.clone();
         question.time = PullTime::Next(length);
-        question.limit = question.limit.min(length + LOOK_LIMIT);
-        let mut gathered = ask::ask(&self.members, question, self.remarks.clone()).await?;
+        question.look = Some(length + LOOK_LIMIT);
+        let mut gathered = self.ask(question).await?;
         let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
         pids.tell_apart(&mut gathered.profile);
         Ok(gathered)
@@ -411,6 +420,17 @@ fn nodes(n: usize) -> String {
     match n {
         1 => "1 node".to_owned(),
         n => format!("{n} nodes"),
+    }
+}
+
+/// What is wrong, with the code that it ends with.
+fn with_code(error: AgentsError) -> anyhow::Error {
+    match error {
+        AgentsError::Forbidden(_) | AgentsError::MayNotList(_) => {
+            ExitError::Forbidden(error.to_string()).into()
+        }
+        AgentsError::SeveralNamespaces(_) => ExitError::Usage(error.to_string()).into(),
+        AgentsError::Api(_) | AgentsError::None(_) => error.into(),
     }
 }
 

@@ -37,6 +37,9 @@ pub enum ExitError {
         purposes(.0)
     )]
     Rights(Vec<Capability>),
+    /// Somebody else says no.
+    #[error("{0}")]
+    Forbidden(String),
     /// No process matched.
     #[error("{0}")]
     NothingMatched(String),
@@ -64,7 +67,7 @@ impl ExitError {
     pub const fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            Self::Rights(_) => RIGHTS,
+            Self::Rights(_) | Self::Forbidden(_) => RIGHTS,
             Self::NothingMatched(_) => NOTHING_MATCHED,
         }
     }

@@ -16,7 +16,7 @@ use crate::format::file::Target;
 use crate::format::html::write_lines;
 use crate::format::{Format, escape, thousands};
 use crate::profile::instructions::has_instructions;
-use crate::profile::model::{Profile, label};
+use crate::profile::model::{Profile, Sample, label};
 use crate::view::report::{
     Folding, Question, Restriction, Sources, View, all_files, bytecode_files, files, has_bytecode,
     matches_any, matches_any_group, page,
@@ -145,7 +145,11 @@ pub async fn run(args: ReportArgs) -> Result<ExitCode> {
     let profile = args
         .rows
         .frames(profile, args.lines || args.bytecode.is_some());
-    let (view, labels) = args.view();
+    let (view, mut labels) = args.view();
+    if (args.threads || args.processes) && is_of_several_nodes(&profile) {
+        // Each node has ids of its own.
+        labels.splice(..0, [label::K8S_NODE_NAME, label::K8S_POD_NAME]);
+    }
     if args.tree {
         // Each may match another function of a stack.
         for restriction in &args.restrictions {
@@ -266,6 +270,14 @@ impl ReportArgs {
         let view = View::named(name).expect("the names are those of rows");
         (view, labels)
     }
+}
+
+/// Whether samples are of more than one node.
+fn is_of_several_nodes(profile: &Profile) -> bool {
+    let node = |sample: &Sample| profile.label(sample.labels, label::K8S_NODE_NAME);
+    let mut nodes = profile.samples.iter().map(node);
+    let first = nodes.next();
+    nodes.any(|node| Some(node) != first)
 }
 
 /// An empty table would not say why it is empty.

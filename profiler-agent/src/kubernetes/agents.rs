@@ -52,6 +52,11 @@ pub enum AgentsError {
     /// The API server says no, or nothing.
     #[error("pods cannot be listed: {0}")]
     Api(String),
+    /// Pods that are meant may not be looked for.
+    #[error(
+        "the pods that are meant cannot be looked for: {0}; it needs the right to list pods there"
+    )]
+    MayNotList(String),
     /// There may not be asked for them.
     #[error(
         "agents cannot be looked for: {0}; name their namespace with --k8s-agents-namespace, or get the right to list pods"

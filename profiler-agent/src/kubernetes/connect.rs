@@ -177,7 +177,10 @@ impl ApiServer {
     /// Where the pods of a choice run, or ran.
     pub async fn places(&self, choice: &Choice, when: When) -> Result<Places, AgentsError> {
         let asked = places(&self.client, choice, when).await;
-        asked.map_err(|error| AgentsError::Api(error.to_string()))
+        asked.map_err(|error| match error {
+            error if error.is_forbidden() => AgentsError::MayNotList(error.to_string()),
+            error => AgentsError::Api(error.to_string()),
+        })
     }
 
     /// The agents of a namespace, or of all, that have these labels: one a node, by the node's name.
@@ -322,5 +325,54 @@ mod tests {
         let nowhere = Identity::Kubeconfig(vec![PathBuf::from("/nowhere/config")]);
         let error = ApiServer::of(&nowhere).await.err().unwrap().to_string();
         assert!(error.contains("/nowhere/config"), "{error}");
+    }
+
+    async fn of_user(
+        text: &str,
+        context: Option<&str>,
+    ) -> Result<(ApiServer, Option<String>), ConnectError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        std::fs::write(&path, text).unwrap();
+        let identity = Identity::of_user(Some(&path)).unwrap();
+        let (server, bearer) = ApiServer::of_user(&identity, context).await?;
+        let bearer = bearer.map(|value| value.to_str().unwrap().to_owned());
+        Ok((server, bearer))
+    }
+
+    #[tokio::test]
+    async fn a_users_token_is_what_the_kubeconfig_says_or_its_program() {
+        let bearer = async |user: &str| of_user(&config(user), None).await.ok().unwrap().1;
+        assert_eq!(bearer("{token: abc}").await.as_deref(), Some("Bearer abc"));
+        assert_eq!(bearer("{}").await, None);
+        assert_eq!(bearer("{username: ann, password: secret}").await, None);
+        let status = r#"{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"made"}}"#;
+        let exec = format!(
+            "{{exec: {{apiVersion: client.authentication.k8s.io/v1, command: echo, args: ['{status}'], interactiveMode: Never}}}}"
+        );
+        assert_eq!(bearer(&exec).await.as_deref(), Some("Bearer made"));
+        let fails = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: /nowhere/x, interactiveMode: Never}}";
+        let error = of_user(&config(fails), None)
+            .await
+            .err()
+            .unwrap()
+            .to_string();
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_context_says_whom_to_ask_and_in_which_namespace() {
+        let text = config("{token: abc}").replace(
+            "users:",
+            "- name: there\n  context: {cluster: c, user: u, namespace: shop}\nusers:",
+        );
+        let namespace = async |context: Option<&str>| {
+            of_user(&text, context)
+                .await
+                .map(|(server, _)| server.namespace)
+        };
+        assert_eq!(namespace(None).await.unwrap(), "default");
+        assert_eq!(namespace(Some("there")).await.unwrap(), "shop");
+        assert!(namespace(Some("nowhere")).await.is_err());
     }
 }

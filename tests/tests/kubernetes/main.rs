@@ -6,3 +6,4 @@
 mod chart;
 mod daemonset;
 mod rights;
+mod whole;

@@ -97,7 +97,7 @@ fn agents_can_be_asked_without_the_api_servers_streams() {
     let address = cluster
         .agents
         .start(answers(&profile("n9", &[web(9, 1, 5)])));
-    let service = format!("http://localhost:{}", address.port());
+    let service = format!("http://127.0.0.1:{}", address.port());
     let output =
         cluster.run(&[&PULL[..], &["-", "deploy/web", "--k8s-service", &service]].concat());
     assert_eq!(
@@ -207,7 +207,7 @@ fn what_one_agent_does_wrong_is_its_own() {
     );
     let missing = profile.comments.iter().find(|it| it.contains("missing"));
     assert!(
-        missing.is_some_and(|it| it.starts_with("14 nodes are missing: wrong-0")),
+        missing.is_some_and(|it| it.starts_with("15 nodes are missing: n2, wrong-0")),
         "{missing:?}"
     );
 }
@@ -326,4 +326,98 @@ fn what_cannot_be_is_said_in_a_line_with_its_code() {
         "{}",
         said(&nowhere)
     );
+}
+
+#[test]
+fn views_are_of_the_whole_cluster_too() {
+    let cluster = shop();
+    let printed = |arguments: &[&str]| {
+        let output = cluster.run(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{arguments:?}: {}",
+            said(&output)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let recorded = ["--k8s", "-n", "shop", "--last", "10m"];
+    let report = |more: &[&str]| printed(&[&["report"], &recorded[..], more].concat());
+    assert!(report(&["deploy/web"]).contains("render"));
+    let by_node = report(&["deploy/web", "--by", "k8s_node_name"]);
+    assert!(
+        by_node.contains("n1") && by_node.contains("n2"),
+        "{by_node}"
+    );
+    // Both nodes have a process 7.
+    let processes = report(&["deploy/web", "--processes"]);
+    assert_eq!(processes.matches("web-7f-").count(), 2, "{processes}");
+    // In place of a name: all pods, so that rows can be chosen.
+    assert!(report(&["pods", "render"]).contains("render"));
+
+    let file = cluster.path("before.pb.gz").display().to_string();
+    let pull = cluster.run(&[
+        "pull",
+        "--k8s",
+        "-n",
+        "shop",
+        "deploy/web",
+        "--last",
+        "10m",
+        "-o",
+        &file,
+    ]);
+    assert_eq!(pull.status.code(), Some(0), "{}", said(&pull));
+    assert!(
+        said(&pull).contains("42 samples from 2 nodes"),
+        "{}",
+        said(&pull)
+    );
+    let diff = printed(&[&["diff", &file, "deploy/web"], &recorded[..]].concat());
+    assert!(!diff.is_empty());
+
+    let top = printed(&[
+        "top",
+        "--k8s",
+        "-n",
+        "shop",
+        "deploy/web",
+        "--json",
+        "-d",
+        "300ms",
+        "--every",
+        "150ms",
+    ]);
+    let top: serde_json::Value = serde_json::from_str(&top).unwrap();
+    let processes = top["processes"].as_array().unwrap();
+    assert_eq!(processes.len(), 2, "{top}");
+}
+
+#[test]
+fn a_view_that_goes_on_does_not_wait_for_who_is_silent() {
+    let cluster = shop();
+    cluster.node("n4", Behaviour::Deaf);
+    cluster.pod("web", 4, "n4");
+    let begun = Instant::now();
+    let output = cluster.run(&[
+        "top",
+        "--k8s",
+        "-n",
+        "shop",
+        "deploy/web",
+        "--json",
+        "-d",
+        "1s",
+        "--every",
+        "200ms",
+    ]);
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let top: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let remarks = top["remarks"].to_string();
+    assert!(remarks.contains("1 node is missing: n4"), "{remarks}");
 }

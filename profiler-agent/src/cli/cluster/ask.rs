@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -32,6 +32,9 @@ const LIMITS: Limits = Limits {
     rows: 1 << 20,
 };
 
+/// How long an agent that did not answer a look is left alone.
+const REST: Duration = Duration::from_secs(20);
+
 /// What clocks and windows may add to what was asked for.
 const SLACK: Duration = Duration::from_mins(1);
 
@@ -47,6 +50,8 @@ pub(in crate::cli) struct Member {
     pub(super) labels: Vec<LabelFilter>,
     /// As long as it lasts.
     connection: Mutex<Option<ConnectedAgent>>,
+    /// It did not answer a look, and is not asked for looks until then, since all would wait for it.
+    rests: Mutex<Option<(Instant, String)>>,
 }
 
 impl Member {
@@ -57,7 +62,24 @@ impl Member {
             address,
             labels: Vec::new(),
             connection: Mutex::new(None),
+            rests: Mutex::new(None),
         }
+    }
+
+    /// Why it is not asked for a look.
+    async fn rests(&self) -> Option<String> {
+        let mut rests = self.rests.lock().await;
+        if rests
+            .as_ref()
+            .is_some_and(|(until, _)| *until <= Instant::now())
+        {
+            *rests = None;
+        }
+        rests.as_ref().map(|(_, why)| why.clone())
+    }
+
+    async fn rest(&self, why: &str) {
+        *self.rests.lock().await = Some((Instant::now() + REST, why.to_owned()));
     }
 
     async fn connected(&self) -> Result<ConnectedAgent, PullFailure> {
@@ -89,6 +111,8 @@ pub(in crate::cli) struct Question {
     pub(super) pods: Option<HashSet<String>>,
     /// How long an agent may take, beyond the time that is sampled: to answer, and to send.
     pub(super) limit: Duration,
+    /// All of it has to be there by then: it is one look of several.
+    pub(super) look: Option<Duration>,
 }
 
 /// What came of it.
@@ -101,7 +125,7 @@ pub(in crate::cli) struct Gathered {
     /// Nodes that have none of what was asked for.
     pub(in crate::cli) n_without: usize,
     /// Nodes that gave no answer, or none that can be used, and why.
-    pub(in crate::cli) failed: Vec<(String, String)>,
+    pub(in crate::cli) failed: Missing,
 }
 
 /// What an agent sent.
@@ -114,17 +138,22 @@ struct Sent {
 /// One's answer; `None`: it has nothing.
 type Answer = Result<Option<Sent>, String>;
 
-/// Asks all of them. Dropping the future ends it.
-pub(in crate::cli) async fn ask(
+/// Nodes that are missing, and why.
+pub(super) type Missing = Vec<(String, String)>;
+
+/// Asks all of them. Dropping the future ends it. `missing`: who is so before anybody was asked.
+pub(super) async fn ask(
     members: &[Arc<Member>],
     question: Question,
     remarks: Vec<String>,
+    missing: Missing,
 ) -> Result<Gathered> {
+    let n_expected = members.len() + missing.len();
     let question = Arc::new(question);
     let (sender, answers) = mpsc::channel(16);
     let merging = tokio::task::spawn_blocking({
         let question = Arc::clone(&question);
-        move || put_together(answers, &question, remarks)
+        move || put_together(answers, &question, remarks, missing)
     });
     let bounds = Arc::new(Bounds {
         dials: Semaphore::new(MAX_AT_A_TIME),
@@ -135,7 +164,10 @@ pub(in crate::cli) async fn ask(
         let (member, question) = (Arc::clone(member), Arc::clone(&question));
         let (bounds, sender) = (Arc::clone(&bounds), sender.clone());
         asking.spawn(async move {
-            let answer = answer(&member, &question, &bounds).await;
+            let answer = match question.look {
+                None => answer(&member, &question, &bounds).await,
+                Some(limit) => look(&member, &question, &bounds, limit).await,
+            };
             if answer.is_err() {
                 member.forget().await;
             }
@@ -145,12 +177,28 @@ pub(in crate::cli) async fn ask(
     }
     drop(sender);
     while asking.join_next().await.is_some() {}
-    merging.await.context("a part of pyagent has failed")
+    let gathered = merging.await.context("a part of pyagent has failed")?;
+    let n_answers = gathered.n_with_samples + gathered.n_without + gathered.failed.len();
+    ensure!(n_answers == n_expected, "a part of pyagent has failed");
+    Ok(gathered)
 }
 
 struct Bounds {
     dials: Semaphore,
     waiting: Arc<Semaphore>,
+}
+
+/// An answer that others wait for.
+async fn look(member: &Member, question: &Question, bounds: &Bounds, limit: Duration) -> Answer {
+    if let Some(why) = member.rests().await {
+        return Err(why);
+    }
+    let answer = tokio::time::timeout(limit, answer(member, question, bounds)).await;
+    let answer = answer.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
+    if let Err(why) = &answer {
+        member.rest(why).await;
+    }
+    answer
 }
 
 async fn answer(member: &Member, question: &Question, bounds: &Bounds) -> Answer {
@@ -209,13 +257,13 @@ fn put_together(
     mut answers: mpsc::Receiver<(Arc<Member>, Answer)>,
     question: &Question,
     remarks: Vec<String>,
+    mut failed: Missing,
 ) -> Gathered {
     let mut gathering = Gathering::new(Expected {
         profile_type: question.profile_type,
         max_length: max_length(question.time),
     });
     let (mut n_with_samples, mut n_without) = (0, 0);
-    let mut failed = Vec::new();
     while let Some((member, answer)) = answers.blocking_recv() {
         match answer.and_then(|sent| add(&mut gathering, &member, question, sent)) {
             Ok(0) => n_without += 1,
@@ -224,7 +272,7 @@ fn put_together(
         }
     }
     failed.sort_unstable();
-    let missing = match failed.len() {
+    let remark = match failed.len() {
         0 => None,
         1 => Some(format!("1 node is missing: {}", failed[0].0)),
         n_failed => {
@@ -241,7 +289,7 @@ fn put_together(
         }
     };
     Gathered {
-        profile: gathering.finish(remarks.into_iter().chain(missing)),
+        profile: gathering.finish(remark.into_iter().chain(remarks)),
         n_with_samples,
         n_without,
         failed,
