@@ -95,7 +95,8 @@ def give(one):
         time.sleep(0.015)
         try:
             one()
-        except RuntimeError:
+        except (RuntimeError, OSError):
+            # Nobody waits, or the other has ended.
             pass
 
 

@@ -19,6 +19,8 @@ enum Call {
     Known(WaitReason),
     /// What its first argument is a descriptor of.
     Descriptor,
+    /// Descriptors whose number is the first argument; without any, time to pass: so sleeps CPython up to 3.10.
+    Select,
 }
 
 /// System calls that every processor has.
@@ -27,7 +29,7 @@ const CALLS: &[(c_long, Call)] = &[
     (libc::SYS_nanosleep, Call::Known(WaitReason::Sleep)),
     (libc::SYS_clock_nanosleep, Call::Known(WaitReason::Sleep)),
     (libc::SYS_ppoll, Call::Known(WaitReason::Poll)),
-    (libc::SYS_pselect6, Call::Known(WaitReason::Poll)),
+    (libc::SYS_pselect6, Call::Select),
     (libc::SYS_epoll_pwait, Call::Known(WaitReason::Poll)),
     (SYS_EPOLL_PWAIT2, Call::Known(WaitReason::Poll)),
     (libc::SYS_wait4, Call::Known(WaitReason::Child)),
@@ -92,7 +94,7 @@ const SYS_EPOLL_PWAIT2: c_long = 441;
 #[cfg(target_arch = "x86_64")]
 const OLD_CALLS: &[(c_long, Call)] = &[
     (libc::SYS_poll, Call::Known(WaitReason::Poll)),
-    (libc::SYS_select, Call::Known(WaitReason::Poll)),
+    (libc::SYS_select, Call::Select),
     (libc::SYS_epoll_wait, Call::Known(WaitReason::Poll)),
     (libc::SYS_fork, Call::Known(WaitReason::Child)),
     (libc::SYS_vfork, Call::Known(WaitReason::Child)),
@@ -152,6 +154,8 @@ pub fn reason(sample: &RawSample, frames: &[ResolvedFrame]) -> WaitReason {
     match call(sample.system_call) {
         None => WaitReason::Other,
         Some(Call::Known(reason)) => reason,
+        Some(Call::Select) if sample.address.0 == 0 => WaitReason::Sleep,
+        Some(Call::Select) => WaitReason::Poll,
         Some(Call::Descriptor) => {
             by_function(frames).unwrap_or_else(|| by_descriptor(sample.pid, sample.address.0))
         }
