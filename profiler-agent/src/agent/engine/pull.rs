@@ -314,9 +314,8 @@ impl Engine {
 
     /// Waits of a profile's threads that have not ended: they have no stack, and are not in it.
     fn unfinished(&self, pull: &Pull) -> Option<String> {
-        let is_meant = |process: &&Arc<PythonProcess>| {
-            matches(&pull.filter, process, self.parts.show_cmdline)
-        };
+        let is_meant =
+            |process: &&Arc<PythonProcess>| matches(&pull.filter, process, self.parts.show_cmdline);
         let meant = self.symbolizer.processes().filter(is_meant);
         let meant: HashSet<Pid> = meant.map(|process| process.pid).collect();
         let end_ns = pull

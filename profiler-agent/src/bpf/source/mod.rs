@@ -220,9 +220,7 @@ impl Sources {
             faults: periods
                 .faults
                 .map(|period| FaultEvents::new(name(ProfileType::Faults), period)),
-            off_cpu: periods
-                .off_cpu_ns
-                .map(|ns| OffCpu::new(off_cpu, ns)),
+            off_cpu: periods.off_cpu_ns.map(|ns| OffCpu::new(off_cpu, ns)),
             open,
             cpus: BTreeSet::new(),
             messages: CpuMessages::listen().ok(),
