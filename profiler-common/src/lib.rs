@@ -15,5 +15,6 @@ pub mod calibration;
 pub mod counters;
 pub mod event;
 pub mod layout;
+pub mod off_cpu;
 pub mod process;
 pub mod unwind;

@@ -9,3 +9,4 @@ mod process_labels;
 pub mod remote;
 pub mod symbolize;
 mod thread_labels;
+pub mod waits;

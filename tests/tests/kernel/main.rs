@@ -16,6 +16,7 @@ mod leaks;
 mod lines;
 mod memory;
 mod native_memory;
+mod off_cpu;
 mod pods;
 mod programs;
 mod push;
