@@ -37,7 +37,7 @@ use crate::bpf::load::{Programs, Settings};
 use crate::bpf::source::Periods;
 use crate::bpf::source::probe_cost::ProbeCost;
 use crate::bpf::source::probes::Probes;
-use crate::config::{MAX_ALLOCATIONS, MAX_THREADS, POOL_PERIOD, SamplingConfig};
+use crate::config::{MAX_ALLOCATIONS, POOL_PERIOD, SamplingConfig};
 use crate::ids::Pid;
 use crate::kernel::privileges::{reduce_privileged_thread, reduce_thread};
 use crate::kernel::probe::has_seccomp_filter;
@@ -203,7 +203,6 @@ impl Agent {
             alloc_period: config.allocation.period,
             pool_period: POOL_PERIOD,
             max_allocations: MAX_ALLOCATIONS,
-            max_threads: MAX_THREADS,
             log_level: if config.bpf_debug { 4 } else { 0 },
         };
         let programs = Programs::load(settings).with_context(cannot_load)?;
@@ -212,8 +211,6 @@ impl Agent {
         let periods = Periods {
             cpu_ns: is_sampled(ProfileType::Cpu).then(|| period_ns(config.rate_hz)),
             faults: is_sampled(ProfileType::Faults).then_some(config.fault_period),
-            off_cpu_ns: is_sampled(ProfileType::OffCpu)
-                .then_some(config.off_cpu_threshold.as_nanos() as u64),
         };
         let (sources, mut probes, ring, processes, layouts) =
             programs.split(periods, opener.clone().events());

@@ -70,7 +70,7 @@ use profiler_common::process::DEFAULT_MAX_PROCESSES;
 use crate::config::{
     AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_MAX_SAMPLES_PER_SECOND, DEFAULT_RATE_HZ,
     DEFAULT_WINDOW, SamplingConfig, default_ring_bytes, parse_budget, parse_duration, parse_period,
-    parse_ring, parse_threshold, parse_time,
+    parse_ring, parse_time,
 };
 use crate::format::FORMATS;
 use crate::ids::Pid;
@@ -234,10 +234,6 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_FAULT_PERIOD, env = "PYAGENT_FAULT_PERIOD",
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000), hide_short_help = true)]
     pub fault_period: u64,
-    /// Waits of at least this length are all sampled, of shorter ones a part (--type offcpu)
-    #[arg(long, value_name = "TIME", default_value = "1ms", env = "PYAGENT_OFFCPU_THRESHOLD",
-          value_parser = parse_threshold, hide_short_help = true)]
-    pub offcpu_threshold: Duration,
     /// Bytes of the ring buffer between kernel and agent (rounded up to a power of two) [default: 4MiB for each 32
     /// CPUs]
     #[arg(long, value_name = "SIZE", env = "PYAGENT_RING_BYTES", value_parser = parse_ring, hide_short_help = true)]
@@ -311,9 +307,9 @@ pub struct AgentArgs {
     /// How allocations are sampled.
     #[command(flatten)]
     pub allocation: AllocationArgs,
-    /// What is sampled: cpu, faults; offcpu; pools, alloc, mmap
+    /// What is sampled: cpu, faults; pools, alloc, mmap
     ///
-    /// offcpu is time off the CPU, and what for. Memory is faults (touched for the first time); pools, alloc and mmap need probes in the processes.
+    /// Memory is faults (touched for the first time); pools, alloc and mmap need probes in the processes.
     #[arg(
         long = "type",
         value_name = "TYPE",
@@ -362,9 +358,9 @@ pub struct RecordArgs {
     /// How allocations are sampled.
     #[command(flatten)]
     pub allocation: AllocationArgs,
-    /// What is recorded: cpu, offcpu, faults, pools, alloc, mmap
+    /// What is recorded: cpu, faults, pools, alloc, mmap
     ///
-    /// cpu: time on the CPU. offcpu: time off it, and what threads wait for. faults: memory touched for the first time. pools: memory for small objects (up to 512 bytes).
+    /// cpu: time on the CPU. faults: memory touched for the first time. pools: memory for small objects (up to 512 bytes).
     /// alloc: memory from malloc and its like. mmap: address space from mmap, mremap and sbrk, which those get theirs
     /// from. The last three place breakpoints in the processes (uprobes), which cost them
     /// about 1 us at each probe, and tell what is still in use at the end, and what was when the process had most.
@@ -456,7 +452,7 @@ pub struct PullArgs {
     /// The agents of a cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    /// What the profile is about: cpu, offcpu, faults, pools, alloc, mmap
+    /// What the profile is about: cpu, faults, pools, alloc, mmap
     #[arg(
         long = "type",
         value_name = "TYPE",
@@ -750,7 +746,6 @@ impl SamplingArgs {
             types,
             rate_hz: self.rate,
             fault_period: self.fault_period,
-            off_cpu_threshold: self.offcpu_threshold,
             max_samples_per_second,
             ring_bytes: self.ring_bytes.map_or_else(
                 || default_ring_bytes(n_cpus_online()),

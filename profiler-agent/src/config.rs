@@ -27,15 +27,6 @@ pub const POOL_PERIOD: u64 = 128 << 10;
 /// Most sampled allocations that are followed until they are given back: 64 GiB at the default distance.
 pub const MAX_ALLOCATIONS: u32 = 1 << 17;
 
-/// Waits of at least this length are all sampled when nothing is said.
-pub const DEFAULT_OFF_CPU_THRESHOLD: Duration = Duration::from_millis(1);
-
-/// Longest such length: the kernel programs multiply it with a number of 32 bits.
-pub const MAX_OFF_CPU_THRESHOLD: Duration = Duration::from_secs(4);
-
-/// Most threads whose waits are followed.
-pub const MAX_THREADS: u32 = 1 << 16;
-
 /// The part of a process's CPU time that probes may take when nothing is said.
 pub const DEFAULT_ALLOC_BUDGET: f64 = 0.03;
 
@@ -80,8 +71,6 @@ pub struct SamplingConfig {
     pub rate_hz: u32,
     /// Page faults for one sample.
     pub fault_period: u64,
-    /// Waits of at least this length are all sampled; of shorter ones so many that they stand for their time.
-    pub off_cpu_threshold: Duration,
     /// Above this the rate is lowered; `None`: never.
     pub max_samples_per_second: Option<u32>,
     /// Bytes of the ring buffer.
@@ -121,28 +110,6 @@ impl Default for AllocationConfig {
             temporary: DEFAULT_TEMPORARY,
             pool_probes: PoolProbes::Auto,
         }
-    }
-}
-
-/// Parses the length from which on all waits are sampled.
-pub fn parse_threshold(text: &str) -> Result<Duration, String> {
-    let hint = || format!("`{text}` is no length of waits: write 1ms, 100us or 0.5s, at most 4s");
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| hint())?;
-    let seconds = match unit.trim() {
-        "us" => number / 1e6,
-        "ms" => number / 1e3,
-        "s" => number,
-        _ => return Err(hint()),
-    };
-    let length = Duration::try_from_secs_f64(seconds).map_err(|_| hint())?;
-    if (Duration::from_micros(1)..=MAX_OFF_CPU_THRESHOLD).contains(&length) {
-        Ok(length)
-    } else {
-        Err(hint())
     }
 }
 
@@ -232,7 +199,6 @@ impl SamplingConfig {
             types: vec![ProfileType::Cpu],
             rate_hz: DEFAULT_RATE_HZ,
             fault_period: DEFAULT_FAULT_PERIOD,
-            off_cpu_threshold: DEFAULT_OFF_CPU_THRESHOLD,
             max_samples_per_second: None,
             ring_bytes: DEFAULT_RING_BYTES,
             max_processes: DEFAULT_MAX_PROCESSES,

@@ -38,14 +38,10 @@ pub enum Counter {
     ReleaseLost = 14,
     /// A sampled allocation failed, or came back on a way that has no probe.
     CallsUnseen = 15,
-    /// Nanoseconds of waits whose samples were lost: the ring buffer was full, or both scratches were taken.
-    OffCpuLostNs = 16,
-    /// A thread was switched out whose waits cannot be followed: the table of threads was full.
-    OffCpuFull = 17,
 }
 
 /// Number of counters.
-pub const N_COUNTERS: usize = 18;
+pub const N_COUNTERS: usize = 16;
 
 impl Counter {
     /// Every counter, in the order of its numbers.
@@ -66,8 +62,6 @@ impl Counter {
         Self::LiveFull,
         Self::ReleaseLost,
         Self::CallsUnseen,
-        Self::OffCpuLostNs,
-        Self::OffCpuFull,
     ];
 
     /// Name as GetStatus, `/metrics` (`pyagent_<name>_total`) and `doctor` show it.
@@ -90,8 +84,6 @@ impl Counter {
             Self::LiveFull => "allocations_not_followed",
             Self::ReleaseLost => "releases_lost",
             Self::CallsUnseen => "allocations_unseen",
-            Self::OffCpuLostNs => "off_cpu_lost_nanoseconds",
-            Self::OffCpuFull => "off_cpu_not_followed",
         }
     }
 
@@ -119,12 +111,6 @@ impl Counter {
             }
             Self::LiveFull => {
                 "Sampled allocations whose release will not be noticed: too many are alive"
-            }
-            Self::OffCpuLostNs => {
-                "Nanoseconds of waits whose samples were lost because the ring buffer was full"
-            }
-            Self::OffCpuFull => {
-                "Times that a thread was switched out whose waits are not followed: there are too many threads"
             }
             Self::ReleaseLost => {
                 "Releases of memory that were noticed late or not at all because the ring buffer was full"

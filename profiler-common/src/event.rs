@@ -8,7 +8,7 @@
 use crate::arch;
 
 /// Version of the record layout; the first field of each record.
-pub const RECORD_VERSION: u16 = 4;
+pub const RECORD_VERSION: u16 = 3;
 
 /// Most Python frames in one sample; deeper stacks are cut at the root end and marked truncated.
 pub const MAX_PYTHON_FRAMES: usize = 1024;
@@ -93,22 +93,16 @@ pub struct SampleHeader {
     /// Address of its current frame, the leaf; 0 when it had none.
     pub frame: u64,
     /// What one sample stands for, in the unit of its source: nanoseconds of CPU time, page faults, bytes of small
-    /// objects; of an allocation the mean distance of samples, in bytes; nanoseconds of a wait.
+    /// objects; of an allocation the mean distance of samples, in bytes.
     pub period: u64,
-    /// What the event is about: for a page fault the address that was touched, for an allocation that of the memory, for a
-    /// wait in a system call the first argument of that (the address of a futex, a descriptor); else 0.
+    /// What the event is about: for a page fault the address that was touched, for an allocation that of the memory;
+    /// else 0.
     pub address: u64,
     /// Size of an allocation; else 0.
     pub n_bytes: u64,
     /// When the thread began, in nanoseconds since boot (`task_struct.start_boottime`): with its id it tells the thread
     /// from every other one. 0 where it is not known.
     pub thread_started_ns: u64,
-    /// Of a wait the part of `period` in which the thread could have run and had no CPU; else 0.
-    pub ready_ns: u64,
-    /// Number of the system call that a thread waited in; [`NO_SYSTEM_CALL`]: it was in none, or this is no wait.
-    pub system_call: u32,
-    /// Of a wait the kernel's state of the thread (`task_struct.__state`), one of [`task_state`] mostly; else 0.
-    pub task_state: u32,
     /// Process id (tgid) in the initial pid namespace.
     pub pid: u32,
     /// Thread id in the initial pid namespace.
@@ -133,23 +127,6 @@ pub struct SampleHeader {
     pub comm: [u8; 16],
 }
 
-/// Value of [`SampleHeader::system_call`].
-pub const NO_SYSTEM_CALL: u32 = u32::MAX;
-
-/// States of a thread that is switched out, as bits (include/linux/sched.h).
-pub mod task_state {
-    /// It could go on: it was preempted, or has given its CPU away.
-    pub const RUNNING: u32 = 0;
-    /// It waits, and a signal ends that.
-    pub const INTERRUPTIBLE: u32 = 1;
-    /// Stopped by a signal.
-    pub const STOPPED: u32 = 4;
-    /// Stopped by a debugger.
-    pub const TRACED: u32 = 8;
-    /// It has ended.
-    pub const DEAD: u32 = 0x80;
-}
-
 /// Numbers of [`SampleHeader::source`]: rows of the agent's source table.
 pub mod source {
     /// The CPU clock.
@@ -162,8 +139,6 @@ pub mod source {
     pub const ALLOC: u8 = 3;
     /// `mmap` and its like.
     pub const MMAP: u8 = 4;
-    /// Time off the CPU.
-    pub const OFF_CPU: u8 = 5;
 }
 
 /// Bits of [`SampleHeader::flags`].
@@ -184,8 +159,6 @@ pub mod sample_flags {
     pub const THREAD_STATE_LISTED: u32 = 1 << 6;
     /// The thread held the GIL of an interpreter whose garbage collector was at work.
     pub const COLLECTING: u32 = 1 << 7;
-    /// The thread waited for the global interpreter lock.
-    pub const GIL_WAITED: u32 = 1 << 8;
 }
 
 /// The user-space registers, in the order of the kernel's `pt_regs`.

@@ -15,6 +15,5 @@ pub mod calibration;
 pub mod counters;
 pub mod event;
 pub mod layout;
-pub mod off_cpu;
 pub mod process;
 pub mod unwind;

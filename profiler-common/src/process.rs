@@ -48,9 +48,6 @@ pub struct ProcessEntry {
     pub state: ProcessState,
     /// Bytes of a pool of small objects; 0 where there are none.
     pub pool_bytes: u64,
-    /// When the agent began to know the process, in nanoseconds since boot: threads that have not run since have waited
-    /// at least since then. 0: it was known from its begin.
-    pub known_ns: u64,
 }
 
 /// Where CPython's per-thread pointer to the thread state lies, relative to the thread pointer.

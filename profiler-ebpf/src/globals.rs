@@ -34,10 +34,6 @@ globals! {
     TASK_STACK, task_stack: u32 = 0;
     /// Where the registers of user space lie on it, from its lowest address: at its end.
     STACK_REGISTERS, stack_registers: u32 = 0;
-    /// `task_struct.__state`, before 5.14 `state`.
-    TASK_STATE, task_state: u32 = 0;
-    /// `task_struct.sched_info.run_delay`: nanoseconds that the thread waited for a CPU; 0: where it lies is not known.
-    TASK_RUN_DELAY, task_run_delay: u32 = 0;
     /// Every exec makes a pending entry, so that new processes are found; else only known processes matter.
     FOLLOW_ALL, follow_all: u32 = 0;
     /// A child of a profiled process is profiled.

@@ -23,7 +23,6 @@ mod globals;
 mod lifecycle;
 mod maps;
 mod memory;
-mod off_cpu;
 mod registers;
 mod repair;
 mod sample;
@@ -31,7 +30,7 @@ mod task;
 mod walk;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::macros::{btf_tracepoint, kprobe, perf_event, raw_tracepoint, uprobe};
+use aya_ebpf::macros::{btf_tracepoint, perf_event, raw_tracepoint, uprobe};
 use aya_ebpf::programs::{
     BtfTracePointContext, PerfEventContext, ProbeContext, RawTracePointContext,
 };
@@ -39,7 +38,7 @@ use aya_ebpf::programs::{
 use profiler_common::allocation::Place;
 use profiler_common::event::source;
 
-use sample::{AtRegisters, AtTracepoint, Event};
+use sample::Event;
 use task::{ProbedTask, Task, TypedTask};
 
 /// CPU samples: the software event `cpu-clock`, one per online CPU.
@@ -69,53 +68,6 @@ pub fn sample_faults(ctx: PerfEventContext) -> u32 {
 #[perf_event]
 pub fn sample_faults_probed(ctx: PerfEventContext) -> u32 {
     take_fault::<ProbedTask>(&ctx);
-    0
-}
-
-/// A thread is switched out: whether it is preempted, the thread, the next one.
-#[raw_tracepoint(tracepoint = "sched_switch")]
-pub fn switch_out(ctx: RawTracePointContext) -> i32 {
-    off_cpu::switched_out::<TypedTask>(is_preempted(&ctx));
-    0
-}
-
-/// The same where the kernel's memory must be read.
-#[raw_tracepoint(tracepoint = "sched_switch")]
-pub fn switch_out_probed(ctx: RawTracePointContext) -> i32 {
-    off_cpu::switched_out::<ProbedTask>(is_preempted(&ctx));
-    0
-}
-
-#[inline(always)]
-fn is_preempted(ctx: &RawTracePointContext) -> bool {
-    ctx.arg::<u64>(0) & 0xff != 0
-}
-
-/// A thread runs again: the scheduler is left (6.15+).
-#[raw_tracepoint(tracepoint = "sched_exit_tp")]
-pub fn switch_in(ctx: RawTracePointContext) -> i32 {
-    off_cpu::switched_in::<TypedTask, AtTracepoint>(ctx.as_ptr());
-    0
-}
-
-/// The same where the kernel's memory must be read.
-#[raw_tracepoint(tracepoint = "sched_exit_tp")]
-pub fn switch_in_probed(ctx: RawTracePointContext) -> i32 {
-    off_cpu::switched_in::<ProbedTask, AtTracepoint>(ctx.as_ptr());
-    0
-}
-
-/// The same where there is no such tracepoint: `finish_task_switch`, which the scheduler calls in the next thread.
-#[kprobe]
-pub fn switch_in_kprobe(ctx: ProbeContext) -> u32 {
-    off_cpu::switched_in::<TypedTask, AtRegisters>(ctx.as_ptr());
-    0
-}
-
-/// The same where the kernel's memory must be read.
-#[kprobe]
-pub fn switch_in_kprobe_probed(ctx: ProbeContext) -> u32 {
-    off_cpu::switched_in::<ProbedTask, AtRegisters>(ctx.as_ptr());
     0
 }
 

@@ -77,15 +77,9 @@ pub(crate) struct Scratch {
 /// Adds one to a counter.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
-    count_more(counter, 1);
-}
-
-/// Adds to a counter.
-#[inline(always)]
-pub(crate) fn count_more(counter: Counter, n: u64) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: a value of this CPU; a lost update by an interrupting program is a lost count, not more.
-        unsafe { *value += n };
+        unsafe { *value += 1 };
     }
 }
 

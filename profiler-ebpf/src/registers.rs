@@ -1,6 +1,6 @@
 //! The saved registers of user space: what x86-64 and arm64 call them, in one place.
 
-use profiler_common::event::{N_GENERAL_REGISTERS, NO_SYSTEM_CALL, UserRegisters};
+use profiler_common::event::{N_GENERAL_REGISTERS, UserRegisters};
 
 /// What the kernel saves of user space: `pt_regs`, of which arm64's begins with what it shows to programs
 /// (`user_pt_regs`).
@@ -15,41 +15,6 @@ pub(crate) use x86_64::{
 pub(crate) use arm64::{
     by_number, copy, instruction_address, is_of_user_space, probe, result, stack_pointer,
 };
-
-/// Where the kernel notes which system call a thread is in, behind the address of its saved registers.
-pub(crate) struct SystemCall {
-    /// The word with its number.
-    pub(crate) number: u64,
-    /// Its first argument.
-    pub(crate) argument: u64,
-}
-
-impl SystemCall {
-    /// x86-64: `orig_ax`, `di`.
-    #[cfg(bpf_target_arch = "x86_64")]
-    pub(crate) const OFFSETS: Self = Self {
-        number: core::mem::offset_of!(SavedRegisters, orig_rax) as u64,
-        argument: core::mem::offset_of!(SavedRegisters, rdi) as u64,
-    };
-
-    /// arm64: `syscallno` and `orig_x0`, behind what programs are shown (arch/arm64/include/asm/ptrace.h).
-    #[cfg(bpf_target_arch = "aarch64")]
-    pub(crate) const OFFSETS: Self = Self {
-        number: size_of::<SavedRegisters>() as u64 + 8,
-        argument: size_of::<SavedRegisters>() as u64,
-    };
-
-    /// Number and first argument of what stands there. An interrupt or an exception has a negative number.
-    #[inline(always)]
-    pub(crate) const fn of(number: u64, argument: u64) -> (u32, u64) {
-        let number = number as u32;
-        if (number as i32) < 0 {
-            (NO_SYSTEM_CALL, 0)
-        } else {
-            (number, argument)
-        }
-    }
-}
 
 /// A register by its index in [`UserRegisters::general`]; 0 for others. The context of a program can be read at offsets that
 /// are constants only, so it is copied; in a subprogram of its own, whose stack is free again afterwards.

@@ -11,13 +11,13 @@ use aya_ebpf::helpers::generated::{
 use profiler_common::arch;
 use profiler_common::counters::Counter;
 use profiler_common::event::{
-    KernelStatus, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, NO_SYSTEM_CALL, PyFrame, PythonStatus,
-    RECORD_VERSION, RecordHead, RecordKind, SampleHeader, SampleRecord, sample_flags,
+    KernelStatus, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, PyFrame, PythonStatus, RECORD_VERSION,
+    RecordHead, RecordKind, SampleHeader, SampleRecord, sample_flags,
 };
 use profiler_common::layout::{GilKind, PyLayout};
 use profiler_common::process::{ProcessEntry, ProcessState};
 use profiler_common::unwind::python::WalkEnd;
-use profiler_common::unwind::thread::{self, GIL_BYTES, ListStep, ListWalk, MAX_LISTED, Thread};
+use profiler_common::unwind::thread::{self, ListStep, ListWalk, MAX_LISTED, Thread};
 use profiler_common::unwind::{Fault, ReadUser as _, Window};
 
 use crate::globals;
@@ -60,74 +60,6 @@ pub(crate) struct Event {
     pub(crate) n_bytes: u64,
 }
 
-/// What is known of a wait, see the fields of the same names in [`SampleHeader`].
-#[derive(Clone, Copy)]
-pub(crate) struct Wait {
-    pub(crate) ready_ns: u64,
-    pub(crate) system_call: u32,
-    pub(crate) state: u32,
-}
-
-/// Whether the context of a program begins with registers.
-pub(crate) trait Interrupted {
-    /// Those that were interrupted; `None`: the kernel's own.
-    fn registers<'a>(ctx: *mut c_void) -> Option<&'a SavedRegisters>;
-}
-
-/// It does, as that of perf events and of probes.
-pub(crate) struct AtRegisters;
-
-impl Interrupted for AtRegisters {
-    #[inline(always)]
-    fn registers<'a>(ctx: *mut c_void) -> Option<&'a SavedRegisters> {
-        // SAFETY: the kernel hands the program its context, which begins with registers.
-        Some(unsafe { &*ctx.cast::<SavedRegisters>() })
-    }
-}
-
-/// It does not, as that of tracepoints, which are in the kernel.
-pub(crate) struct AtTracepoint;
-
-impl Interrupted for AtTracepoint {
-    #[inline(always)]
-    fn registers<'a>(_ctx: *mut c_void) -> Option<&'a SavedRegisters> {
-        None
-    }
-}
-
-/// Takes a sample of the current task, which has waited, if its process is selected. False: it was lost.
-#[inline(always)]
-pub(crate) fn take_wait<T: Task, I: Interrupted>(
-    ctx: *mut c_void,
-    event: Event,
-    wait: Wait,
-) -> bool {
-    // SAFETY: a helper without arguments.
-    let ids = unsafe { bpf_get_current_pid_tgid() };
-    let pid = (ids >> 32) as u32;
-    // SAFETY: as in `take`.
-    let Some(process) = (unsafe { PROCESSES.get(&pid) }) else {
-        return true;
-    };
-    count(Counter::Samples);
-    let Some(scratch) = claim() else {
-        count(Counter::Nested);
-        return false;
-    };
-    fill::<T, I>(ctx, event, ids, process, scratch);
-    let header = &mut scratch.record.header;
-    header.ready_ns = wait.ready_ns;
-    header.system_call = wait.system_call;
-    header.task_state = wait.state;
-    // No other waits of an interpreter's are on words of the lock that it has.
-    if event.address.wrapping_sub(scratch.thread.gil) < GIL_BYTES && scratch.thread.gil != 0 {
-        header.flags |= sample_flags::GIL_WAITED;
-    }
-    let is_sent = submit(&mut scratch.record);
-    release(scratch);
-    is_sent
-}
-
 /// Takes a sample of the current task if its process is selected. `ctx` begins with the registers that were interrupted,
 /// as that of perf events and of probes does.
 #[inline(always)]
@@ -148,8 +80,7 @@ pub(crate) fn take<T: Task>(ctx: *mut c_void, event: Event) {
         count(Counter::Nested);
         return;
     };
-    fill::<T, AtRegisters>(ctx, event, ids, process, scratch);
-    submit(&mut scratch.record);
+    fill::<T>(ctx, event, ids, process, scratch);
     release(scratch);
 }
 
@@ -168,21 +99,22 @@ pub(crate) fn take_preemptible<T: Task>(ctx: *mut c_void, event: Event) {
         count(Counter::Nested);
         return;
     };
-    fill::<T, AtRegisters>(ctx, event, ids, process, scratch);
-    submit(&mut scratch.record);
+    fill::<T>(ctx, event, ids, process, scratch);
     release_preemptible();
 }
 
-/// Fills the record. `ids` are process (upper half) and thread.
+/// Fills and submits the record. `ids` are process (upper half) and thread.
 #[inline(always)]
-fn fill<T: Task, I: Interrupted>(
+fn fill<T: Task>(
     ctx: *mut c_void,
     event: Event,
     ids: u64,
     process: &ProcessEntry,
     scratch: &mut Scratch,
 ) {
-    identify::<T, I>(ctx, ids, process, scratch);
+    // SAFETY: the kernel hands the program its context, which begins with registers.
+    let interrupted = unsafe { &*ctx.cast::<SavedRegisters>() };
+    identify::<T>(interrupted, ids, process, scratch);
     let header = &mut scratch.record.header;
     header.source = event.source;
     header.period = event.period;
@@ -201,20 +133,22 @@ fn fill<T: Task, I: Interrupted>(
     };
     scratch.record.header.python_status = status as u8;
     // Asked once more: a flag that lives through the walk would double what the verifier looks at.
-    if is_in_kernel::<I>(ctx) {
+    if is_in_kernel(interrupted) {
         fill_kernel(ctx, &mut scratch.record);
     }
+    submit(&mut scratch.record);
 }
 
 /// Begins the record: who was interrupted, when, and where. A subprogram of its own: what it needs of the stack, 300
 /// bytes, is free again when the walk runs, whose loops' stacks are added; at most 512 there may be.
 #[inline(never)]
-fn identify<T: Task, I: Interrupted>(
-    ctx: *mut c_void,
+fn identify<T: Task>(
+    interrupted: &SavedRegisters,
     ids: u64,
     process: &ProcessEntry,
     scratch: &mut Scratch,
 ) {
+    let in_kernel = is_in_kernel(interrupted);
     scratch.record.header = SampleHeader {
         head: RecordHead {
             version: RECORD_VERSION,
@@ -232,9 +166,6 @@ fn identify<T: Task, I: Interrupted>(
         address: 0,
         n_bytes: 0,
         thread_started_ns: T::started_ns(T::current()),
-        ready_ns: 0,
-        system_call: NO_SYSTEM_CALL,
-        task_state: 0,
         pid: (ids >> 32) as u32,
         tid: ids as u32,
         // SAFETY: a helper without arguments.
@@ -249,25 +180,25 @@ fn identify<T: Task, I: Interrupted>(
         comm: [0; 16],
     };
     task::comm(&mut scratch.record.header.comm);
-    fill_registers::<T>(I::registers(ctx), process, &mut scratch.record);
+    fill_registers::<T>(interrupted, in_kernel, process, &mut scratch.record);
 }
 
 /// Whether the CPU was in the kernel.
 #[inline(always)]
-fn is_in_kernel<I: Interrupted>(ctx: *mut c_void) -> bool {
-    I::registers(ctx).is_none_or(|interrupted| !registers::is_of_user_space(interrupted))
+fn is_in_kernel(interrupted: &SavedRegisters) -> bool {
+    !registers::is_of_user_space(interrupted)
 }
 
 /// The user-space instruction address always; the registers when it lies in the eval loop, where the leaf's
 /// instruction may lag and a frame switch may be under way.
 #[inline(always)]
 fn fill_registers<T: Task>(
-    interrupted: Option<&SavedRegisters>,
+    interrupted: &SavedRegisters,
+    in_kernel: bool,
     process: &ProcessEntry,
     record: &mut SampleRecord,
 ) {
-    let of_user_space = interrupted.filter(|it| registers::is_of_user_space(it));
-    let Some(interrupted) = of_user_space else {
+    if in_kernel {
         record.header.flags |= sample_flags::IN_KERNEL;
         let Some(ip) = T::saved_user_registers(&mut record.registers) else {
             count(Counter::RegistersFailed);
@@ -278,7 +209,7 @@ fn fill_registers<T: Task>(
             record.header.flags |= sample_flags::USER_REGISTERS;
         }
         return;
-    };
+    }
     // What was interrupted is user space: its registers are the context's, which need no helper.
     let ip = registers::instruction_address(interrupted);
     record.header.user_ip = ip;
@@ -517,15 +448,15 @@ fn is_young(header: &SampleHeader) -> bool {
     header.head.time_ns.wrapping_sub(header.generation >> 10) < YOUNG_NS
 }
 
-/// Sends the record with its true length. False: it was lost.
+/// Sends the record with its true length.
 #[inline(always)]
-fn submit(record: &mut SampleRecord) -> bool {
+fn submit(record: &mut SampleRecord) {
     let n_python = usize::from(record.header.n_python);
     let n_kernel = usize::from(record.header.n_kernel);
     let size = PYTHON_OFFSET + n_python * size_of::<PyFrame>() + n_kernel * size_of::<u64>();
     let size = core::hint::black_box(size);
     if size > size_of::<SampleRecord>() {
-        return false;
+        return;
     }
     record.header.head.size_bytes = size as u32;
     let ring = (&raw const EVENTS).cast::<c_void>().cast_mut();
@@ -534,10 +465,8 @@ fn submit(record: &mut SampleRecord) -> bool {
         let full = bpf_ringbuf_query(ring, AVAILABLE_DATA) + size as u64 >= globals::wakeup_bytes();
         let wake = full || is_young(&record.header);
         let flags = if wake { FORCE_WAKEUP } else { NO_WAKEUP };
-        let is_lost = bpf_ringbuf_output(ring, (&raw mut *record).cast(), size as u64, flags) != 0;
-        if is_lost {
+        if bpf_ringbuf_output(ring, (&raw mut *record).cast(), size as u64, flags) != 0 {
             count(Counter::LostFull);
         }
-        !is_lost
     }
 }

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_comm, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
 };
 
-use profiler_common::event::{NO_SYSTEM_CALL, UserRegisters};
+use profiler_common::event::UserRegisters;
 
 use crate::globals;
 use crate::memory;
@@ -25,10 +25,6 @@ pub(crate) trait Task {
     /// Copies the registers with which the current task last left user space into a record; returns the address of the
     /// instruction.
     fn saved_user_registers(into: &mut UserRegisters) -> Option<u64>;
-
-    /// Number and first argument of the system call that the current task is in; [`NO_SYSTEM_CALL`]: it is in none. What
-    /// the kernel does on its way back to user space belongs to the call.
-    fn system_call() -> (u32, u64);
 
     /// The thread pointer of a task that runs, or is switched out: x86-64's FS base, arm64's `TPIDR_EL0`.
     ///
@@ -98,17 +94,6 @@ impl Task for TypedTask {
         registers::copy(saved, into);
         Some(registers::instruction_address(saved))
     }
-
-    #[inline(always)]
-    fn system_call() -> (u32, u64) {
-        // SAFETY: helpers on the current task, which has registers.
-        let saved = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
-        let words = registers::SystemCall::OFFSETS;
-        // SAFETY: the verifier accepts no pointer of another type.
-        let word =
-            |offset: u64| unsafe { core::ptr::read_volatile((saved + offset) as *const u64) };
-        registers::SystemCall::of(word(words.number), word(words.argument))
-    }
 }
 
 /// By reading the kernel's memory, on kernels without BTF or older than 5.15. Refused under the lockdown
@@ -136,22 +121,6 @@ impl Task for ProbedTask {
     fn saved_user_registers(into: &mut UserRegisters) -> Option<u64> {
         let stack = Self::u64_at(Self::current(), globals::task_stack())?;
         registers::probe(stack + u64::from(globals::stack_registers()), into)
-    }
-
-    #[inline(always)]
-    fn system_call() -> (u32, u64) {
-        let Some(stack) = Self::u64_at(Self::current(), globals::task_stack()) else {
-            return (NO_SYSTEM_CALL, 0);
-        };
-        let saved = stack + u64::from(globals::stack_registers());
-        let words = registers::SystemCall::OFFSETS;
-        match (
-            memory::kernel(saved + words.number),
-            memory::kernel(saved + words.argument),
-        ) {
-            (Some(number), Some(argument)) => registers::SystemCall::of(number, argument),
-            _ => (NO_SYSTEM_CALL, 0),
-        }
     }
 }
 

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use profiler_agent::agent::{Agent, Purpose, Recording};
 use profiler_agent::config::{
-    AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_OFF_CPU_THRESHOLD, DEFAULT_RING_BYTES,
-    DEFAULT_WINDOW, SamplingConfig,
+    AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_RING_BYTES, DEFAULT_WINDOW, SamplingConfig,
 };
 use profiler_agent::ids::Pid;
 use profiler_agent::process::service::LabelOptions;
@@ -99,7 +98,6 @@ fn config(selection: Selection, rate_hz: u32) -> SamplingConfig {
         types: vec![ProfileType::Cpu],
         rate_hz,
         fault_period: DEFAULT_FAULT_PERIOD,
-        off_cpu_threshold: DEFAULT_OFF_CPU_THRESHOLD,
         max_samples_per_second: None,
         ring_bytes: DEFAULT_RING_BYTES,
         max_processes: DEFAULT_MAX_PROCESSES,

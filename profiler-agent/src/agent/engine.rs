@@ -43,13 +43,11 @@ use crate::process::lifecycle::{Change, Lifecycle};
 use crate::profile::aggregate::Aggregator;
 use crate::profile::model::{Profile, ProfileType, Rounding};
 use crate::profile::query::{ProcessFilter, RecordedRequest};
-use crate::profile::wait::{GilState, Wait};
 use crate::python::process::PythonProcess;
 use crate::python::refusal::Reason;
 use crate::recorder::{self, ReadError};
 use crate::sample::decode::RawSample;
 use crate::sample::symbolize::Symbolizer;
-use crate::sample::waits;
 use crate::serve::query::{PullError, Query};
 use crate::track::process::ProcessListing;
 use crate::track::tracker::{ProcessCounts, Update};
@@ -90,13 +88,12 @@ impl Sampler {
             Self::Kernel(sources) => sources.periods(),
             Self::Remote(_) => Periods {
                 cpu_ns: Some(period_ns(rate_hz)),
-                ..Periods::default()
+                faults: None,
             },
         };
         let period = match profile_type {
             ProfileType::Cpu => periods.cpu_ns,
             ProfileType::Faults => periods.faults,
-            ProfileType::OffCpu => periods.off_cpu_ns,
             ProfileType::Pools => return POOL_PERIOD as i64,
             ProfileType::Alloc | ProfileType::Mmap => return alloc_period as i64,
         };
@@ -123,14 +120,6 @@ impl Sampler {
         match self {
             Self::Kernel(sources) => sources.n_missed(),
             Self::Remote(_) => 0,
-        }
-    }
-
-    /// Threads that are off the CPU: their processes, and since when.
-    fn off_cpu(&self) -> Vec<(Pid, u64)> {
-        match self {
-            Self::Kernel(sources) => sources.off_cpu(),
-            Self::Remote(_) => Vec::new(),
         }
     }
 
@@ -174,13 +163,11 @@ pub(super) struct Engine {
     counters: EngineCounters,
     rate: RateLimit,
     fault_period: PeriodLimit,
-    off_cpu_threshold: PeriodLimit,
     started: Instant,
     second_begun: Instant,
     samples_before: u64,
     faults_before: u64,
     allocations_before: u64,
-    waits_before: u64,
     samples_per_second: f64,
     stopping: Option<Instant>,
     process_counts: ProcessCounts,
@@ -205,10 +192,6 @@ impl Engine {
             parts.config.fault_period,
             parts.config.max_samples_per_second,
         );
-        let off_cpu_threshold = PeriodLimit::new(
-            parts.config.off_cpu_threshold.as_nanos() as u64,
-            parts.config.max_samples_per_second,
-        );
         let channel = parts.recorder.as_ref().map(|(channel, _)| channel.clone());
         let window = parts.config.window;
         let mut parts = parts;
@@ -231,13 +214,11 @@ impl Engine {
             counters: EngineCounters::default(),
             rate,
             fault_period,
-            off_cpu_threshold,
             started: now,
             second_begun: now,
             samples_before: 0,
             faults_before: 0,
             allocations_before: 0,
-            waits_before: 0,
             samples_per_second: 0.0,
             stopping: None,
             process_counts: ProcessCounts::default(),
@@ -362,8 +343,11 @@ impl Engine {
 
     fn on_sample(&mut self, sample: RawSample) {
         self.counters.samples += 1;
+        if let Some(holds_gil) = holds_gil(&sample) {
+            self.counters.gil_known += 1;
+            self.counters.gil_held += u64::from(holds_gil);
+        }
         match type_of(&sample) {
-            Some(ProfileType::OffCpu) => self.counters.waits += 1,
             Some(ProfileType::Faults) => self.counters.faults += 1,
             Some(profile_type) if profile_type.is_of_allocations() => {
                 self.counters.allocations += 1;
@@ -373,12 +357,6 @@ impl Engine {
                     Duration::from_nanos(sample.period);
             }
             Some(_) | None => {}
-        }
-        if type_of(&sample) == Some(ProfileType::Cpu)
-            && let Some(gil) = gil_state(&sample)
-        {
-            self.counters.gil_known += 1;
-            self.counters.gil_held += u64::from(gil == GilState::Held);
         }
         if self.symbolizer.knows(sample.generation) {
             self.judge(&sample);
@@ -482,30 +460,13 @@ impl Engine {
         let Some(process) = self.symbolizer.process(sample.generation) else {
             return;
         };
-        if profile_type == ProfileType::OffCpu {
-            let wait = Wait::new(
-                waits::reason(sample, &resolved.frames),
-                sample.period,
-                sample.ready_ns,
-                sample.time_ns,
-            );
-            for pull in &mut self.pulls {
-                if pull.profile_type == profile_type {
-                    pull.add_wait(sample, &resolved, wait, process, self.parts.show_cmdline);
-                }
-            }
-            if let Some(windows) = &mut self.windows {
-                windows.add_wait(&resolved, wait, gil_state(sample));
-            }
-            return;
-        }
         for pull in &mut self.pulls {
             if pull.profile_type == profile_type {
                 pull.add(sample, &resolved, process, self.parts.show_cmdline);
             }
         }
         if let Some(windows) = &mut self.windows {
-            windows.add(profile_type, &resolved, gil_state(sample));
+            windows.add(profile_type, &resolved, holds_gil(sample));
         }
     }
 
@@ -700,8 +661,6 @@ impl Engine {
         self.samples_per_second = n_samples as f64 / elapsed;
         self.samples_before = self.counters.samples;
         let n_allocations = self.counters.allocations - self.allocations_before;
-        let n_waits = self.counters.waits - self.waits_before;
-        self.waits_before = self.counters.waits;
         self.faults_before = self.counters.faults;
         self.allocations_before = self.counters.allocations;
         self.second_begun = now;
@@ -709,7 +668,7 @@ impl Engine {
             return;
         }
         let before_hz = self.rate.current_hz();
-        let n_cpu_a_second = (n_samples - n_faults - n_allocations - n_waits) as f64 / elapsed;
+        let n_cpu_a_second = (n_samples - n_faults - n_allocations) as f64 / elapsed;
         let n_faults_a_second = n_faults as f64 / elapsed;
         let mut periods = Periods::default();
         if let Some(rate_hz) = self.rate.on_second(n_cpu_a_second as u64) {
@@ -728,17 +687,6 @@ impl Engine {
             );
             self.throttle.warn("fault period", &message);
             periods.faults = Some(period);
-        }
-        let n_waits_a_second = n_waits as f64 / elapsed;
-        let before = self.off_cpu_threshold.current();
-        if let Some(threshold_ns) = self.off_cpu_threshold.on_second(n_waits_a_second as u64) {
-            let [now, before] = [threshold_ns, before].map(|ns| ns as f64 / 1e6);
-            let message = format!(
-                "waits of {now:.1} ms are all sampled from now on, not those of {before:.1} ms: the host gave \
-                 {n_waits_a_second:.0} samples a second (--max-samples-per-second)"
-            );
-            self.throttle.warn("off-CPU threshold", &message);
-            periods.off_cpu_ns = Some(threshold_ns);
         }
         if periods != Periods::default()
             && let Sampler::Kernel(sources) = &mut self.parts.sampler
@@ -766,22 +714,10 @@ fn type_of(sample: &RawSample) -> Option<ProfileType> {
     Source::numbered(sample.source).map(|source| source.profile_type)
 }
 
-/// What a sample's thread had to do with the global interpreter lock; `None`: that is not known, or of no interest.
-fn gil_state(sample: &RawSample) -> Option<GilState> {
-    let is_of_time = matches!(
-        type_of(sample),
-        Some(ProfileType::Cpu | ProfileType::OffCpu)
-    );
-    let is_known = is_of_time && sample.has(sample_flags::GIL_KNOWN);
-    is_known.then(|| {
-        if sample.has(sample_flags::GIL_WAITED) {
-            GilState::Waiting
-        } else if sample.has(sample_flags::GIL_HELD) {
-            GilState::Held
-        } else {
-            GilState::Released
-        }
-    })
+/// Whether a CPU sample's thread held the global interpreter lock; `None`: that is not known, or of no interest.
+fn holds_gil(sample: &RawSample) -> Option<bool> {
+    let is_known = type_of(sample) == Some(ProfileType::Cpu) && sample.has(sample_flags::GIL_KNOWN);
+    is_known.then(|| sample.has(sample_flags::GIL_HELD))
 }
 
 /// What the clock of the samples is behind wall time now, in nanoseconds: when the host was started.

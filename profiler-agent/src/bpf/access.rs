@@ -8,7 +8,7 @@ use aya::{Btf as TypeInfo, BtfError as TypeInfoError};
 
 use super::calibration::{CalibrationError, calibrate};
 use crate::kernel::btf::{Btf, BtfError};
-use crate::kernel::offsets::{Offsets, WaitOffsets};
+use crate::kernel::offsets::Offsets;
 use crate::kernel::restrictions::is_confidential;
 
 /// Which build of the programs is loaded, and what it is told.
@@ -17,8 +17,6 @@ pub enum Access {
     Typed {
         /// Where the facts of a task lie.
         offsets: Offsets,
-        /// Those of one that waits.
-        waits: WaitOffsets,
         /// The kernel's types, as aya wants them.
         btf: TypeInfo,
     },
@@ -26,8 +24,6 @@ pub enum Access {
     Probed {
         /// Where the facts of a task lie.
         offsets: Offsets,
-        /// Those of one that waits; `None`: there is no BTF to say it.
-        waits: Option<WaitOffsets>,
     },
 }
 
@@ -65,45 +61,25 @@ impl Access {
             Err(error) => return Err(error.into()),
         };
         let offsets = Offsets::of_btf(&btf)?;
-        let waits = WaitOffsets::of_btf(&btf)?;
         if has_typed_registers() {
             let btf = TypeInfo::from_sys_fs()?;
-            Ok(Self::Typed {
-                offsets,
-                waits,
-                btf,
-            })
+            Ok(Self::Typed { offsets, btf })
         } else {
-            Ok(Self::Probed {
-                offsets,
-                waits: Some(waits),
-            })
+            Ok(Self::Probed { offsets })
         }
     }
 
     /// Without BTF.
     pub fn calibrated() -> Result<Self, AccessError> {
         let offsets = calibrate()?;
-        Ok(Self::Probed {
-            offsets,
-            waits: None,
-        })
+        Ok(Self::Probed { offsets })
     }
 
     /// Where the facts of a task lie.
     #[must_use]
     pub const fn offsets(&self) -> Offsets {
         match self {
-            Self::Typed { offsets, .. } | Self::Probed { offsets, .. } => *offsets,
-        }
-    }
-
-    /// Where the facts of a task lie that waits; `None`: that is not known.
-    #[must_use]
-    pub const fn wait_offsets(&self) -> Option<WaitOffsets> {
-        match self {
-            Self::Typed { waits, .. } => Some(*waits),
-            Self::Probed { waits, .. } => *waits,
+            Self::Typed { offsets, .. } | Self::Probed { offsets } => *offsets,
         }
     }
 }

@@ -9,7 +9,6 @@ use super::access::{Access, AccessError};
 use super::log;
 use super::ring::EventRing;
 use super::source::events::EventOpener;
-use super::source::off_cpu::{self, OffCpuError, OffCpuMaps};
 use super::source::probes::Probes;
 use super::source::{Build, Periods, SharedEbpf, Source, Sources};
 use super::tables::{BlockValue, CounterTable, HitsValue, LayoutTable, ProcessTable};
@@ -44,8 +43,6 @@ pub struct Settings<'a> {
     pub pool_period: u64,
     /// Most sampled allocations that are followed until they are given back; 80 bytes of kernel memory each.
     pub max_allocations: u32,
-    /// Most threads whose waits are followed; 100 bytes of kernel memory each.
-    pub max_threads: u32,
     /// Level of the programs' own log: 0 is off, 4 is debug.
     pub log_level: u8,
 }
@@ -73,9 +70,6 @@ pub enum LoadError {
     /// A map is of another kind.
     #[error("map: {0}")]
     Map(#[from] aya::maps::MapError),
-    /// Waits cannot be seen.
-    #[error("--type offcpu cannot work here: {0}")]
-    OffCpu(#[from] OffCpuError),
 }
 
 /// The loaded programs.
@@ -96,9 +90,6 @@ pub struct Programs {
     probed: HashMap<MapData, u32, HitsValue>,
     /// Sampled allocations that are alive.
     live: HashMap<MapData, BlockValue, u64>,
-    /// What says which waits are taken, and threads that wait.
-    off_cpu: OffCpuMaps,
-    off_cpu_place: &'static str,
 }
 
 impl Programs {
@@ -145,14 +136,6 @@ impl Programs {
                 .map_max_entries("CALLS", MAX_CALLS)
                 .map_max_entries("LIVE", settings.max_allocations);
         }
-        let waits = access.wait_offsets();
-        if settings.types.contains(&ProfileType::OffCpu) {
-            let waits = waits.as_ref().ok_or(OffCpuError::NoBtf)?;
-            loader
-                .override_global("TASK_STATE", &waits.state, true)
-                .override_global("TASK_RUN_DELAY", &waits.run_delay, true)
-                .map_max_entries("OFF_CPU_THREADS", settings.max_threads);
-        }
         if settings.log_level == 0 {
             loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
         }
@@ -179,10 +162,6 @@ impl Programs {
                 load_sampler(&mut ebpf, name.of(build))?;
             }
         }
-        let mut off_cpu_place = "";
-        if settings.types.contains(&ProfileType::OffCpu) {
-            off_cpu_place = off_cpu::attach(&mut ebpf, build)?;
-        }
         if settings.types.contains(&ProfileType::Faults) && has_huge_pages() {
             // Without it some small pages count as huge ones.
             if let Err(error) = attach(&mut ebpf, "collapse", "mm_collapse_huge_page") {
@@ -195,10 +174,6 @@ impl Programs {
         let counters = PerCpuArray::<MapData, u64>::try_from(take(&mut ebpf, "COUNTERS")?)?;
         let probed = HashMap::try_from(take(&mut ebpf, "PROBED")?)?;
         let live = HashMap::try_from(take(&mut ebpf, "LIVE")?)?;
-        let off_cpu = OffCpuMaps {
-            threshold: Array::try_from(take(&mut ebpf, "OFF_CPU_THRESHOLD")?)?,
-            threads: HashMap::try_from(take(&mut ebpf, "OFF_CPU_THREADS")?)?,
-        };
         Ok(Self {
             ring: EventRing::new(ring),
             processes: ProcessTable::new(processes, settings.max_processes),
@@ -206,17 +181,9 @@ impl Programs {
             counters: CounterTable::new(counters),
             probed,
             live,
-            off_cpu,
-            off_cpu_place,
             build,
             ebpf,
         })
-    }
-
-    /// Where waits are sampled, in words; empty: they are not.
-    #[must_use]
-    pub const fn off_cpu_place(&self) -> &'static str {
-        self.off_cpu_place
     }
 
     /// Splits into what takes samples (and keeps all programs alive) of events that `open` opens, and what the tasks of the
@@ -229,14 +196,7 @@ impl Programs {
     ) -> (Sources, Probes, EventRing, ProcessTable, LayoutTable) {
         let ebpf = SharedEbpf::new(self.ebpf);
         (
-            Sources::new(
-                ebpf.clone(),
-                self.build,
-                self.counters,
-                self.off_cpu,
-                periods,
-                open,
-            ),
+            Sources::new(ebpf.clone(), self.build, self.counters, periods, open),
             Probes::new(ebpf, self.build, self.probed, self.live),
             self.ring,
             self.processes,

@@ -7,7 +7,6 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use profiler_common::allocation::{BlockKey, Hits};
 use profiler_common::counters::{Counter, N_COUNTERS};
 use profiler_common::layout::PyLayout;
-use profiler_common::off_cpu::OffCpuThread;
 use profiler_common::process::{MAX_LAYOUTS, ProcessEntry};
 
 use crate::ids::{Generation, Pid};
@@ -45,14 +44,6 @@ pub(super) struct BlockValue(pub(super) BlockKey);
 
 // SAFETY: `repr(C)` and `Copy`; its fields leave no padding.
 unsafe impl Pod for BlockValue {}
-
-/// A thread that was switched out as the map holds it.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub(super) struct OffCpuValue(pub(super) OffCpuThread);
-
-// SAFETY: `repr(C)` and `Copy`; its fields leave no padding.
-unsafe impl Pod for OffCpuValue {}
 
 /// Why a table could not be written.
 #[derive(Debug, thiserror::Error)]

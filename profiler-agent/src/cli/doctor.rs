@@ -109,10 +109,6 @@ fn host_checks() -> Vec<Check> {
             what: "probes",
             result: probes(),
         });
-        checks.push(Check {
-            what: "waits",
-            result: waits(),
-        });
     }
     let restrictions = restrictions::all(&rights, DEFAULT_RATE_HZ);
     checks.extend(
@@ -195,17 +191,10 @@ fn programs() -> Result<String, String> {
 const RARE: Periods = Periods {
     cpu_ns: Some(1_000_000_000),
     faults: Some(1 << 20),
-    off_cpu_ns: None,
 };
 
 /// For programs that send nothing.
 const SMALL_RING_BYTES: u32 = 1 << 16;
-
-/// Whether the scheduler can be followed.
-fn waits() -> Result<String, String> {
-    let (_, programs) = load(&[ProfileType::OffCpu], SMALL_RING_BYTES)?;
-    Ok(format!("for --type offcpu: {}", programs.off_cpu_place()))
-}
 
 /// What a probe in an allocator costs here.
 fn probes() -> Result<String, String> {
@@ -230,7 +219,6 @@ fn load(types: &[ProfileType], ring_bytes: u32) -> Result<(Access, Programs), St
         pool_period: POOL_PERIOD,
         // Nothing is sampled.
         max_allocations: 1,
-        max_threads: 1,
         follow_all: false,
         follow_children: false,
         ring_bytes,

@@ -23,8 +23,8 @@ impl GilArgs {
     pub fn check(self, profile_type: ProfileType) -> Result<(), ExitError> {
         let why = if self.idle {
             "--idle cannot be answered yet: pyagent samples time on the CPU, not waiting; `pyagent dump` shows where threads wait"
-        } else if self.gil && !matches!(profile_type, ProfileType::Cpu | ProfileType::OffCpu) {
-            "--gil is for --type cpu and offcpu: of memory it is not known who held the GIL"
+        } else if self.gil && profile_type != ProfileType::Cpu {
+            "--gil is for --type cpu: of memory it is not known who held the GIL"
         } else {
             return Ok(());
         };

@@ -44,7 +44,7 @@ pub struct InputArgs {
     /// Of an agent: what it recorded until this time
     #[arg(long, value_name = "TIME", value_parser = parse_time, hide_short_help = true)]
     pub to: Option<SystemTime>,
-    /// Of an agent: cpu, offcpu, faults, pools, alloc, mmap
+    /// Of an agent: cpu, faults, pools, alloc, mmap
     #[arg(
         long = "type",
         value_name = "TYPE",

@@ -143,8 +143,6 @@ fn nothing_sampled(args: &RecordArgs) -> &'static str {
         "no samples: no thread that was seen held the GIL"
     } else if args.profile_type == ProfileType::Faults {
         "no samples: nothing that was selected touched new memory while it was recorded"
-    } else if args.profile_type == ProfileType::OffCpu {
-        "no samples: nothing that was selected ended a wait while it was recorded"
     } else if args.profile_type.is_of_allocations() {
         "no samples: nothing that was selected allocated enough memory of this kind, or it did before the probes stood, within some 30 ms of its begin"
     } else if !args.command.is_empty() && !args.selection.subprocesses {
@@ -295,10 +293,6 @@ fn announce(args: &RecordArgs, listing: &[ProcessListing]) {
         escape(&what),
         match args.profile_type {
             ProfileType::Cpu => format!("at {} Hz", args.sampling.rate),
-            ProfileType::OffCpu => format!(
-                "waits of {:?} and more, and a part of shorter ones",
-                args.sampling.offcpu_threshold
-            ),
             ProfileType::Faults => format!("at each {}th page fault", args.sampling.fault_period),
             ProfileType::Pools =>
                 format!("each {} of small objects", bytes_text(POOL_PERIOD as i64)),

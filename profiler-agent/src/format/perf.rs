@@ -28,9 +28,7 @@ pub(super) fn step(profile: &Profile) -> Duration {
 /// Writes the profile as `perf script` would.
 pub(super) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let measure = Measure::main(profile);
-    let is_one_by_one = measure.unit != Unit::Bytes
-        && profile.weight_idx() == 0
-        && profile.n_samples() <= MAX_EVENTS;
+    let is_one_by_one = measure.unit != Unit::Bytes && profile.n_samples() <= MAX_EVENTS;
     let kind = profile
         .sample_types
         .get(measure.idx)

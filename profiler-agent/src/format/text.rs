@@ -60,12 +60,9 @@ pub(super) fn name_text(frame: &Frame<'_>) -> String {
     }
 }
 
-/// What was done with the bytes that a profile weighs its samples by, `256.0 MiB touched`, or with the time.
+/// What was done with the bytes that a profile weighs its samples by: `256.0 MiB touched`.
 #[must_use]
 pub fn weight_text(profile: &Profile) -> String {
-    if profile.sample_types == ValueType::OFF_CPU {
-        return format!("{:.3} s off the CPU", profile.total_weight() as f64 / 1e9);
-    }
     let n_bytes = bytes_text(profile.total_weight());
     if profile.sample_types == ValueType::ALLOCATIONS {
         format!("{n_bytes} in use at the peak")

@@ -47,26 +47,6 @@ pub struct Offsets {
     pub stack_registers: u32,
 }
 
-/// Offsets of what is asked of a thread that waits. They cannot be learned without BTF.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WaitOffsets {
-    /// `task_struct.__state`, before 5.14 `state`: why a thread was switched out.
-    pub state: u32,
-    /// `task_struct.sched_info.run_delay`: how long it has waited for a CPU, in nanoseconds. 0: not known.
-    pub run_delay: u32,
-}
-
-impl WaitOffsets {
-    /// As the kernel's BTF has them.
-    pub fn of_btf(btf: &Btf) -> Result<Self, BtfError> {
-        let task = |path| btf.offset_of("task_struct", path);
-        Ok(Self {
-            state: task("__state").or_else(|_| task("state"))?,
-            run_delay: task("sched_info.run_delay").unwrap_or(0),
-        })
-    }
-}
-
 impl Offsets {
     /// As the kernel's BTF has them.
     pub fn of_btf(btf: &Btf) -> Result<Self, BtfError> {

@@ -21,7 +21,6 @@ use super::model::{
 };
 use super::tables::{Head, Tables};
 use super::thread_name::ThreadName;
-use super::wait::{GilState, WaitReason};
 
 pub use super::tables::PYTHON_MAPPING;
 
@@ -150,10 +149,8 @@ pub struct ResolvedSample {
 /// How a sample was taken, beside what it shows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Taken {
-    /// What its thread had to do with the global interpreter lock; `None`: that is not known.
-    pub gil: Option<GilState>,
-    /// What it waited for; `None`: it ran.
-    pub wait: Option<WaitReason>,
+    /// Whether its thread held the global interpreter lock; `None`: that is not known.
+    pub holds_gil: Option<bool>,
     /// When, in nanoseconds since 1970; `None`: that is not to be kept.
     pub at_ns: Option<i64>,
 }
@@ -169,22 +166,6 @@ pub struct OwnLabels {
 
 /// Most pairs of a thread and an instruction in one profile; 250 bytes each. What is beyond has no such label, and is counted.
 pub const MAX_INSTRUCTIONS: usize = 1 << 16;
-
-/// What a thread has to do with the interpreter's lock, and what it waits for.
-type State = (Option<GilState>, Option<WaitReason>);
-
-/// Labels with those of the state.
-fn with_state(tables: &mut Tables, labels: LabelSetId, (gil, wait): State) -> LabelSetId {
-    let mut labels = labels;
-    if let Some(gil) = gil {
-        labels = tables.with_label(labels, label::GIL, gil.name());
-    }
-    if let Some(wait) = wait {
-        labels = tables.with_label(labels, label::THREAD_STATE, wait.thread_state());
-        labels = tables.with_label(labels, label::WAIT, wait.name());
-    }
-    labels
-}
 
 /// A frame without its texts: the function by its address (see [`SharedTable`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -204,8 +185,8 @@ pub struct Aggregator {
     shared_functions: SharedTable<ResolvedFunction, (FunctionId, MappingId)>,
     shared_processes: SharedTable<ProcessLabels, ProcessId>,
     shared_labels: SharedTable<ThreadLabels, LabelSetId>,
-    /// Those of a thread with its state.
-    state_labels: HashMap<(LabelSetId, State), LabelSetId, RandomState>,
+    /// Those of a thread with the state of the interpreter lock.
+    gil_labels: HashMap<(LabelSetId, bool), LabelSetId, RandomState>,
     frames: HashMap<FrameKey, LocationId, RandomState>,
     /// Threads at an instruction.
     instructions: HashMap<(LabelSetId, Instruction), LabelSetId, RandomState>,
@@ -227,7 +208,7 @@ impl Aggregator {
             shared_functions: SharedTable::default(),
             shared_processes: SharedTable::default(),
             shared_labels: SharedTable::default(),
-            state_labels: HashMap::default(),
+            gil_labels: HashMap::default(),
             frames: HashMap::default(),
             instructions: HashMap::default(),
             max_instructions: MAX_INSTRUCTIONS,
@@ -244,13 +225,20 @@ impl Aggregator {
     /// Adds a sample of which it is known how it was taken.
     pub fn add_taken(&mut self, sample: &ResolvedSample, taken: Taken) {
         let mut labels = self.intern_labels(&sample.labels);
-        let state = (taken.gil, taken.wait);
-        if state != (None, None) {
+        if let Some(holds_gil) = taken.holds_gil {
             let tables = &mut self.tables;
+            let with_gil = || {
+                let text = if holds_gil {
+                    label::GIL_HELD
+                } else {
+                    label::GIL_RELEASED
+                };
+                tables.with_label(labels, label::GIL, text)
+            };
             labels = *self
-                .state_labels
-                .entry((labels, state))
-                .or_insert_with(|| with_state(tables, labels, state));
+                .gil_labels
+                .entry((labels, holds_gil))
+                .or_insert_with(with_gil);
         }
         if let Some(instruction) = sample.instruction {
             labels = self.at_instruction(labels, instruction, sample.values[0]);
@@ -626,8 +614,8 @@ mod tests {
                 values: [1, 100].into(),
             };
             let taken = Taken {
+                holds_gil: None,
                 at_ns: Some(idx),
-                ..Taken::default()
             };
             aggregator.add_taken(&sample, taken);
         }
@@ -654,7 +642,7 @@ mod tests {
     fn labels_of_a_sample_stay_when_its_thread_is_renamed() {
         let mut aggregator = aggregator();
         for (name, is_own) in [("python3", false), ("worker", true)] {
-            for gil in [GilState::Held, GilState::Released] {
+            for holds_gil in [true, false] {
                 let sample = ResolvedSample {
                     frames: Vec::new(),
                     labels: called(8, (100, name, is_own, 1)),
@@ -662,8 +650,8 @@ mod tests {
                     values: [1, 100].into(),
                 };
                 let taken = Taken {
-                    gil: Some(gil),
-                    ..Taken::default()
+                    holds_gil: Some(holds_gil),
+                    at_ns: None,
                 };
                 aggregator.add_taken(&sample, taken);
             }

@@ -28,5 +28,4 @@ pub mod thread_name;
 pub mod time;
 pub mod totals;
 pub mod tree;
-pub mod wait;
 pub mod window;

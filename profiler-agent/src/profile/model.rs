@@ -147,15 +147,6 @@ impl ValueType {
     /// The two values of a CPU profile.
     pub const CPU_SAMPLES: [Self; 2] = [Self::SAMPLES, Self::CPU];
 
-    /// The two values of a profile of waits: how many were sampled, and how long threads were off the CPU.
-    pub const OFF_CPU: [Self; 2] = [
-        Self::SAMPLES,
-        Self {
-            kind: "off_cpu",
-            unit: "nanoseconds",
-        },
-    ];
-
     /// The two values of a profile of page faults: how many, and how much memory they made resident. `go tool pprof` tells
     /// values apart by their kind alone and refuses a profile with two of one kind.
     pub const PAGE_FAULTS: [Self; 2] = [Self::count("page_faults"), Self::bytes("fault_space")];
@@ -256,19 +247,16 @@ pub enum ProfileType {
     Alloc,
     /// Address space from `mmap` and its like.
     Mmap,
-    /// Time off the CPU.
-    OffCpu,
 }
 
 impl ProfileType {
     /// Every type.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::Cpu,
         Self::Faults,
         Self::Pools,
         Self::Alloc,
         Self::Mmap,
-        Self::OffCpu,
     ];
 
     /// Name, as `--type` takes it.
@@ -280,7 +268,6 @@ impl ProfileType {
             Self::Pools => "pools",
             Self::Alloc => "alloc",
             Self::Mmap => "mmap",
-            Self::OffCpu => "offcpu",
         }
     }
 
@@ -291,7 +278,6 @@ impl ProfileType {
             Self::Cpu => &ValueType::CPU_SAMPLES,
             Self::Faults => &ValueType::PAGE_FAULTS,
             Self::Pools | Self::Alloc | Self::Mmap => &ValueType::ALLOCATIONS,
-            Self::OffCpu => &ValueType::OFF_CPU,
         }
     }
 
@@ -304,7 +290,6 @@ impl ProfileType {
             Self::Pools => "pools",
             Self::Alloc => "allocations",
             Self::Mmap => "mappings",
-            Self::OffCpu => "waits",
         }
     }
 
@@ -330,7 +315,7 @@ impl ProfileType {
     pub fn values(self, period: u64, n_bytes: u64, rounding: &mut Rounding) -> Values {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let first = match self {
-            Self::Cpu | Self::OffCpu => [1, number(period)],
+            Self::Cpu => [1, number(period)],
             Self::Faults => [number(period), number(period.saturating_mul(n_bytes))],
             Self::Pools => [number(period / n_bytes.max(1)), number(period)],
             Self::Alloc | Self::Mmap => {
@@ -475,20 +460,13 @@ pub mod label {
     pub const DEPLOYMENT_ENVIRONMENT: &str = "deployment_environment_name";
     /// How long ago memory was allocated that is in use at the end of the profile: one of [`super::age_class`].
     pub const AGE: &str = "age";
-    /// Whether the thread held the global interpreter lock: [`GIL_HELD`], [`GIL_RELEASED`], or [`GIL_WAITING`] where it waited
-    /// for it; absent where that is not known, and in interpreters that have none.
+    /// Whether the thread held the global interpreter lock: [`GIL_HELD`] or [`GIL_RELEASED`]; absent where that is not
+    /// known, and in interpreters that have none.
     pub const GIL: &str = "gil";
     /// Value of [`GIL`].
     pub const GIL_HELD: &str = "held";
     /// Value of [`GIL`].
     pub const GIL_RELEASED: &str = "released";
-    /// Value of [`GIL`].
-    pub const GIL_WAITING: &str = "waiting";
-    /// What a thread did that was off the CPU: `runnable`, when it could have gone on, `waiting`, or `gil`, when it waited for
-    /// the global interpreter lock.
-    pub const THREAD_STATE: &str = "thread_state";
-    /// What it waited for, such as `lock` or `socket`: [`super::super::wait::WaitReason`].
-    pub const WAIT: &str = "wait";
 
     /// The instruction of the innermost Python frame, of samples that were taken with it:
     /// [`super::super::instructions::Instruction`].
@@ -523,8 +501,6 @@ pub mod label {
         DEPLOYMENT_ENVIRONMENT,
         AGE,
         GIL,
-        THREAD_STATE,
-        WAIT,
         INSTRUCTION,
     ];
 }
@@ -619,8 +595,7 @@ impl Profile {
     }
 
     /// Which of the values tells how much a sample weighs, where there is room for one: the number of samples of time, the
-    /// time of waits, which are of all lengths, the bytes of memory, of allocations those that were alive when the process had
-    /// most.
+    /// bytes of memory, of allocations those that were alive when the process had most.
     #[must_use]
     pub fn weight_idx(&self) -> usize {
         if let Some(main_value) = self.main_value {
@@ -630,8 +605,7 @@ impl Profile {
         let peak = self.sample_types.iter().position(is_peak);
         peak.unwrap_or_else(|| {
             let second = self.sample_types.get(1);
-            let is_weight = |it: &ValueType| it.unit == "bytes" || *it == ValueType::OFF_CPU[1];
-            usize::from(second.is_some_and(is_weight))
+            usize::from(second.is_some_and(|it| it.unit == "bytes"))
         })
     }
 

@@ -154,7 +154,6 @@ fn name_of(profile_type: ProfileType) -> &'static str {
         ProfileType::Faults => "page_faults",
         ProfileType::Pools => "memory_pools",
         ProfileType::Mmap => "memory_mmap",
-        ProfileType::OffCpu => "off_cpu",
     }
 }
 

@@ -2,8 +2,7 @@
 
 use profiler_common::event::{
     KernelStatus, LifecycleRecord, MAX_KERNEL_FRAMES, MAX_PYTHON_FRAMES, N_GENERAL_REGISTERS,
-    NO_SYSTEM_CALL, PyFrame, PythonStatus, RECORD_VERSION, RecordKind, SampleRecord, UserRegisters,
-    sample_flags,
+    PyFrame, PythonStatus, RECORD_VERSION, RecordKind, SampleRecord, UserRegisters, sample_flags,
 };
 
 use crate::ids::{Address, Generation, Pid, Tid};
@@ -61,12 +60,6 @@ pub struct RawSample {
     pub address: Address,
     /// Size of an allocation; else 0.
     pub n_bytes: u64,
-    /// Of a wait the part of `period` in which the thread could have run and had no CPU; else 0.
-    pub ready_ns: u64,
-    /// The system call that it waited in; `None`: in none.
-    pub system_call: Option<u32>,
-    /// Of a wait the kernel's state of the thread, see [`profiler_common::event::task_state`].
-    pub task_state: u32,
     /// User-space instruction address; 0 when unknown.
     pub user_ip: Address,
     /// `PyThreadState`; 0 when none was found.
@@ -179,8 +172,6 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
     let address = Address(reader.u64()?);
     let n_bytes = reader.u64()?;
     let thread_started_ns = reader.u64()?;
-    let ready_ns = reader.u64()?;
-    let (system_call, task_state) = (reader.u32()?, reader.u32()?);
     let (pid, tid) = (Pid(reader.u32()?), Tid(reader.u32()?));
     let (cpu, flags) = (reader.u32()?, reader.u32()?);
     let (python_status, kernel_status, source, _) =
@@ -215,9 +206,6 @@ fn sample(reader: &mut Reader<'_>, time_ns: u64) -> Result<RawSample, DecodeErro
         period,
         address,
         n_bytes,
-        ready_ns,
-        system_call: (system_call != NO_SYSTEM_CALL).then_some(system_call),
-        task_state,
         user_ip,
         thread_state,
         thread_ident,
@@ -303,18 +291,10 @@ mod tests {
             header.address,
             header.n_bytes,
             header.thread_started_ns,
-            header.ready_ns,
         ] {
             bytes.extend(word.to_le_bytes());
         }
-        for word in [
-            header.system_call,
-            header.task_state,
-            header.pid,
-            header.tid,
-            header.cpu,
-            header.flags,
-        ] {
+        for word in [header.pid, header.tid, header.cpu, header.flags] {
             bytes.extend(word.to_le_bytes());
         }
         bytes.extend([
@@ -355,9 +335,6 @@ mod tests {
             pid: 7,
             tid: 8,
             thread_started_ns: 11,
-            ready_ns: 12,
-            system_call: 202,
-            task_state: 1,
             flags: sample_flags::USER_REGISTERS | sample_flags::GIL_HELD,
             python_status: PythonStatus::Complete as u8,
             n_python: 1,
@@ -378,10 +355,6 @@ mod tests {
             (Pid(7), Tid(8), Generation(6))
         );
         assert_eq!(sample.thread_started_ns, 11);
-        assert_eq!(
-            (sample.ready_ns, sample.system_call, sample.task_state),
-            (12, Some(202), 1)
-        );
         assert_eq!((sample.python, sample.kernel), (vec![frame], vec![9, 10]));
         assert_eq!(
             sample.registers.map(|registers| registers.sp),

@@ -9,4 +9,3 @@ mod process_labels;
 pub mod remote;
 pub mod symbolize;
 mod thread_labels;
-pub mod waits;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
-use profiler_common::event::{PyFrame, PythonStatus, sample_flags, source};
+use profiler_common::event::{PyFrame, PythonStatus, sample_flags};
 use profiler_common::layout::InstructionUnit;
 
 use super::code_cache::CodeCache;
@@ -17,7 +17,6 @@ use super::decode::RawSample;
 use super::native::NativeSymbolizer;
 use super::process_labels::process_labels;
 use super::thread_labels::{OfProgram, Threads};
-use super::waits::n_own_frames;
 use crate::ids::{Address, Generation, Tid};
 use crate::native::eval_loop::{EvalLoop, MAX_EVAL_LOOP_BYTES, RepairRule, TEXT_BYTES};
 use crate::process::file::FileKey;
@@ -229,10 +228,6 @@ impl Symbolizer {
         let in_eval = interpreter.eval.contains(sample.user_ip.0)
             || interpreter.eval_cold.contains(sample.user_ip.0);
         self.native.kernel_frames(&sample.kernel, &mut frames);
-        if sample.source == source::OFF_CPU {
-            let n_own = n_own_frames(frames.iter().map(|frame| &frame.function.name));
-            frames.drain(..n_own);
-        }
         // Where the loop has no place of its own the symbols tell it from the rest.
         let is_known_eval = in_eval && interpreter.binary.eval_is_exact;
         if !is_known_eval && !sample.user_ip.is_null() {

@@ -610,7 +610,6 @@ impl<K: KernelTable> Tracker<K> {
             layout: self.kernel.layout_row(&interpreter.layout.walk)?,
             state: ProcessState::Python,
             pool_bytes: interpreter.pool_bytes(),
-            known_ns: facts::boot_ns(),
         })
     }
 

@@ -14,9 +14,6 @@ use crate::process::ProcessEntry;
 /// Most thread states and interpreters that one walk over the lists visits.
 pub const MAX_LISTED: u32 = 4096;
 
-/// Bytes of `struct _gil_runtime_state`: at most 216 on 64-bit systems with glibc or musl, 3.7 to 3.15.
-pub const GIL_BYTES: u64 = 256;
-
 /// What was found of a thread.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
@@ -33,8 +30,6 @@ pub struct Thread {
     pub previous_cframe: u64,
     /// Its current data stack chunk; 0 where the version has none.
     pub datastack_chunk: u64,
-    /// The mutex and the condition of the global interpreter lock lie within [`GIL_BYTES`] from here; 0: that is not known.
-    pub gil: u64,
     /// Bits of [`sample_flags`]: GIL and how the state was found.
     pub flags: u32,
 }
@@ -125,11 +120,6 @@ pub fn gil<R: ReadUser>(
                 return 0;
             };
             thread.flags |= sample_flags::GIL_KNOWN;
-            // `_PyRuntime.ceval`, whose last member it is, lies in front of `gilstate`, which begins with this word.
-            thread.gil = process
-                .runtime
-                .wrapping_add(u64::from(layout.gil))
-                .wrapping_sub(GIL_BYTES);
             if current == thread.state {
                 thread.flags |= sample_flags::GIL_HELD;
             }
@@ -153,7 +143,6 @@ pub fn gil<R: ReadUser>(
                 }
             };
             thread.flags |= sample_flags::GIL_KNOWN;
-            thread.gil = gil;
             if locked as u32 != 1 {
                 return 0;
             }

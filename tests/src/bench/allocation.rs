@@ -117,7 +117,7 @@ pub fn measure(interpreter: &Interpreter, pyagent: &Path, folder: &Path) -> Resu
 }
 
 /// `pyagent record` with these arguments, of a command that is still to be named.
-pub(super) fn own(pyagent: &Path, arguments: &[&str]) -> Command {
+fn own(pyagent: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(pyagent);
     command
         .args([
@@ -139,7 +139,7 @@ fn script(program: &str) -> [String; 2] {
 }
 
 /// Runs a command whose program says how long its work took; other tools print too.
-pub(super) fn seconds(command: &mut Command) -> Result<f64> {
+fn seconds(command: &mut Command) -> Result<f64> {
     let output = command
         .stdin(Stdio::null())
         .current_dir("/tmp")

@@ -16,7 +16,6 @@ pub mod proc_files;
 pub mod recorder;
 pub mod report;
 pub mod slowdown;
-pub mod switches;
 pub mod target;
 
 /// Median of `values`; 0 when there are none.

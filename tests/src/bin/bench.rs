@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: measures what pyagent costs and writes the table. Measuring itself is in
 //! `pyagent_tests::bench`.
 //!
-//! Arguments: names of the parts to measure (`kernel`, `slowdown`, `switches`, `allocation`, `recorder`, `cpu`,
-//! `memory`, `start`, `cluster`), all without
+//! Arguments: names of the parts to measure (`kernel`, `slowdown`, `allocation`, `recorder`, `cpu`, `memory`,
+//! `start`, `cluster`), all without
 //! any; and a version (`3.12`) to measure no other in the kernel. The whole run goes into bench/RESULTS.md,
 //! a part of it only to stderr. `faults` alone injects faults, and goes into bench/FAULTS.md.
 
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use pyagent_tests::{
     bench::{
         agent_cost, allocation, cluster, faults, host, kernel_cost, peer::PySpy, recorder, report,
-        report::Section, slowdown, switches,
+        report::Section, slowdown,
     },
     interpreters::{self, Interpreter},
 };
@@ -32,10 +32,9 @@ const COSTS_HEAD: &str =
 const FAULTS_HEAD: &str = "# What faults cost pyagent\n\nWritten by `cargo xtask bench faults`, all of it in one run: each \
     fault was really injected.";
 
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 8] = [
     "kernel",
     "slowdown",
-    "switches",
     "allocation",
     "recorder",
     "cpu",
@@ -124,7 +123,6 @@ fn measure(
             }
             slowdown::measure(interpreter, py_spy.ok().as_ref())?
         }
-        "switches" => vec![switches::measure(interpreter, pyagent)?],
         "allocation" => {
             let folder = root().join("target/bench-memory-venv");
             vec![allocation::measure(interpreter, pyagent, &folder)?]

@@ -359,14 +359,12 @@ fn cpus_are_sampled_by_a_thread_that_has_few_rights() {
         alloc_period: 1 << 19,
         pool_period: 1 << 17,
         max_allocations: 1 << 17,
-        max_threads: 1,
         log_level: 0,
     };
     let programs = Programs::load(settings).unwrap();
     let periods = Periods {
         cpu_ns: Some(10_000_000),
         faults: Some(16),
-        off_cpu_ns: None,
     };
     let (mut sources, ..) = programs.split(periods, Box::new(|events| events.open()));
     let attached = std::thread::scope(|scope| {

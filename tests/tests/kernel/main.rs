@@ -16,7 +16,6 @@ mod leaks;
 mod lines;
 mod memory;
 mod native_memory;
-mod off_cpu;
 mod pods;
 mod programs;
 mod push;

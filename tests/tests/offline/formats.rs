@@ -486,7 +486,6 @@ fn go_reads_each_type_of_profile_and_shows_the_value_that_matters_most() {
         // Time, memory that was touched, memory that was in use at the peak.
         let kind = match profile_type {
             ProfileType::Cpu => "cpu",
-            ProfileType::OffCpu => "off_cpu",
             ProfileType::Faults => "fault_space",
             ProfileType::Pools | ProfileType::Alloc | ProfileType::Mmap => "peak_space",
         };

@@ -28,8 +28,6 @@ pub(super) struct EngineCounters {
     pub(super) faults: u64,
     /// Of them allocations.
     pub(super) allocations: u64,
-    /// Of them waits.
-    pub(super) waits: u64,
     pub(super) probes_placed: u64,
     pub(super) undecodable: u64,
     pub(super) waiting_lost: u64,

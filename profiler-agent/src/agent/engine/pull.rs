@@ -1,22 +1,21 @@
 //! Profiles that are being taken, and how they end.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Engine, gil_state};
+use super::{Engine, holds_gil};
 use crate::agent::boot_ns;
 use crate::agent::huge_faults::Rest;
 use crate::agent::live_blocks::Part;
 use crate::heap::parts;
-use crate::ids::{Generation, Pid};
+use crate::ids::Generation;
 use crate::process::resident;
 use crate::profile::aggregate::{Aggregator, ResolvedSample, Taken};
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, Viewer};
-use crate::profile::wait::Wait;
 use crate::python::process::PythonProcess;
 use crate::sample::decode::RawSample;
 use crate::serve::query::{CounterValue, PullError};
@@ -74,42 +73,16 @@ impl Pull {
     ) {
         let is_meant = self.means(sample.generation, process, show_cmdline);
         if is_meant && self.contains(sample.time_ns) {
-            let taken = self.taken(sample);
+            let at_ns = self.clock_ns;
+            let taken = Taken {
+                holds_gil: holds_gil(sample),
+                at_ns: at_ns.map(|clock_ns| clock_ns.saturating_add_unsigned(sample.time_ns)),
+            };
             self.aggregator.add_taken(resolved, taken);
             if self.profile_type == ProfileType::Cpu {
                 self.aggregator.set_period(resolved.values[1]);
             }
         }
-    }
-
-    fn taken(&self, sample: &RawSample) -> Taken {
-        let at_ns = self.clock_ns;
-        Taken {
-            gil: gil_state(sample),
-            wait: None,
-            at_ns: at_ns.map(|clock_ns| clock_ns.saturating_add_unsigned(sample.time_ns)),
-        }
-    }
-
-    /// Adds a wait, as far as it lies in the time of the profile.
-    pub(super) fn add_wait(
-        &mut self,
-        sample: &RawSample,
-        resolved: &ResolvedSample,
-        wait: Wait,
-        process: &PythonProcess,
-        show_cmdline: bool,
-    ) {
-        if !self.means(sample.generation, process, show_cmdline) || !self.contains(sample.time_ns) {
-            return;
-        }
-        let taken = self.taken(sample);
-        add_wait(
-            &mut self.aggregator,
-            resolved,
-            wait.last(sample.time_ns - self.begun_ns),
-            taken,
-        );
     }
 
     /// Whether the filter means this program.
@@ -173,21 +146,6 @@ impl Pull {
             Consumer::Pull(reply) => reply.is_closed(),
             Consumer::Recording(reply) => reply.is_closed(),
         }
-    }
-}
-
-/// Adds a wait by what passed of it in which way.
-pub(super) fn add_wait(
-    aggregator: &mut Aggregator,
-    resolved: &ResolvedSample,
-    wait: Wait,
-    taken: Taken,
-) {
-    let mut resolved = resolved.clone();
-    for (reason, n_samples, ns) in wait.parts() {
-        resolved.values = [n_samples, ns].into();
-        let wait = Some(reason);
-        aggregator.add_taken(&resolved, Taken { wait, ..taken });
     }
 }
 
@@ -279,9 +237,6 @@ impl Engine {
                 comments.extend(self.probe_states.notes());
             }
         }
-        if pull.profile_type == ProfileType::OffCpu {
-            comments.extend(self.unfinished(&pull));
-        }
         let elapsed = pull.begun.elapsed();
         let length = pull.duration.map_or(elapsed, |length| length.min(elapsed));
         if pull.duration.is_some_and(|wanted| length < wanted) {
@@ -290,7 +245,7 @@ impl Engine {
                 length.as_secs_f64()
             ));
         }
-        let is_of_memory = !matches!(pull.profile_type, ProfileType::Cpu | ProfileType::OffCpu);
+        let is_of_memory = pull.profile_type != ProfileType::Cpu;
         let processes = if is_of_memory {
             self.largest(&pull)
         } else {
@@ -310,32 +265,6 @@ impl Engine {
             profile.comments.extend(parts);
             pull.consumer.reply(profile);
         });
-    }
-
-    /// Waits of a profile's threads that have not ended: they have no stack, and are not in it.
-    fn unfinished(&self, pull: &Pull) -> Option<String> {
-        let is_meant =
-            |process: &&Arc<PythonProcess>| matches(&pull.filter, process, self.parts.show_cmdline);
-        let meant = self.symbolizer.processes().filter(is_meant);
-        let meant: HashSet<Pid> = meant.map(|process| process.pid).collect();
-        let end_ns = pull
-            .duration
-            .map_or(u64::MAX, |length| pull.begun_ns + length.as_nanos() as u64)
-            .min(boot_ns());
-        let (mut n_threads, mut sum_ns) = (0_u64, 0_u64);
-        for (pid, since_ns) in self.parts.sampler.off_cpu() {
-            let length_ns = end_ns.saturating_sub(since_ns.max(pull.begun_ns));
-            if length_ns > 0 && meant.contains(&pid) {
-                n_threads += 1;
-                sum_ns += length_ns;
-            }
-        }
-        (n_threads > 0).then(|| {
-            format!(
-                "waits that have not ended: {:.3} s of {n_threads} threads",
-                sum_ns as f64 / 1e9
-            )
-        })
     }
 
     /// The processes of a profile that have most memory resident.

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 
-use super::pull::{ALLOCATION_NOTE, add_wait};
+use super::pull::ALLOCATION_NOTE;
 use super::{Engine, boot_ns};
 use crate::agent::live_blocks::Part;
 use crate::profile::aggregate::{Aggregator, ResolvedSample, Taken};
 use crate::profile::model::ProfileType;
-use crate::profile::wait::{GilState, Wait};
 use crate::profile::window::ClosedWindow;
 use crate::recorder::Message;
 use crate::serve::query::{CounterValue, WindowSummary};
@@ -68,28 +67,17 @@ impl Windows {
         &mut self,
         profile_type: ProfileType,
         sample: &ResolvedSample,
-        gil: Option<GilState>,
+        holds_gil: Option<bool>,
     ) {
         if let Some(aggregator) = self.aggregator(profile_type) {
             let taken = Taken {
-                gil,
-                ..Taken::default()
+                holds_gil,
+                at_ns: None,
             };
             aggregator.add_taken(sample, taken);
             if profile_type == ProfileType::Cpu {
                 aggregator.set_period(sample.values[1]);
             }
-        }
-    }
-
-    /// Adds a wait. It belongs to the window in which it ended, also if it began before.
-    pub(super) fn add_wait(&mut self, sample: &ResolvedSample, wait: Wait, gil: Option<GilState>) {
-        if let Some(aggregator) = self.aggregator(ProfileType::OffCpu) {
-            let taken = Taken {
-                gil,
-                ..Taken::default()
-            };
-            add_wait(aggregator, sample, wait, taken);
         }
     }
 

@@ -3,7 +3,6 @@
 mod cpu;
 pub mod events;
 mod faults;
-pub mod off_cpu;
 pub mod probe_cost;
 pub mod probes;
 
@@ -19,9 +18,7 @@ use profiler_common::event::source;
 use self::cpu::CpuTimers;
 use self::events::EventOpener;
 use self::faults::FaultEvents;
-use self::off_cpu::{OffCpu, OffCpuMaps};
 use super::tables::CounterTable;
-use crate::ids::Pid;
 use crate::kernel::hotplug::{CpuMessages, Gone};
 use crate::profile::model::ProfileType;
 
@@ -99,13 +96,6 @@ pub const SOURCES: &[Source] = &[
         summary: "address space from mmap and its like (probes in each process, when asked for)",
         programs: probes::MMAP,
     },
-    Source {
-        profile_type: ProfileType::OffCpu,
-        number: source::OFF_CPU,
-        summary: "time off the CPU (the scheduler's tracepoints, when asked for)",
-        // Which of them are loaded depends on what the kernel has: see [`off_cpu`].
-        programs: &[],
-    },
 ];
 
 impl Source {
@@ -144,8 +134,8 @@ pub enum SourceError {
         /// What aya says.
         source: Box<ProgramError>,
     },
-    /// The table of processes with probes is full, or a table could not be written.
-    #[error("cannot write to a table of the kernel programs: {0}")]
+    /// The table of processes with probes is full, or could not be written.
+    #[error("cannot note the process: {0}")]
     Table(#[from] aya::maps::MapError),
     /// The event could not be opened on a CPU.
     #[error("cannot sample CPU {cpu}")]
@@ -167,8 +157,6 @@ pub struct Periods {
     pub cpu_ns: Option<u64>,
     /// Page faults of a CPU from one sample to the next.
     pub faults: Option<u64>,
-    /// Nanoseconds from which on all waits are taken.
-    pub off_cpu_ns: Option<u64>,
 }
 
 /// The loaded programs, which two threads attach.
@@ -191,7 +179,6 @@ pub struct Sources {
     counters: CounterTable,
     cpu: Option<CpuTimers>,
     faults: Option<FaultEvents>,
-    off_cpu: Option<OffCpu>,
     open: EventOpener,
     /// CPUs that everything is attached to.
     cpus: BTreeSet<u32>,
@@ -206,7 +193,6 @@ impl Sources {
         ebpf: SharedEbpf,
         build: Build,
         counters: CounterTable,
-        off_cpu: OffCpuMaps,
         periods: Periods,
         open: EventOpener,
     ) -> Self {
@@ -220,7 +206,6 @@ impl Sources {
             faults: periods
                 .faults
                 .map(|period| FaultEvents::new(name(ProfileType::Faults), period)),
-            off_cpu: periods.off_cpu_ns.map(|ns| OffCpu::new(off_cpu, ns)),
             open,
             cpus: BTreeSet::new(),
             messages: CpuMessages::listen().ok(),
@@ -233,7 +218,6 @@ impl Sources {
         Periods {
             cpu_ns: self.cpu.as_ref().map(CpuTimers::period_ns),
             faults: self.faults.as_ref().map(FaultEvents::period),
-            off_cpu_ns: self.off_cpu.as_ref().map(OffCpu::ns),
         }
     }
 
@@ -248,12 +232,6 @@ impl Sources {
     #[must_use]
     pub fn totals(&self) -> [u64; N_COUNTERS] {
         self.counters.totals()
-    }
-
-    /// Threads that are off the CPU: their processes, and since when, in nanoseconds since boot.
-    #[must_use]
-    pub fn off_cpu(&self) -> Vec<(Pid, u64)> {
-        self.off_cpu.as_ref().map_or_else(Vec::new, OffCpu::threads)
     }
 
     /// How often the timers of the CPU clock did not fire on CPUs that had something to run, since the start.
@@ -292,9 +270,6 @@ impl Sources {
         if let (Some(faults), Some(period)) = (&mut self.faults, periods.faults) {
             faults.set_period(period);
         }
-        if let (Some(off_cpu), Some(ns)) = (&mut self.off_cpu, periods.off_cpu_ns) {
-            off_cpu.set_ns(ns);
-        }
         self.attach(&cpus)
     }
 
@@ -302,9 +277,6 @@ impl Sources {
     pub fn detach_all(&mut self) {
         let cpus: Vec<u32> = self.cpus.iter().copied().collect();
         self.detach(&cpus);
-        if let Some(off_cpu) = &mut self.off_cpu {
-            off_cpu.close();
-        }
     }
 
     fn attach(&mut self, cpus: &[u32]) -> Result<(), SourceError> {
@@ -327,9 +299,6 @@ impl Sources {
         }
         if let Some(faults) = &mut self.faults {
             faults.attach(&self.ebpf, cpus, &self.open)?;
-        }
-        if let Some(off_cpu) = &mut self.off_cpu {
-            off_cpu.open()?;
         }
         Ok(())
     }

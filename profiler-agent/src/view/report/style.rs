@@ -102,7 +102,6 @@ pub(super) fn unit_name(profile: &Profile, measure: Measure) -> String {
     let kind = profile.sample_types.get(measure.idx);
     match kind.map_or("", |it| it.kind) {
         "cpu" => "of CPU time".to_owned(),
-        "off_cpu" => "off the CPU".to_owned(),
         "fault_space" => "touched".to_owned(),
         kind => kind.replace('_', " "),
     }

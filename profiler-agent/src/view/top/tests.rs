@@ -12,7 +12,6 @@ use crate::profile::aggregate::{
     Aggregator, ProcessLabels, ResolvedFrame, ResolvedFunction, ResolvedSample, Taken, ThreadLabels,
 };
 use crate::profile::model::ValueType;
-use crate::profile::wait::GilState;
 
 /// 100 Hz.
 const PERIOD_NS: i64 = 10_000_000;
@@ -399,11 +398,10 @@ fn the_column_of_the_gil_is_there_where_it_is_known_and_fits() {
     };
     let mut aggregator =
         Aggregator::new(SystemTime::UNIX_EPOCH, &ValueType::CPU_SAMPLES, PERIOD_NS);
-    let states = [Some(GilState::Held), Some(GilState::Released), None];
-    for ((tid, n), gil) in [(7, 30), (8, 20), (9, 5)].into_iter().zip(states) {
+    for (tid, n, holds_gil) in [(7, 30, Some(true)), (8, 20, Some(false)), (9, 5, None)] {
         let taken = Taken {
-            gil,
-            ..Taken::default()
+            holds_gil,
+            at_ns: None,
         };
         aggregator.add_taken(&sample(tid, n), taken);
     }

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use profiler_agent::agent::{Agent, Purpose, Recording};
 use profiler_agent::config::{
-    AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_OFF_CPU_THRESHOLD, DEFAULT_WINDOW,
-    SamplingConfig,
+    AllocationConfig, DEFAULT_FAULT_PERIOD, DEFAULT_WINDOW, SamplingConfig,
 };
 use profiler_agent::ids::Pid;
 use profiler_agent::process::service::LabelOptions;
@@ -129,7 +128,6 @@ pub(crate) fn record(
         types: vec![ProfileType::Cpu],
         rate_hz: RATE_HZ,
         fault_period: DEFAULT_FAULT_PERIOD,
-        off_cpu_threshold: DEFAULT_OFF_CPU_THRESHOLD,
         max_samples_per_second: None,
         ring_bytes: RING_BYTES,
         max_processes: DEFAULT_MAX_PROCESSES,
