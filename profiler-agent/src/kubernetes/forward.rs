@@ -18,7 +18,7 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSES: [Duration; 3] = [
     Duration::from_millis(200),
     Duration::from_millis(500),
-    Duration::from_millis(1000),
+    Duration::from_secs(1),
 ];
 
 /// Opens a stream to a port of a pod. It ends when it is dropped. An error of the pod's end shows as the end of the stream.
