@@ -31,7 +31,7 @@ pub(super) async fn each<T: DeserializeOwned>(
 ) -> Result<bool, ApiError> {
     let mut next = String::new();
     let mut n_taken = 0;
-    for _ in 0..n_max.div_ceil(PAGE).max(1) + 1 {
+    for _ in 0..=n_max.div_ceil(PAGE).max(1) {
         let mut path = format!("{path}?limit={PAGE}");
         for (name, value) in query.iter().filter(|(_, value)| !value.is_empty()) {
             path.extend(["&", name, "=", &encoded(value)]);
