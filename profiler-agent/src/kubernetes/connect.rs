@@ -5,8 +5,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::agents::{AgentPod, AgentsError, agents};
-use super::places::{Choice, Places, When, places};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
 use hyper_util::client::legacy;
@@ -16,6 +14,9 @@ use kube::client::{Body, ConfigExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
+
+use super::agents::{AgentPod, AgentsError, agents};
+use super::places::{Choice, Places, When, places};
 
 /// Set in every pod, unless that is turned off.
 const IN_POD: &str = "KUBERNETES_SERVICE_HOST";

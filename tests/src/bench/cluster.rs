@@ -25,6 +25,9 @@ const N_RUNS: usize = 3;
 /// Python processes of a node.
 const N_PROCESSES: usize = 20;
 
+/// Names a profile that was recorded, to be taken in place of a new one.
+const RECORDING: &str = "PYAGENT_BENCH_PROFILE";
+
 const RECORDED: Duration = Duration::from_secs(20);
 
 /// What the processes of a node do: the standard library at work, with its deep stacks and several threads.
@@ -65,8 +68,11 @@ impl Drop for Processes {
     }
 }
 
-/// The profile of a node, as an agent writes it.
+/// The profile of a node, as an agent writes it: that of [`RECORDING`], else one that is made now.
 fn recorded(interpreter: &Interpreter, pyagent: &Path, folder: &Path) -> Result<Vec<u8>> {
+    if let Some(path) = std::env::var_os(RECORDING) {
+        return fs::read(&path).with_context(|| format!("{RECORDING} names no file"));
+    }
     let mut processes = Processes(Vec::new());
     for number in 0..N_PROCESSES {
         let mut python = Command::new(&interpreter.executable);
@@ -127,8 +133,7 @@ pub fn measure(interpreter: &Interpreter, pyagent: &Path) -> Result<Section> {
         "Asking a whole cluster",
         &format!(
             "`pyagent pull --k8s -A --last 10m`: an API server and agents on loopback, in another process on the same CPUs; each \
-             agent answers with the same recorded profile of {N_PROCESSES} processes with 4 threads each ({} KiB packed, {} \
-             different samples, {} stacks, {} sets of labels), which becomes that of its node. Median of {N_RUNS} runs; the most \
+             agent answers with the same recorded profile ({} KiB packed, {} different samples, {} stacks, {} sets of labels), which becomes that of its node. Median of {N_RUNS} runs; the most \
              memory of any.",
             bytes.len() >> 10,
             profile.samples.len(),
