@@ -13,6 +13,7 @@ mod opener;
 pub mod outbox;
 mod prober;
 mod rate;
+mod shedding;
 mod threads;
 mod throttle;
 mod waiting;

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
-use profiler_common::counters::N_COUNTERS;
+use profiler_common::counters::{Counter, N_COUNTERS};
 use profiler_common::event::{sample_flags, source};
 use tokio::sync::{oneshot, watch};
 
@@ -30,6 +30,7 @@ use super::in_use::{ProbeStates, in_use};
 use super::live_blocks::{LiveBlocks, Part};
 use super::prober::{ProbeChange, ProbeMessage, ProbeNews};
 use super::rate::{PeriodLimit, RateLimit};
+use super::shedding::{Second, Shedding};
 use super::threads::TrackMessage;
 use super::throttle::Throttle;
 use super::waiting::Waiting;
@@ -40,7 +41,9 @@ use crate::ids::{Generation, Pid};
 use crate::kubernetes::watch::WatchStatus;
 use crate::process::huge_pages::PagemapOpener;
 use crate::process::lifecycle::{Change, Lifecycle};
-use crate::profile::aggregate::Aggregator;
+use crate::process::limits::{Limits, MemoryGroup};
+use crate::process::memory::give_back;
+use crate::profile::aggregate::{Aggregator, ResolvedFrame, ResolvedFunction, ResolvedSample};
 use crate::profile::model::{Profile, ProfileType, Rounding};
 use crate::profile::query::{ProcessFilter, RecordedRequest};
 use crate::python::process::PythonProcess;
@@ -163,6 +166,12 @@ pub(super) struct Engine {
     counters: EngineCounters,
     rate: RateLimit,
     fault_period: PeriodLimit,
+    shedding: Shedding,
+    /// The control group that bounds the memory.
+    memory: Option<MemoryGroup>,
+    /// In place of what was cut from stacks.
+    cut: Arc<ResolvedFunction>,
+    lost_before: u64,
     started: Instant,
     second_begun: Instant,
     samples_before: u64,
@@ -192,6 +201,8 @@ impl Engine {
             parts.config.fault_period,
             parts.config.max_samples_per_second,
         );
+        let limits = Limits::of_this_process();
+        tell_limits(&limits);
         let channel = parts.recorder.as_ref().map(|(channel, _)| channel.clone());
         let window = parts.config.window;
         let mut parts = parts;
@@ -214,6 +225,10 @@ impl Engine {
             counters: EngineCounters::default(),
             rate,
             fault_period,
+            shedding: Shedding::new(limits.cpus.is_some(), now),
+            memory: limits.memory,
+            cut: Arc::new(ResolvedFunction::reason("cut for want of memory")),
+            lost_before: 0,
             started: now,
             second_begun: now,
             samples_before: 0,
@@ -446,6 +461,7 @@ impl Engine {
         let Some(mut resolved) = self.symbolizer.resolve(sample) else {
             return;
         };
+        self.cut(&mut resolved);
         let mut n_bytes = page_bytes();
         if profile_type.is_of_allocations() {
             n_bytes = sample.n_bytes;
@@ -467,6 +483,52 @@ impl Engine {
         }
         if let Some(windows) = &mut self.windows {
             windows.add(profile_type, &resolved, holds_gil(sample));
+        }
+    }
+
+    /// Leaves the inner part of a stack, where there is little memory.
+    fn cut(&mut self, sample: &mut ResolvedSample) {
+        let max_frames = self.shedding.max_frames();
+        if sample.frames.len() > max_frames {
+            sample.frames.truncate(max_frames);
+            sample.frames.push(ResolvedFrame {
+                function: self.cut.clone(),
+                line: 0,
+                address: 0,
+            });
+            self.shedding.n_cut += 1;
+        }
+    }
+
+    /// Looks whether there is memory and CPU time enough, and gives up what can be done without.
+    fn shed(&mut self, n_samples: u64) {
+        let totals = self.parts.sampler.totals();
+        let lost = totals[Counter::LostFull as usize];
+        let second = Second {
+            memory: self.memory.as_ref().and_then(MemoryGroup::read),
+            n_samples,
+            n_lost: lost.saturating_sub(self.lost_before),
+        };
+        self.lost_before = lost;
+        let (before, now) = (self.shedding.problem(), Instant::now());
+        let orders = self.shedding.on_second(second, now);
+        if orders.shrink {
+            self.symbolizer.shrink();
+        }
+        if orders.close_window {
+            self.close_window(now);
+        }
+        if orders.shrink {
+            give_back();
+        }
+        let divisor = self.shedding.divisor();
+        self.rate.divide(divisor);
+        self.fault_period.divide(divisor);
+        let problem = self.shedding.problem();
+        if problem.is_empty() && !before.is_empty() {
+            tracing::info!("there is room again: everything is sampled as it was asked for");
+        } else if !problem.is_empty() {
+            self.throttle.warn("shedding", &problem);
         }
     }
 
@@ -667,8 +729,10 @@ impl Engine {
         if self.stopping.is_some() {
             return;
         }
+        let n_cpu = n_samples - n_faults - n_allocations;
+        self.shed(n_cpu);
         let before_hz = self.rate.current_hz();
-        let n_cpu_a_second = (n_samples - n_faults - n_allocations) as f64 / elapsed;
+        let n_cpu_a_second = n_cpu as f64 / elapsed;
         let n_faults_a_second = n_faults as f64 / elapsed;
         let mut periods = Periods::default();
         if let Some(rate_hz) = self.rate.on_second(n_cpu_a_second as u64) {
@@ -706,6 +770,16 @@ impl Engine {
             self.throttle.warn("processes", &message);
         }
         self.process_counts = counts;
+    }
+}
+
+/// Says at the start what the agent may use: it acts by that.
+fn tell_limits(limits: &Limits) {
+    if let Some(memory) = limits.memory.as_ref().and_then(MemoryGroup::read) {
+        tracing::info!("memory is limited to {} MiB", memory.max >> 20);
+    }
+    if let Some(cpus) = limits.cpus {
+        tracing::info!("CPU time is limited to {cpus:.2} CPUs");
     }
 }
 

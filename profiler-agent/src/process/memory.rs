@@ -23,6 +23,15 @@ pub enum MemoryError {
     Unmapped(Address),
 }
 
+/// Gives memory that this process has freed back to the kernel, as far as the C library keeps it and can be told (glibc).
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) has no preconditions, and may be called by any thread at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Memory that can be read by address: a process, or a recorded image.
 pub trait ReadMemory {
     /// Fills `buffer` from `address`; all or nothing.

@@ -9,6 +9,7 @@ pub mod file;
 pub mod freeze;
 pub mod huge_pages;
 pub mod lifecycle;
+pub mod limits;
 mod map_line;
 pub mod maps;
 pub mod memory;

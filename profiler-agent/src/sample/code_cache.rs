@@ -96,6 +96,18 @@ impl CodeCache {
         self.own.codes.len()
     }
 
+    /// Memory that it takes, what it shares with others too.
+    pub(super) fn n_bytes(&self) -> usize {
+        let inherited = self.inherited.iter().map(|layer| layer.n_bytes);
+        self.own.n_bytes + inherited.sum::<usize>()
+    }
+
+    /// Forgets everything: it is read again when it is needed.
+    pub(super) fn forget(&mut self) {
+        self.own = Layer::default();
+        self.inherited.clear();
+    }
+
     /// The code object of a frame; `read` reads it when it is not known.
     pub(super) fn get(
         &mut self,

@@ -212,6 +212,27 @@ impl Symbolizer {
             .sum()
     }
 
+    /// Forgets the code objects of the programs that take most memory for them, until half of it is free: they are read again.
+    pub fn shrink(&mut self) {
+        let mut programs: Vec<(usize, &mut Program)> = self
+            .programs
+            .values_mut()
+            .map(|program| (program.codes.n_bytes(), program))
+            .collect();
+        let all: usize = programs.iter().map(|(n_bytes, _)| n_bytes).sum();
+        programs.sort_unstable_by_key(|(n_bytes, _)| std::cmp::Reverse(*n_bytes));
+        let mut n_freed = 0;
+        for (n_bytes, program) in programs {
+            if n_freed * 2 >= all {
+                break;
+            }
+            n_freed += n_bytes;
+            program.codes.forget();
+            program.copies = ThreadBytecode::default();
+            program.bytecodes = Bytecodes::default();
+        }
+    }
+
     /// Whether a frame is shown: it is none of the interpreter's own.
     pub fn shows(&mut self, generation: Generation, frame: &PyFrame) -> bool {
         let Some(program) = self.programs.get_mut(&generation) else {

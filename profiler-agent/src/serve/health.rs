@@ -54,7 +54,9 @@ impl Readiness {
         if attached < online {
             missing.push(format!("samples are taken on {attached} of {online} CPUs"));
         }
-        if status.rate_hz < status.rate_asked_hz {
+        if !status.shedding.is_empty() {
+            missing.push(status.shedding.clone());
+        } else if status.rate_hz < status.rate_asked_hz {
             missing.push(format!(
                 "{:.0} samples a second are taken on each CPU in place of {:.0}, since there were too many",
                 status.rate_hz, status.rate_asked_hz
@@ -138,7 +140,12 @@ mod tests {
             text.contains("3 of 4 CPUs") && text.contains("50"),
             "{text}"
         );
-        (status.n_cpus_attached, status.rate_hz) = (4, 99.0);
+        status.n_cpus_attached = 4;
+        status.shedding = "one of 2 samples is taken".into();
+        let text = "ready, degraded: one of 2 samples is taken";
+        assert_eq!(Readiness::of(&status), Readiness::Degraded(text.into()));
+        status.shedding = String::new();
+        status.rate_hz = 99.0;
         status.recorder = Some(RecorderInfo {
             folder: "/var/lib/pyagent".into(),
             problem: "the disk is full".into(),

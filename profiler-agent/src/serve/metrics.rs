@@ -55,6 +55,24 @@ fn write(out: &mut String, status: &Status) -> fmt::Result {
         writeln!(out, "{name} {value}")?;
     }
 
+    if let Some(memory) = status.memory {
+        for (name, help, value) in [
+            (
+                "pyagent_memory_limit_bytes",
+                "Memory that the agent may use, by its control group.",
+                memory.max,
+            ),
+            (
+                "pyagent_memory_used_bytes",
+                "Memory of that group that cannot be dropped; above 70 % the agent gives up what it can do without.",
+                memory.used,
+            ),
+        ] {
+            head(out, name, help, "gauge")?;
+            writeln!(out, "{name} {value}")?;
+        }
+    }
+
     let name = "pyagent_processes";
     head(
         out,

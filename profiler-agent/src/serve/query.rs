@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::scope::Scope;
+use crate::process::limits::MemoryUse;
 use crate::profile::calls::hottest;
 use crate::profile::groups::UnknownLabel;
 use crate::profile::in_use::InUse;
@@ -293,6 +294,10 @@ pub struct Status {
     pub samples_per_second: f64,
     /// The last full window; `None` before the first is over.
     pub last_window: Option<WindowSummary>,
+    /// The memory that it may use; `None`: that is not limited.
+    pub memory: Option<MemoryUse>,
+    /// What is given up for want of memory or CPU time; empty when nothing is.
+    pub shedding: String,
     /// The recorder; `None`: there is none.
     pub recorder: Option<RecorderInfo>,
     /// What is known of pods; `None`: nobody asks for them.

@@ -289,6 +289,8 @@ pub(super) fn status() -> Status {
         n_cpus_attached: 3,
         samples_per_second: 12.5,
         last_window: None,
+        memory: None,
+        shedding: String::new(),
         recorder: None,
         kubernetes: None,
         counters: vec![CounterValue {

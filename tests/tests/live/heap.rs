@@ -203,10 +203,9 @@ fn pointers_side_by_side_are_no_objects() {
             let grown = [0, 1].map(|idx| {
                 of(&after, name)[idx].cast_signed() - of(&before, name)[idx].cast_signed()
             });
-            // Beside them: a line that was read, and names that were interned.
+            // Beside them: a line that was read, names that were interned, and what the interpreter let go meanwhile.
             assert!(
-                (0..8).contains(&(grown[0] - n_objects))
-                    && (0..4096).contains(&(grown[1] - n_bytes)),
+                (grown[0] - n_objects).abs() < 8 && (grown[1] - n_bytes).abs() < 4096,
                 "{}: {name} grew by {grown:?}",
                 python.path.display()
             );

@@ -52,6 +52,7 @@ pub(super) fn is_loss(name: &str) -> bool {
             | "python_native_thread"
             | "python_no_frame"
             | "probes_placed"
+            | "shedding_steps"
             | "samples_ended_undiscovered"
     )
 }
@@ -151,6 +152,21 @@ impl Engine {
                     "fault_pages_gone",
                     "Sampled faults that count as a small page since the memory was gone when it was looked at",
                     self.huge_faults.n_gone(),
+                ),
+                (
+                    "stacks_cut",
+                    "Samples whose stack was cut, since the agent has little memory left",
+                    self.shedding.n_cut,
+                ),
+                (
+                    "samples_shed",
+                    "Samples that were not taken, since the agent has little memory or CPU time left",
+                    self.shedding.n_shed,
+                ),
+                (
+                    "shedding_steps",
+                    "Times that the agent gave up more, since it has little memory or CPU time left",
+                    self.shedding.n_steps,
                 ),
                 ("cpu_attached_late", "CPUs that came online while sampling", own.cpu_gaps),
                 ("frames_code_object_gone", "Frames whose code object had gone", symbolizer.frames_gone),
@@ -296,6 +312,8 @@ impl Engine {
                 .windows
                 .as_ref()
                 .and_then(|windows| windows.last.clone()),
+            memory: self.shedding.memory(),
+            shedding: self.shedding.problem(),
             recorder: self.recorder_info(),
             kubernetes: self.kubernetes_info(),
             counters: {
