@@ -5,4 +5,8 @@
 
 mod chart;
 mod daemonset;
+mod life;
+mod pods;
 mod rights;
+mod scale;
+mod tenants;
