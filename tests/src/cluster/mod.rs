@@ -17,6 +17,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -202,6 +203,32 @@ impl Cluster {
         file.write_all(manifest.as_bytes())
             .expect("the folder is ours");
         self.kubectl(&["apply", "--filename", &path.display().to_string()]);
+    }
+
+    /// Does something while there is no API server: what kubectl asks fails then.
+    ///
+    /// # Panics
+    /// With the state of the cluster, when the API does not come back.
+    pub fn without_api(&self, work: impl FnOnce()) {
+        self.parts().end("kube-apiserver");
+        let worked = panic::catch_unwind(AssertUnwindSafe(work));
+        self.parts().start_api_server();
+        self.wait_until("the API is ready again", || {
+            self.try_kubectl(&["get", "--raw", "/readyz"]).ok()
+        });
+        if let Err(panic) = worked {
+            panic::resume_unwind(panic);
+        }
+    }
+
+    /// Kills the processes of a container, by the id that the runtime has for it. False: there is no such.
+    ///
+    /// # Panics
+    /// When the runtime cannot be asked.
+    #[must_use]
+    pub fn kill_container(&self, id: &str) -> bool {
+        let mut kill = self.containerd(&["--namespace=k8s.io", "tasks", "kill"]);
+        answer(kill.args(["--signal", "SIGKILL", id])).is_ok()
     }
 
     /// Waits for this, which takes seconds.

@@ -156,6 +156,11 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
                 &format!("--initial-cluster=default={DATABASE_PEERS}"),
             ],
         );
+        self.start_api_server();
+    }
+
+    /// The API itself, which may have been ended.
+    pub(super) fn start_api_server(&self) {
         // Without kube-proxy a service's address is one of the node's own: that of the API is.
         self.start(
             "kube-apiserver",
@@ -261,6 +266,22 @@ configMapAndSecretChangeDetectionStrategy: Watch
                 &format!("--node-ip={NODE_ADDRESS}"),
             ],
         );
+    }
+
+    /// Kills a program that was started.
+    pub(super) fn end(&self, name: &str) {
+        let path = self.programs.path(name).into_os_string();
+        let mut n_ended = 0;
+        for entry in fs::read_dir("/proc").expect("it is mounted").flatten() {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let program = command.split(|byte| *byte == 0).next();
+            if program == Some(path.as_encoded_bytes()) {
+                let pid = entry.file_name();
+                let killed = Command::new("kill").arg("-9").arg(pid).status();
+                n_ended += u32::from(killed.is_ok_and(|status| status.success()));
+            }
+        }
+        assert_eq!(n_ended, 1, "{name}");
     }
 
     /// A command of one of the programs, inside of the cluster.

@@ -13,6 +13,7 @@ mod grpc_tools;
 mod hosts;
 mod inspect;
 mod leaks;
+mod limits;
 mod lines;
 mod memory;
 mod native_memory;

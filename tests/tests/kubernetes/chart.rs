@@ -67,21 +67,21 @@ const ALLOWED: [(&str, &[&str]); 3] = [
     ("jobs.batch", &["get"]),
 ];
 
-fn chart() -> PathBuf {
+pub(super) fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm/pyagent")
 }
 
 /// Values in a file; gone with it.
-struct Values(tempfile::NamedTempFile);
+pub(super) struct Values(tempfile::NamedTempFile);
 
 impl Values {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
         fs::write(file.path(), text).unwrap();
         Self(file)
     }
 
-    fn path(&self) -> String {
+    pub(super) fn path(&self) -> String {
         self.0.path().display().to_string()
     }
 }
@@ -180,6 +180,10 @@ fn values_that_do_not_do_what_they_say_are_refused() {
         ("tls: {clientCA: true}", "tls.existingSecret"),
         ("tls: {existingSecret: tls}", "lets everybody in"),
         ("auth: {existingSecret: tokens}", "tls.existingSecret"),
+        (
+            "{auth: {kubernetes: true}, kubernetes: {enabled: false}}",
+            "kubernetes.enabled",
+        ),
     ] {
         let (text, is_success) = helm_with(cluster, &["template", KUBERNETES, "profiler"], values);
         assert!(!is_success && text.contains(why), "{values}: {text}");
@@ -215,9 +219,26 @@ fn no_right_is_asked_for_that_is_not_needed() {
         ] {
             assert!(text.contains(present), "{present}: {text}");
         }
+        assert!(!text.contains("reviews"), "{text}");
         let has_token = text.contains("automountServiceAccountToken: true");
         assert_eq!(has_token, values != LITTLE, "{text}");
     }
+}
+
+#[test]
+fn reviews_are_asked_for_only_where_the_api_server_says_who_asks() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    let text = rendered(cluster, "auth: {kubernetes: true}");
+    for present in [
+        "name: PYAGENT_AUTH\n              value: kubernetes\n",
+        "resources: [tokenreviews]\n    verbs: [create]\n",
+        "resources: [subjectaccessreviews]\n    verbs: [create]\n",
+    ] {
+        assert!(text.contains(present), "{present}: {text}");
+    }
+    assert_eq!(cluster.wrong(Values::new(&text).0.path()), "");
 }
 
 /// What the API says that the account may beyond what everybody may.
@@ -261,42 +282,44 @@ auth: {existingSecret: tokens}
 ";
 
 /// Name in the agent's certificate.
-const SERVER: &str = "pyagent.example";
+pub(super) const SERVER: &str = "pyagent.example";
 
-/// Makes the Secrets of [`SECURE`], and says what a client needs; its token comes last.
-fn secure(cluster: &Cluster) -> [String; 6] {
-    let folder = cluster.folder("secure");
+/// A file that only its owner can read.
+fn write(folder: &Path, name: &str, content: &str) -> String {
+    let path = folder.join(name);
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+/// Makes the Secret `certificate` in a namespace, and says what a client needs for TLS.
+pub(super) fn certificate(cluster: &Cluster, namespace: &str) -> [String; 4] {
+    let folder = cluster.folder(namespace);
     let certified = rcgen::generate_simple_self_signed([SERVER.to_owned()]).unwrap();
-    let token = "0123456789abcdef0123456789abcdef";
-    let write = |name: &str, content: &str| {
-        let path = folder.join(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        path.display().to_string()
-    };
-    let certificate = write("tls.crt", &certified.cert.pem());
-    let key = write("tls.key", &certified.signing_key.serialize_pem());
-    let tokens = write("tokens", &format!("{token} all\n"));
-    let create = ["--namespace", NAMESPACE, "create", "secret"];
-    for secret in [
-        &[
-            "tls",
-            "certificate",
-            &format!("--cert={certificate}"),
-            &format!("--key={key}"),
-        ][..],
-        &["generic", "tokens", &format!("--from-file=tokens={tokens}")],
-    ] {
-        cluster.kubectl(&[&create, secret].concat());
-    }
+    let certificate = write(&folder, "tls.crt", &certified.cert.pem());
+    let key = write(&folder, "tls.key", &certified.signing_key.serialize_pem());
+    let (cert, key) = (format!("--cert={certificate}"), format!("--key={key}"));
+    let create = ["--namespace", namespace, "create", "secret", "tls"];
+    cluster.kubectl(&[&create[..], &["certificate", &cert, &key]].concat());
     [
         "--tls-ca".to_owned(),
         certificate,
         "--tls-server-name".to_owned(),
         SERVER.to_owned(),
-        "--token-file".to_owned(),
-        write("token", token),
     ]
+}
+
+/// Makes the Secrets of [`SECURE`], and says what a client needs; its token comes last.
+fn secure(cluster: &Cluster) -> Vec<String> {
+    let mut options = Vec::from(certificate(cluster, NAMESPACE));
+    let folder = cluster.folder(NAMESPACE);
+    let token = "0123456789abcdef0123456789abcdef";
+    let tokens = write(&folder, "tokens", &format!("{token} all\n"));
+    let tokens = format!("--from-file=tokens={tokens}");
+    let create = ["--namespace", NAMESPACE, "create", "secret", "generic"];
+    cluster.kubectl(&[&create[..], &["tokens", &tokens]].concat());
+    options.extend(["--token-file".to_owned(), write(&folder, "token", token)]);
+    options
 }
 
 /// Whether nothing of the release is left in the API.
@@ -314,6 +337,19 @@ fn is_gone(cluster: &Cluster) -> bool {
     left["items"].as_array().is_some_and(Vec::is_empty)
 }
 
+/// Names in the node's folders, and what is pinned of BPF.
+fn on_the_node(cluster: &Cluster) -> BTreeSet<PathBuf> {
+    let folders = ["/run", "/var/lib", "/var/log"].map(|it| (cluster.own_folder(it), it));
+    let pinned = (PathBuf::from("/sys/fs/bpf"), "/sys/fs/bpf");
+    let mut found = BTreeSet::new();
+    for (folder, name) in folders.into_iter().chain([pinned]) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            found.insert(Path::new(name).join(entry.file_name()));
+        }
+    }
+    found
+}
+
 #[test]
 fn installed_it_profiles_pods_and_uninstalled_it_leaves_nothing() {
     let Some(cluster) = Cluster::get() else {
@@ -321,6 +357,7 @@ fn installed_it_profiles_pods_and_uninstalled_it_leaves_nothing() {
     };
     cluster.make_namespace(NAMESPACE);
     let shop = cluster.deploy_program(NAMESPACE, "shop");
+    let before = on_the_node(cluster);
     let values = "image: {pullPolicy: Never}";
     let notes = install(cluster, &["install"], values);
     assert!(notes.contains("daemonset/profiler-pyagent"), "{notes}");
@@ -365,4 +402,8 @@ fn installed_it_profiles_pods_and_uninstalled_it_leaves_nothing() {
         "profiler-pyagent-test",
     ]);
     cluster.wait_until("nothing is left", || is_gone(cluster).then_some(()));
+    // On the node neither, but what was recorded.
+    let after = on_the_node(cluster);
+    let new: Vec<&PathBuf> = after.difference(&before).collect();
+    assert_eq!(new, [Path::new("/var/lib/pyagent")]);
 }

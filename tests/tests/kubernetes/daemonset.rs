@@ -61,6 +61,9 @@ fn the_manifest_that_is_handed_out_runs_as_it_is() {
     cluster.wait_rolled_out("pyagent", "daemonset/pyagent");
     let shop = cluster.deploy_program("default", "shop");
     let agent = cluster.pod("pyagent", "app.kubernetes.io/name=pyagent");
-    assert!(!cluster.pull_forwarded("pyagent", &agent, &shop).is_empty());
+    let samples = cluster.pull_forwarded("pyagent", &agent, &shop);
+    let only = |value: &str| BTreeSet::from([value.to_owned()]);
+    assert_eq!(label_values(&samples, "k8s_deployment_name"), only("shop"));
+    assert_eq!(label_values(&samples, "k8s_pod_name"), only(shop.name()));
     cluster.kubectl(&["delete", "--filename", &manifest]);
 }

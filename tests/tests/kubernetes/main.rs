@@ -5,5 +5,9 @@
 
 mod chart;
 mod daemonset;
+mod life;
+mod pods;
 mod rights;
+mod scale;
+mod tenants;
 mod whole;
