@@ -54,6 +54,7 @@ use crate::profile::window::ClosedWindow;
 use crate::push::TargetCounts;
 use crate::recorder::{FolderError, Message, Recorder, RecorderConfig};
 use crate::sample::decode::RawSample;
+use crate::sample::native::KernelSymbols;
 use crate::serve::query::Query;
 use crate::track::process::ProcessListing;
 use crate::track::tracker::{KernelTable, ProcessCounts, Update};
@@ -191,6 +192,14 @@ impl IdleRecorder {
     }
 }
 
+/// What there is with the kernel programs only.
+#[derive(Default)]
+struct KernelParts {
+    symbols: KernelSymbols,
+    probes: Option<(Probes, ProbeCost)>,
+    opener: Option<Opener>,
+}
+
 impl Agent {
     /// Loads the programs, attaches them, and begins to look for processes.
     pub fn start(config: &SamplingConfig, purpose: Purpose) -> Result<Self> {
@@ -206,6 +215,8 @@ impl Agent {
             max_allocations: MAX_ALLOCATIONS,
             log_level: if config.bpf_debug { 4 } else { 0 },
         };
+        // While the programs are loaded.
+        let symbols = KernelSymbols::begin();
         let programs = Programs::load(settings).with_context(cannot_load)?;
         let opener = Opener::start()?;
         let is_sampled = |profile_type| config.types.contains(&profile_type);
@@ -235,8 +246,11 @@ impl Agent {
             |events, tracker, stop| {
                 read_ring(ring, &events, &tracker, &stop);
             },
-            probes,
-            Some(opener),
+            KernelParts {
+                symbols,
+                probes,
+                opener: Some(opener),
+            },
         )?;
         agent.probe_cost = probe_cost;
         Ok(agent)
@@ -262,8 +276,7 @@ impl Agent {
             move |events, _, stop| {
                 sample_remotely(&receiver, &events, rate_hz, &stop);
             },
-            None,
-            None,
+            KernelParts::default(),
         )
     }
 
@@ -275,8 +288,7 @@ impl Agent {
         deliver_samples: impl FnOnce(SyncSender<Event>, SyncSender<TrackMessage>, Arc<AtomicBool>)
         + Send
         + 'static,
-        probes: Option<(Probes, ProbeCost)>,
-        opener: Option<Opener>,
+        kernel: KernelParts,
     ) -> Result<Self> {
         let (recording, show_cmdline, recorder, pushes, pods) = match purpose {
             Purpose::Record(recording) => (Some(recording), true, None, None, None),
@@ -303,7 +315,7 @@ impl Agent {
             move || deliver_samples(events, track_sender, stop)
         })?;
         let mut probe_sender = None;
-        if let Some((probes, cost)) = probes {
+        if let Some((probes, cost)) = kernel.probes {
             let (sender, receiver) = channel();
             let work = Prober::new(
                 probes,
@@ -320,7 +332,9 @@ impl Agent {
         }
         let (recorder, windows) = recorder.map(|it| (it.recorder, it.windows)).unzip();
         let reader = recorder.as_ref().map(Recorder::reader);
-        let opener = opener.filter(|_| config.types.contains(&ProfileType::Faults));
+        let opener = kernel
+            .opener
+            .filter(|_| config.types.contains(&ProfileType::Faults));
         let parts = EngineParts {
             open_pagemap: opener.map_or_else(|| Box::new(|_| None) as _, Opener::pagemaps),
             recorder: windows.clone().zip(reader),
@@ -334,11 +348,8 @@ impl Agent {
             show_cmdline,
             scanned: Some(scanned_sender),
         };
-        let engine = spawn_with_rights("engine", move || {
-            // It begins to read the addresses of kernel functions.
-            let engine = Engine::new(parts, recording);
-            reduce_thread();
-            engine.run(&event_receiver);
+        let engine = spawn("engine", move || {
+            Engine::new(parts, kernel.symbols, recording).run(&event_receiver);
         })?;
         Ok(Self {
             events,

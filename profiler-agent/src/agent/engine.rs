@@ -50,6 +50,7 @@ use crate::python::process::PythonProcess;
 use crate::python::refusal::Reason;
 use crate::recorder::{self, ReadError};
 use crate::sample::decode::RawSample;
+use crate::sample::native::KernelSymbols;
 use crate::sample::symbolize::Symbolizer;
 use crate::serve::query::{PullError, Query};
 use crate::track::process::ProcessListing;
@@ -115,6 +116,14 @@ impl Sampler {
         match self {
             Self::Kernel(sources) => sources.totals(),
             Self::Remote(_) => [0; N_COUNTERS],
+        }
+    }
+
+    /// One of those counters.
+    fn total(&self, counter: Counter) -> u64 {
+        match self {
+            Self::Kernel(sources) => sources.total(counter),
+            Self::Remote(_) => 0,
         }
     }
 
@@ -194,7 +203,11 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(parts: EngineParts, recording: Option<Recording>) -> Self {
+    pub(super) fn new(
+        parts: EngineParts,
+        kernel_symbols: KernelSymbols,
+        recording: Option<Recording>,
+    ) -> Self {
         let rate = RateLimit::new(parts.config.rate_hz, parts.config.max_samples_per_second);
         let now = Instant::now();
         let fault_period = PeriodLimit::new(
@@ -218,6 +231,7 @@ impl Engine {
                 parts.show_cmdline,
                 parts.config.has_instructions,
                 parts.config.labels.clone(),
+                kernel_symbols,
             ),
             parts,
             waiting: Waiting::default(),
@@ -502,8 +516,7 @@ impl Engine {
 
     /// Looks whether there is memory and CPU time enough, and gives up what can be done without.
     fn shed(&mut self, n_samples: u64) {
-        let totals = self.parts.sampler.totals();
-        let lost = totals[Counter::LostFull as usize];
+        let lost = self.parts.sampler.total(Counter::LostFull);
         let second = Second {
             memory: self.memory.as_ref().and_then(MemoryGroup::read),
             n_samples,

@@ -198,10 +198,14 @@ impl CounterTable {
     /// Sum over all CPUs of each counter, in the order of [`Counter::ALL`].
     #[must_use]
     pub fn totals(&self) -> [u64; N_COUNTERS] {
-        Counter::ALL.map(|counter| {
-            self.map
-                .get(&(counter as u32), 0)
-                .map_or(0, |values| values.iter().sum())
-        })
+        Counter::ALL.map(|counter| self.total(counter))
+    }
+
+    /// Sum over all CPUs of one counter.
+    #[must_use]
+    pub fn total(&self, counter: Counter) -> u64 {
+        self.map
+            .get(&(counter as u32), 0)
+            .map_or(0, |values| values.iter().sum())
     }
 }

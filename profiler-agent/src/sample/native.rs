@@ -77,15 +77,18 @@ struct Mapped {
     files: HashMap<usize, Option<FileKey>>,
 }
 
-/// The kernel's functions. Reading them takes some 100 ms, so it is begun before the first is needed.
-#[derive(Debug)]
-enum KernelSymbols {
-    Reading(JoinHandle<Option<Kallsyms>>),
-    Read(Option<Kallsyms>),
+/// The kernel's functions. By default none has a name.
+#[derive(Debug, Default)]
+pub struct KernelSymbols {
+    reading: Option<JoinHandle<Option<Kallsyms>>>,
+    read: Option<Kallsyms>,
 }
 
-impl Default for KernelSymbols {
-    fn default() -> Self {
+impl KernelSymbols {
+    /// Begins to read them, which takes some 100 ms, and as much longer as others want the CPUs: while the first sample
+    /// waited for that, processes would end unread. The calling thread must have the right to see their addresses.
+    #[must_use]
+    pub fn begin() -> Self {
         let read = || match Kallsyms::read() {
             Ok(kallsyms) => Some(kallsyms),
             Err(error) => {
@@ -93,21 +96,17 @@ impl Default for KernelSymbols {
                 None
             }
         };
-        Self::Reading(std::thread::spawn(read))
+        Self {
+            reading: Some(std::thread::spawn(read)),
+            read: None,
+        }
     }
-}
 
-impl KernelSymbols {
     fn get(&mut self) -> Option<&Kallsyms> {
-        if let Self::Reading(reading) = self {
-            // A thread that does nothing yet: the one that reads is waited for in its place.
-            let reading = std::mem::replace(reading, std::thread::spawn(|| None));
-            *self = Self::Read(reading.join().unwrap_or_default());
+        if let Some(reading) = self.reading.take() {
+            self.read = reading.join().unwrap_or_default();
         }
-        match self {
-            Self::Reading(_) => None,
-            Self::Read(kallsyms) => kallsyms.as_ref(),
-        }
+        self.read.as_ref()
     }
 }
 
@@ -126,17 +125,12 @@ pub struct NativeSymbolizer {
 }
 
 impl NativeSymbolizer {
-    /// One that has no names for functions of the kernel, and does not read them.
+    /// One with these functions of the kernel.
     #[must_use]
-    pub fn without_kernel() -> Self {
+    pub fn new(kernel_symbols: KernelSymbols) -> Self {
         Self {
-            kernel_symbols: KernelSymbols::Read(None),
-            kernel_functions: HashMap::default(),
-            programs: HashMap::default(),
-            files: HashMap::default(),
-            tables: SymbolTables::default(),
-            functions: HashMap::default(),
-            nameless: HashMap::default(),
+            kernel_symbols,
+            ..Self::default()
         }
     }
 

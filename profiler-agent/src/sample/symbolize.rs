@@ -14,7 +14,7 @@ use profiler_common::layout::InstructionUnit;
 
 use super::code_cache::CodeCache;
 use super::decode::RawSample;
-use super::native::NativeSymbolizer;
+use super::native::{KernelSymbols, NativeSymbolizer};
 use super::process_labels::process_labels;
 use super::thread_labels::{OfProgram, Threads};
 use crate::ids::{Address, Generation, Tid};
@@ -84,11 +84,17 @@ impl Symbolizer {
     /// One that says of processes all arguments, or the program alone, and what the user says of them; and of samples their
     /// instruction, or not.
     #[must_use]
-    pub fn new(shows_arguments: bool, has_instructions: bool, options: LabelOptions) -> Self {
+    pub fn new(
+        shows_arguments: bool,
+        has_instructions: bool,
+        options: LabelOptions,
+        kernel_symbols: KernelSymbols,
+    ) -> Self {
         Self {
             shows_arguments,
             has_instructions,
             options,
+            native: NativeSymbolizer::new(kernel_symbols),
             ..Self::default()
         }
     }
@@ -96,17 +102,7 @@ impl Symbolizer {
     /// One for the Python frames of a single process.
     #[must_use]
     pub fn of_process(process: Arc<PythonProcess>) -> Self {
-        let mut symbolizer = Self {
-            shows_arguments: false,
-            has_instructions: false,
-            options: LabelOptions::default(),
-            programs: HashMap::default(),
-            eval_loops: HashMap::new(),
-            rules: HashMap::default(),
-            reasons: HashMap::new(),
-            native: NativeSymbolizer::without_kernel(),
-            counters: SymbolizeCounters::default(),
-        };
+        let mut symbolizer = Self::default();
         symbolizer.add(process);
         symbolizer
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aya::Ebpf;
 use aya::programs::{PerfEvent, ProgramError};
 use aya::util::online_cpus;
-use profiler_common::counters::N_COUNTERS;
+use profiler_common::counters::{Counter, N_COUNTERS};
 use profiler_common::event::source;
 
 use self::cpu::CpuTimers;
@@ -228,10 +228,16 @@ impl Sources {
     }
 
     /// Sum over all CPUs of each counter of the kernel programs, in the order of
-    /// [`Counter::ALL`](profiler_common::counters::Counter::ALL).
+    /// [`Counter::ALL`].
     #[must_use]
     pub fn totals(&self) -> [u64; N_COUNTERS] {
         self.counters.totals()
+    }
+
+    /// Sum over all CPUs of one counter of the kernel programs.
+    #[must_use]
+    pub fn total(&self, counter: Counter) -> u64 {
+        self.counters.total(counter)
     }
 
     /// How often the timers of the CPU clock did not fire on CPUs that had something to run, since the start.
