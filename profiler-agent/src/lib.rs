@@ -10,6 +10,7 @@ pub mod format;
 pub mod generated;
 pub mod heap;
 pub mod ids;
+pub mod inflate;
 pub mod kernel;
 pub mod kubernetes;
 pub mod native;

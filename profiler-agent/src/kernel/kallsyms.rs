@@ -10,7 +10,9 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, FlushCompress, Status};
+
+use crate::inflate::Inflater;
 
 /// Where the kernel shows its symbols.
 const PATH: &str = "/proc/kallsyms";
@@ -71,6 +73,7 @@ pub struct Kallsyms {
     names: Box<[u8]>,
     /// End of each block in `names`.
     block_ends: Box<[u32]>,
+    inflater: Inflater,
 }
 
 /// Functions whose addresses differ in 32 bits.
@@ -173,12 +176,13 @@ impl Kallsyms {
             starts: starts.into(),
             names: packed.into(),
             block_ends: block_ends.into(),
+            inflater: Inflater::new(false),
         }
     }
 
     /// The function that an address lies in; `None` outside of all functions.
     #[must_use]
-    pub fn lookup(&self, address: u64) -> Option<KernelSymbol> {
+    pub fn lookup(&mut self, address: u64) -> Option<KernelSymbol> {
         let is_before = |region: &Region| region.base <= address;
         let (before, after) = self
             .regions
@@ -194,6 +198,7 @@ impl Kallsyms {
         if offset - start >= MAX_FUNCTION_BYTES {
             return None;
         }
+        let start = region.base + start;
         let block = self.block(symbol_idx / BLOCK_SYMBOLS)?;
         let name = block
             .split(|byte| *byte == 0)
@@ -212,7 +217,7 @@ impl Kallsyms {
         Some(KernelSymbol {
             name: name.into(),
             module,
-            start: region.base + start,
+            start,
         })
     }
 
@@ -231,31 +236,13 @@ impl Kallsyms {
             + size_of_val(&*self.block_ends)
     }
 
-    fn block(&self, block_idx: usize) -> Option<Vec<u8>> {
+    fn block(&mut self, block_idx: usize) -> Option<Vec<u8>> {
         let end = *self.block_ends.get(block_idx)? as usize;
         let start = block_idx
             .checked_sub(1)
             .map_or(0, |before| self.block_ends[before] as usize);
-        let mut block = Vec::with_capacity(BLOCK_SYMBOLS * 64);
-        let mut inflate = Decompress::new(false);
-        loop {
-            let done = inflate.total_in() as usize;
-            let status = inflate.decompress_vec(
-                &self.names[start + done..end],
-                &mut block,
-                FlushDecompress::Finish,
-            );
-            match status.ok()? {
-                Status::StreamEnd => return Some(block),
-                // The block is longer than there was room for.
-                Status::Ok | Status::BufError
-                    if block.len() < BLOCK_SYMBOLS * (MAX_NAME_BYTES + 1) =>
-                {
-                    block.reserve(block.capacity());
-                }
-                Status::Ok | Status::BufError => return None,
-            }
-        }
+        let max_bytes = BLOCK_SYMBOLS * (MAX_NAME_BYTES + 1);
+        self.inflater.unpack(&self.names[start..end], max_bytes)
     }
 }
 
@@ -298,7 +285,7 @@ mod tests {
         Kallsyms::parse(text.as_bytes())
     }
 
-    fn name_at(kallsyms: &Kallsyms, address: u64) -> Option<String> {
+    fn name_at(kallsyms: &mut Kallsyms, address: u64) -> Option<String> {
         kallsyms.lookup(address).map(|symbol| symbol.name.into())
     }
 
@@ -316,17 +303,17 @@ ffffffffc0000000 t last\t[zram]
 
     #[test]
     fn an_address_belongs_to_the_function_that_starts_before_it() {
-        let kallsyms = parse(SOME).unwrap();
+        let mut kallsyms = parse(SOME).unwrap();
         assert_eq!(
-            name_at(&kallsyms, 0xffff_ffff_8100_0000).as_deref(),
+            name_at(&mut kallsyms, 0xffff_ffff_8100_0000).as_deref(),
             Some("_stext")
         );
         assert_eq!(
-            name_at(&kallsyms, 0xffff_ffff_8100_017f).as_deref(),
+            name_at(&mut kallsyms, 0xffff_ffff_8100_017f).as_deref(),
             Some("do_work.isra.0")
         );
         assert_eq!(
-            name_at(&kallsyms, 0xffff_ffff_8100_01ff).as_deref(),
+            name_at(&mut kallsyms, 0xffff_ffff_8100_01ff).as_deref(),
             Some("weak_one")
         );
         let in_module = KernelSymbol {
@@ -340,7 +327,7 @@ ffffffffc0000000 t last\t[zram]
     #[test]
     fn functions_far_from_each_other_are_all_found() {
         // As on arm64, where the kernel lies at a random address.
-        let kallsyms = parse(
+        let mut kallsyms = parse(
             "ffffa6496fa10000 T _stext\n\
              ffffa6496fa10200 t do_work\n\
              ffffa6496fa10300 T _etext\n\
@@ -359,13 +346,17 @@ ffffffffc0000000 t last\t[zram]
             (0xffff_a648_0000_000f, None),
             (0xffff_8000_00ab_0fff, None),
         ] {
-            assert_eq!(name_at(&kallsyms, address).as_deref(), name, "{address:#x}");
+            assert_eq!(
+                name_at(&mut kallsyms, address).as_deref(),
+                name,
+                "{address:#x}"
+            );
         }
     }
 
     #[test]
     fn an_address_outside_of_code_has_no_name() {
-        let kallsyms = parse(SOME).unwrap();
+        let mut kallsyms = parse(SOME).unwrap();
         for address in [
             0,
             0x1000,
@@ -413,7 +404,7 @@ ffffffffc0000000 t last\t[zram]
             eprintln!("skipped: the kernel hides its addresses");
             return;
         }
-        let kallsyms = Kallsyms::read().unwrap();
+        let mut kallsyms = Kallsyms::read().unwrap();
         for (address, names) in &names {
             let Some(symbol) = kallsyms.lookup(*address) else {
                 let is_marker = names
@@ -447,7 +438,7 @@ ffffffffc0000000 t last\t[zram]
                 let address = if *high == 0 { *address } else { 0xffff_ffff_8000_0000 | address };
                 writeln!(text, "{address:016x} {kind} {name}").unwrap();
             }
-            if let Ok(kallsyms) = parse(&text) {
+            if let Ok(mut kallsyms) = parse(&text) {
                 let _ = kallsyms.lookup(address);
                 for (_, address, ..) in &lines {
                     let _ = kallsyms.lookup(0xffff_ffff_8000_0000 | address);

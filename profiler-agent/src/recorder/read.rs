@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::clock::{self, Clock};
 use super::labels::{self, Named};
-use super::samples::{LabelValue, Place, Samples, THREAD_START};
+use super::samples::{Decoder, LabelValue, Place, Samples, THREAD_START};
 use super::schema;
 use crate::profile::model::{
     self, FrameKind, Function, FunctionId, LabelSet, LabelSetId, Location, LocationId, Mapping,
@@ -297,6 +297,7 @@ struct Reading<'a> {
     locations: HashMap<Place, LocationId, RandomState>,
     /// Processes of which the last window was read.
     is_last_read: HashSet<i64, RandomState>,
+    decoder: Decoder,
     has_matched: bool,
     n_damaged: u64,
 }
@@ -312,6 +313,7 @@ impl<'a> Reading<'a> {
             strings: HashMap::default(),
             locations: HashMap::default(),
             is_last_read: HashSet::default(),
+            decoder: Decoder::default(),
             has_matched: false,
             n_damaged: 0,
         }
@@ -339,7 +341,7 @@ impl<'a> Reading<'a> {
             self.has_matched = true;
             let bytes = row.get_ref(1)?.as_blob().unwrap_or_default();
             let n_values = window.profile_type.sample_types().len();
-            match Samples::decode(bytes, n_values) {
+            match self.decoder.decode(bytes, n_values) {
                 Ok(samples) => {
                     let is_last = self.is_last_read.insert(process);
                     self.add_part(window, id, &samples, is_last)?;

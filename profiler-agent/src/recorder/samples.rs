@@ -5,13 +5,12 @@
 //! numbers of rows elsewhere. What is read back may be damaged: decoding is total, and bounded.
 
 use std::collections::HashMap;
-use std::io::Read as _;
 
-use flate2::read::ZlibDecoder;
 use flate2::{Compress, Compression, FlushCompress, Status};
 use foldhash::fast::RandomState;
 use prost::encoding::{decode_varint, encode_varint};
 
+use crate::inflate::Inflater;
 use crate::profile::model::{MAX_VALUES, Values};
 
 /// First byte: how the rest is written.
@@ -19,7 +18,7 @@ const PLAIN: u8 = 0;
 const COMPRESSED: u8 = 1;
 
 /// Most bytes of a part when it is not compressed.
-const MAX_BYTES: u64 = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 /// Compresses nothing that is shorter.
 const MIN_COMPRESSED_BYTES: usize = 128;
@@ -191,6 +190,35 @@ impl Encoder {
     }
 }
 
+/// Reads parts, one after the other.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    inflater: Inflater,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self {
+            inflater: Inflater::new(true),
+        }
+    }
+}
+
+impl Decoder {
+    /// Reads what [`Encoder::encode`] wrote: every index in it is valid.
+    pub(super) fn decode(&mut self, bytes: &[u8], n_values: usize) -> Result<Samples, Damaged> {
+        let (kind, rest) = bytes.split_first().ok_or(Damaged)?;
+        match *kind {
+            PLAIN => Samples::decode_plain(rest, n_values),
+            COMPRESSED => {
+                let plain = self.inflater.unpack(rest, MAX_BYTES).ok_or(Damaged)?;
+                Samples::decode_plain(&plain, n_values)
+            }
+            _ => Err(Damaged),
+        }
+    }
+}
+
 impl Samples {
     fn encode_plain(&self, n_values: usize, out: &mut Vec<u8>) {
         let mut put = |number: u64| encode_varint(number, out);
@@ -233,24 +261,6 @@ impl Samples {
             for idx in 0..n_values {
                 put(zigzag(sample.values[idx]));
             }
-        }
-    }
-
-    /// Reads what [`Encoder::encode`] wrote: every index in it is valid.
-    pub(super) fn decode(bytes: &[u8], n_values: usize) -> Result<Self, Damaged> {
-        let (kind, rest) = bytes.split_first().ok_or(Damaged)?;
-        match *kind {
-            PLAIN => Self::decode_plain(rest, n_values),
-            COMPRESSED => {
-                let mut plain = Vec::new();
-                let mut zlib = ZlibDecoder::new(rest).take(MAX_BYTES + 1);
-                zlib.read_to_end(&mut plain).map_err(|_| Damaged)?;
-                if plain.len() as u64 > MAX_BYTES {
-                    return Err(Damaged);
-                }
-                Self::decode_plain(&plain, n_values)
-            }
-            _ => Err(Damaged),
         }
     }
 
@@ -396,13 +406,13 @@ mod tests {
         #[test]
         fn what_was_written_is_read(samples in samples()) {
             let bytes = Encoder::default().encode(&samples, MAX_VALUES);
-            prop_assert_eq!(Samples::decode(&bytes, MAX_VALUES), Ok(samples));
+            prop_assert_eq!(Decoder::default().decode(&bytes, MAX_VALUES), Ok(samples));
         }
 
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300), plain in any::<bool>()) {
             let bytes = if plain { [&[PLAIN], bytes.as_slice()].concat() } else { bytes };
-            if let Ok(samples) = Samples::decode(&bytes, 2) {
+            if let Ok(samples) = Decoder::default().decode(&bytes, 2) {
                 for (idx, node) in (0_u32..).zip(&samples.nodes) {
                     prop_assert!(node.caller.is_none_or(|caller| caller < idx));
                     prop_assert!((node.place as usize) < samples.places.len());
@@ -419,7 +429,7 @@ mod tests {
             let mut bytes = Encoder::default().encode(&samples, 2);
             let at = at.index(bytes.len());
             bytes[at] ^= 1_u8 << bit;
-            let _ = Samples::decode(&bytes, 2);
+            let _ = Decoder::default().decode(&bytes, 2);
         }
     }
 

@@ -102,11 +102,11 @@ impl KernelSymbols {
         }
     }
 
-    fn get(&mut self) -> Option<&Kallsyms> {
+    fn get(&mut self) -> Option<&mut Kallsyms> {
         if let Some(reading) = self.reading.take() {
             self.read = reading.join().unwrap_or_default();
         }
-        self.read.as_ref()
+        self.read.as_mut()
     }
 }
 

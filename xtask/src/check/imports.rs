@@ -39,7 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("serve", &["secrets", "format", "generated", "kubernetes"]),
     ("push", &["secrets", "format", "generated"]),
     ("secrets", &["format"]),
-    ("recorder", &["format"]),
+    ("recorder", &["format", "inflate"]),
     ("view", &["format"]),
     ("format", &["profile", "generated"]),
     ("track", &["python", "native", "kubernetes"]),
@@ -53,11 +53,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     // An interpreter is found in an ELF file; `native` knows nothing of Python.
     ("python", &["native", "process", "profile"]),
     ("native", &["process"]),
-    ("kernel", &["process"]),
+    ("kernel", &["process", "inflate"]),
     // What is measured of a process without a sample has its data type there.
     ("process", &["ids", "profile"]),
     ("profile", &[]),
     ("generated", &[]),
+    ("inflate", &[]),
     ("ids", &[]),
 ];
 
