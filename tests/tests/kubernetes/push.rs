@@ -36,8 +36,8 @@ const NAMES: [&str; 6] = [
     "k8s.job.name",
 ];
 
-/// What only the agent says here: which container it is.
-const OF_AGENT: &str = "k8s.container.name";
+/// What only an agent says that asks the API server.
+const OF_AGENT: &str = "service.namespace";
 
 fn example(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/collector");
