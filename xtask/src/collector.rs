@@ -23,7 +23,14 @@ const VERSION: &str = "v0.162.0";
 /// Version of its providers of configuration, which goes with [`VERSION`].
 const PROVIDER_VERSION: &str = "v1.68.0";
 
-/// What it is made of: receives OTLP, keeps memory bounded, sends on and writes files.
+/// Its part that names pods.
+const K8S_ATTRIBUTES: &str =
+    "github.com/open-telemetry/opentelemetry-collector-contrib/processor/k8sattributesprocessor";
+
+/// Version of its part that names pods: not each one of the Collector's versions can be had.
+const K8S_ATTRIBUTES_VERSION: &str = "v1.1.0";
+
+/// What it is made of: receives OTLP, keeps memory bounded, names pods, sends on and writes files.
 const COMPONENTS: [(&str, &[&str]); 3] = [
     (
         "receivers",
@@ -31,7 +38,10 @@ const COMPONENTS: [(&str, &[&str]); 3] = [
     ),
     (
         "processors",
-        &["go.opentelemetry.io/collector/processor/memorylimiterprocessor"],
+        &[
+            "go.opentelemetry.io/collector/processor/memorylimiterprocessor",
+            K8S_ATTRIBUTES,
+        ],
     ),
     (
         "exporters",
@@ -99,24 +109,31 @@ fn collector() -> Result<PathBuf> {
 
 /// What the builder is told.
 fn manifest() -> String {
-    let section = |kind: &str, modules: &[String], version: &str| {
+    let section = |kind: &str, modules: &[String]| {
         let modules: Vec<String> = modules
             .iter()
-            .map(|module| format!("  - gomod: {module} {version}"))
+            .map(|module| format!("  - gomod: {module}\n"))
             .collect();
-        format!("{kind}:\n{}\n", modules.join("\n"))
+        format!("{kind}:\n{}", modules.concat())
     };
     let version = VERSION.trim_start_matches('v');
     let head = format!(
         "dist:\n  name: {PROGRAM}\n  description: for tests\n  version: {version}\n  output_path: ./build\n"
     );
     let components = COMPONENTS.map(|(kind, modules)| {
-        let modules: Vec<String> = modules.iter().map(|it| (*it).to_owned()).collect();
-        section(kind, &modules, VERSION)
+        let modules: Vec<String> = modules
+            .iter()
+            .map(|module| match *module {
+                K8S_ATTRIBUTES => format!("{module} {K8S_ATTRIBUTES_VERSION}"),
+                _ => format!("{module} {VERSION}"),
+            })
+            .collect();
+        section(kind, &modules)
     });
-    let providers =
-        PROVIDERS.map(|it| format!("go.opentelemetry.io/collector/confmap/provider/{it}"));
-    let providers = section("providers", &providers, PROVIDER_VERSION);
+    let providers = PROVIDERS.map(|it| {
+        format!("go.opentelemetry.io/collector/confmap/provider/{it} {PROVIDER_VERSION}")
+    });
+    let providers = section("providers", &providers);
     head + &components.concat() + &providers
 }
 
@@ -165,7 +182,9 @@ fn make(manifest: &str, folder: &Path) -> Result<()> {
     build
         .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
         .arg(folder.join(PROGRAM))
-        .arg(".");
+        .arg(".")
+        // It also runs in an image that has nothing else.
+        .env("CGO_ENABLED", "0");
     command::output(&mut build).context("the Collector cannot be built")?;
     Ok(())
 }

@@ -749,18 +749,16 @@ impl Engine {
         let n_faults_a_second = n_faults as f64 / elapsed;
         let mut periods = Periods::default();
         if let Some(rate_hz) = self.rate.on_second(n_cpu_a_second as u64) {
-            let message = format!(
-                "the sampling rate goes from {before_hz} to {rate_hz} Hz: the host gave {n_cpu_a_second:.0} samples a \
-                 second (--max-samples-per-second)"
-            );
+            let why = self.why_rate(n_cpu_a_second);
+            let message = format!("the sampling rate goes from {before_hz} to {rate_hz} Hz: {why}");
             self.throttle.warn("rate", &message);
             periods.cpu_ns = Some(period_ns(rate_hz));
         }
         let before = self.fault_period.current();
         if let Some(period) = self.fault_period.on_second(n_faults_a_second as u64) {
+            let why = self.why_rate(n_faults_a_second);
             let message = format!(
-                "one of {period} page faults is sampled from now on, not one of {before}: the host gave \
-                 {n_faults_a_second:.0} samples a second (--max-samples-per-second)"
+                "one of {period} page faults is sampled from now on, not one of {before}: {why}"
             );
             self.throttle.warn("fault period", &message);
             periods.faults = Some(period);
@@ -772,6 +770,20 @@ impl Engine {
             let error = anyhow::Error::from(error);
             self.throttle
                 .warn("rate failed", &format_args!("{error:#}"));
+        }
+    }
+
+    /// Why more samples are taken, or fewer, after a second with so many.
+    fn why_rate(&self, n_a_second: f64) -> String {
+        let problem = self.shedding.problem();
+        if !problem.is_empty() {
+            return problem;
+        }
+        match self.parts.config.max_samples_per_second {
+            Some(_) => {
+                format!("the host gave {n_a_second:.0} samples a second (--max-samples-per-second)")
+            }
+            None => "there is room again".to_owned(),
         }
     }
 

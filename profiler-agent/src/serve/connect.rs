@@ -438,8 +438,9 @@ impl AgentAddress {
         })??;
         let authority = match &self.target {
             Target::Tcp { authority, .. } => authority,
-            Target::Unix(_) => "localhost",
-            Target::Through { host, .. } => host,
+            Target::Through { host, .. } if self.tls.is_some() => host,
+            // Ports are forwarded to an agent's loopback address, which takes requests for that alone.
+            Target::Unix(_) | Target::Through { .. } => "localhost",
         };
         let bad = |_| ConnectError::BadAddress {
             address: self.to_string(),

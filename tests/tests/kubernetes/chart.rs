@@ -1,6 +1,6 @@
 //! The chart: what it makes is what the API takes, asks for no more than it needs, and profiles pods when it is installed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use pyagent_tests::cluster::{Cluster, NODE};
 use pyagent_tests::pyagent::binary;
 use serde_json::Value;
+
+use super::life::wait_for_windows;
 
 /// A namespace with what a release of the chart needs there.
 const NAMESPACE: &str = "profilers";
@@ -406,4 +408,66 @@ fn installed_it_profiles_pods_and_uninstalled_it_leaves_nothing() {
     let after = on_the_node(cluster);
     let new: Vec<&PathBuf> = after.difference(&before).collect();
     assert_eq!(new, [Path::new("/var/lib/pyagent")]);
+}
+
+/// The version that was handed out before, as it was.
+const BEFORE: &str = "charts/pyagent-0.1.0";
+
+/// What somebody chose then. The folder is no other release's.
+const CHOSEN: &str = "
+image: {pullPolicy: Never}
+rate: 49
+extraArgs: [--window, 2s]
+recorder: {hostPath: /var/lib/pyagent-upgraded, keep: 6h}
+podLabels: {example.com/tier: node}
+";
+
+#[test]
+fn an_upgrade_from_the_version_before_keeps_what_was_chosen_and_recorded() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    let namespace = "upgraded";
+    cluster.make_namespace(namespace);
+    cluster.deploy_program(namespace, "shop");
+    let helm = |arguments: &[&str]| {
+        let mut helm = cluster.helm();
+        helm.args(["--namespace", namespace]).args(arguments);
+        let output = helm.args(["--wait", "--timeout=2m"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}\n{}", cluster.state());
+        cluster.wait_rolled_out(namespace, "daemonset/upgraded-pyagent");
+        let get = ["--namespace", namespace, "get", "daemonset"];
+        cluster.json(&[&get[..], &["upgraded-pyagent"]].concat())
+    };
+    let before = Path::new(env!("CARGO_MANIFEST_DIR")).join(BEFORE);
+    let (before, values) = (before.display().to_string(), Values::new(CHOSEN));
+    // The image of then is that of now.
+    let tag = format!("image.tag={}", env!("CARGO_PKG_VERSION"));
+    let install = ["install", "upgraded", &before, "--set", &tag, "--values"];
+    let installed = helm(&[&install[..], &[&values.path()]].concat());
+    let folder = "/var/lib/pyagent-upgraded";
+    let recorded = wait_for_windows(cluster, folder, &BTreeMap::new());
+
+    let now = chart().display().to_string();
+    let upgraded = helm(&["upgrade", "upgraded", &now, "--reuse-values"]);
+    assert_eq!(upgraded["metadata"]["uid"], installed["metadata"]["uid"]);
+    let version = |daemonset: &Value| daemonset["metadata"]["labels"]["helm.sh/chart"].clone();
+    assert_eq!(version(&installed), "pyagent-0.1.0");
+    assert_ne!(version(&upgraded), version(&installed));
+    let pod = cluster.pod(namespace, "app.kubernetes.io/name=pyagent");
+    assert_eq!(pod.0["metadata"]["labels"]["example.com/tier"], "node");
+    let container = pod.0["spec"]["containers"][0].to_string();
+    for chosen in ["\"49\"", "\"6h\"", "--window"] {
+        assert!(container.contains(chosen), "{chosen}: {container}");
+    }
+    let more = wait_for_windows(cluster, folder, &recorded);
+    for (window, n_samples) in &recorded {
+        assert_eq!(more.get(window), Some(n_samples), "window {window}");
+    }
+    let mut uninstall = cluster.helm();
+    uninstall.args(["--namespace", namespace, "uninstall", "upgraded", "--wait"]);
+    let output = uninstall.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    cluster.kubectl(&["delete", "namespace", namespace, "--wait=false"]);
+    fs::remove_dir_all(cluster.own_folder(folder)).unwrap();
 }

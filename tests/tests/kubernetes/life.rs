@@ -226,9 +226,15 @@ fn pods_of_a_moment_and_pods_that_crash_keep_their_names() {
     cluster.kubectl(&["delete", "namespace", namespace, "--wait=false"]);
 }
 
-/// Numbers of the windows that are recorded on the node, and how many samples each has.
-fn windows(cluster: &Cluster) -> BTreeMap<i64, i64> {
-    let path = cluster.own_folder("/var/lib/pyagent").join("pyagent.db");
+/// Where it records, on the node.
+const RECORDED: &str = "/var/lib/pyagent";
+
+/// Numbers of the windows that are recorded on the node, and how many samples each has; none where nothing is recorded yet.
+fn windows(cluster: &Cluster, folder: &str) -> BTreeMap<i64, i64> {
+    let path = cluster.own_folder(folder).join("pyagent.db");
+    if !path.exists() {
+        return BTreeMap::new();
+    }
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let db = rusqlite::Connection::open_with_flags(path, flags).unwrap();
     let sql = "SELECT v1_windows.window, total(value) FROM v1_windows
@@ -238,10 +244,14 @@ fn windows(cluster: &Cluster) -> BTreeMap<i64, i64> {
     rows.unwrap().map(Result::unwrap).collect()
 }
 
-/// Waits until so many more windows are there than these.
-fn wait_for_windows(cluster: &Cluster, before: &BTreeMap<i64, i64>) -> BTreeMap<i64, i64> {
+/// Waits until there are more windows than these.
+pub(super) fn wait_for_windows(
+    cluster: &Cluster,
+    folder: &str,
+    before: &BTreeMap<i64, i64>,
+) -> BTreeMap<i64, i64> {
     cluster.wait_until("windows are recorded", || {
-        let now = windows(cluster);
+        let now = windows(cluster, folder);
         let n_new = now.keys().filter(|it| !before.contains_key(it)).count();
         (n_new >= 3).then_some(now)
     })
@@ -254,7 +264,7 @@ fn an_agent_that_is_killed_comes_back_with_every_window_that_it_had() {
     };
     agent(cluster);
     let shop = cluster.deploy_program("default", "killed");
-    let before = wait_for_windows(cluster, &BTreeMap::new());
+    let before = wait_for_windows(cluster, RECORDED, &BTreeMap::new());
     let agent_pod = cluster.pod(NAMESPACE, "app.kubernetes.io/name=pyagent");
     assert!(cluster.kill_container(agent_pod.container_id()));
     cluster.wait_until("it was started again", || {
@@ -262,7 +272,7 @@ fn an_agent_that_is_killed_comes_back_with_every_window_that_it_had() {
         let status = &pod.0["status"]["containerStatuses"][0];
         (status["restartCount"] == 1 && status["ready"] == true).then_some(())
     });
-    let after = wait_for_windows(cluster, &before);
+    let after = wait_for_windows(cluster, RECORDED, &before);
     for (window, n_samples) in &before {
         assert_eq!(after.get(window), Some(n_samples), "window {window}");
     }
@@ -270,7 +280,7 @@ fn an_agent_that_is_killed_comes_back_with_every_window_that_it_had() {
     let restart = ["--namespace", NAMESPACE, "rollout", "restart"];
     cluster.kubectl(&[&restart[..], &["daemonset/recorded-pyagent"]].concat());
     let address = agent(cluster);
-    let replaced = wait_for_windows(cluster, &after);
+    let replaced = wait_for_windows(cluster, RECORDED, &after);
     for (window, n_samples) in &after {
         assert_eq!(replaced.get(window), Some(n_samples), "window {window}");
     }

@@ -5,8 +5,10 @@
 
 mod chart;
 mod daemonset;
+mod guide;
 mod life;
 mod pods;
+mod push;
 mod rights;
 mod scale;
 mod tenants;

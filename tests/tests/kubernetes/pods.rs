@@ -64,7 +64,7 @@ fn start_agent(cluster: &Cluster, namespace: &'static str, arguments: &[&str]) -
 }
 
 /// A template of pods that use the CPU.
-fn template(cluster: &Cluster, name: &str, restarts: &str) -> Value {
+pub(super) fn template(cluster: &Cluster, name: &str, restarts: &str) -> Value {
     let python = cluster.python.executable.display().to_string();
     let command = [&*python, "-I", "-S", "-B", &format!("/{SCRIPT}")].map(str::to_owned);
     json!({
@@ -85,7 +85,7 @@ fn template(cluster: &Cluster, name: &str, restarts: &str) -> Value {
 }
 
 /// The pod with this label, when it runs.
-fn running(cluster: &Cluster, namespace: &str, name: &str) -> Pod {
+pub(super) fn running(cluster: &Cluster, namespace: &str, name: &str) -> Pod {
     let selector = format!("app={name}");
     cluster.wait_until("the pod runs", || {
         let get = [

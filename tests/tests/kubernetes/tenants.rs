@@ -165,6 +165,11 @@ fn tenants_see_their_own_namespaces_alone() {
         let token = ["--token-file", token].map(str::to_owned);
         [&gate.options[..], &token].concat()
     };
+    cluster.wait_until("a window of both is recorded", || {
+        let text = gate.get("/debug/pprof/profile?last=5m&format=jsonl", &operator);
+        let is_there = |pod: &Pod| text.contains(pod.uid());
+        pods.iter().all(is_there).then_some(())
+    });
     for (idx, tenant) in TENANTS.into_iter().enumerate() {
         let (other, token) = (TENANTS[1 - idx], &readers[idx]);
         let options = options(token);
@@ -188,7 +193,8 @@ fn tenants_see_their_own_namespaces_alone() {
         let metrics = gate.get("/metrics", token);
         let counted = "pyagent_processes{state=\"profiled\"} 1\n";
         assert!(metrics.contains(counted), "{metrics}");
-        let dumped = gate.ask(&["dump", "--json"], token);
+        let dumped = gate.ask(&["dump", "--all-python", "--json"], token);
+        assert!(dumped.status.success(), "{dumped:?}");
         let dumped = String::from_utf8_lossy(&dumped.stdout).into_owned();
         assert!(dumped.contains("spin"), "{dumped}");
     }

@@ -1,0 +1,104 @@
+{{/* Name of the chart's objects, without the release's. */}}
+{{- define "pyagent.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Name of the chart's objects. */}}
+{{- define "pyagent.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "pyagent.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "pyagent.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* What pods are chosen by: it never changes. */}}
+{{- define "pyagent.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "pyagent.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "pyagent.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "pyagent.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: profiler
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "pyagent.image" -}}
+{{- $registry := default .Values.image.registry .Values.global.imageRegistry }}
+{{- $repository := .Values.image.repository }}
+{{- if $registry }}
+{{- $repository = printf "%s/%s" $registry $repository }}
+{{- end }}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" $repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* Whether profiles are served on the pod's address; else on its loopback address alone. */}}
+{{- define "pyagent.isServed" -}}
+{{- if or .Values.tls.existingSecret .Values.insecure }}true{{ end }}
+{{- end }}
+
+{{/* What would not do what it says is refused. */}}
+{{- define "pyagent.check" -}}
+{{- if and .Values.tls.clientCA (not .Values.tls.existingSecret) }}
+{{- fail "tls.clientCA needs tls.existingSecret, whose ca.crt it is" }}
+{{- end }}
+{{- if and .Values.auth.existingSecret (not .Values.tls.existingSecret) }}
+{{- fail "auth.existingSecret needs tls.existingSecret: tokens are not sent in the clear" }}
+{{- end }}
+{{- if and .Values.tls.existingSecret (not .Values.tls.clientCA) (not .Values.auth.existingSecret) (not .Values.insecure) }}
+{{- fail "tls.existingSecret alone lets everybody in: set tls.clientCA, auth.existingSecret or insecure" }}
+{{- end }}
+{{- end }}
+
+{{- define "pyagent.imagePullSecrets" -}}
+{{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets }}
+- name: {{ if kindIs "string" . }}{{ . }}{{ else }}{{ .name }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* The rights of a container, and no others. */}}
+{{- define "pyagent.securityContext" -}}
+allowPrivilegeEscalation: false
+privileged: false
+readOnlyRootFilesystem: true
+runAsUser: 0
+capabilities:
+  drop: [ALL]
+  add:
+    {{- toYaml .Values.capabilities | nindent 4 }}
+{{- with .Values.seccompProfile }}
+seccompProfile:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.appArmorProfile }}
+appArmorProfile:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.seLinuxOptions }}
+seLinuxOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
