@@ -32,7 +32,7 @@ pub const MUSL_IMAGE: &str = "musl";
 pub const MUSL_PREFIX: &str = "usr/";
 
 /// Limits that can be set without CAP_SYS_RESOURCE; nothing of the host's network is touched.
-const RUN_OPTIONS: [&str; 6] = [
+pub const RUN_OPTIONS: [&str; 6] = [
     "--ulimit",
     "nofile=1024:1024",
     "--ulimit",
@@ -231,7 +231,9 @@ fn prepared_folder(python: &Interpreter) -> PathBuf {
     folder.unwrap_or(Path::new("/")).to_owned()
 }
 
-fn podman(folder: &Path) -> Command {
+/// Podman with a storage in this folder.
+#[must_use]
+pub fn podman(folder: &Path) -> Command {
     let mut podman = Command::new("podman");
     for (option, name) in [
         ("--root", "root"),

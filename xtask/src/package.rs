@@ -1,11 +1,17 @@
 //! Programs that only some tests need: installed from Debian's packages when they are missing, once.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{command, timing, toolchain};
 
+/// Debian's packages are installed by one at a time.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
 /// Makes sure that all of `programs` are on the PATH; `packages` bring them.
 pub(crate) fn install(programs: &[&str], packages: &[&str]) -> Result<()> {
+    let _one = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(missing) = programs.iter().find(|program| !command::exists(program)) else {
         return Ok(());
     };

@@ -181,9 +181,13 @@ fn check(args: &AgentArgs) -> Result<()> {
                        --cmdline REGEX or --cgroup PATH (`pyagent --help` has examples)";
         return Err(ExitError::Usage(message.to_owned()).into());
     }
-    let missing = Rights::of_this_process().missing();
+    let rights = Rights::of_this_process();
+    let missing = rights.missing();
     if !missing.is_empty() {
         return Err(ExitError::Rights(missing).into());
+    }
+    for useful in rights.without() {
+        tracing::warn!("{} is missing: {}", useful.name, useful.loss);
     }
     named::check_namespace()?;
     for problem in named::check(&args.selection.pid)? {

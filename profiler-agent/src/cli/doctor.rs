@@ -96,6 +96,10 @@ fn host_checks() -> Vec<Check> {
             result,
         });
     }
+    checks.extend(rights.without().map(|useful| Check {
+        what: "right",
+        result: Err(format!("{} is missing: {}", useful.name, useful.loss)),
+    }));
     checks.push(Check {
         what: "kernel",
         result: kernel(),

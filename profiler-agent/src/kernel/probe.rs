@@ -41,6 +41,32 @@ const CAP_SYS_ADMIN: Capability = Capability {
     purpose: "",
 };
 
+/// A right without which pyagent runs, at a loss.
+#[derive(Debug)]
+pub struct Useful {
+    /// Name, as capabilities(7) has it.
+    pub name: &'static str,
+    /// Its bit, and those of capabilities that include it.
+    bits: [u8; 2],
+    /// What is lost without it.
+    pub loss: &'static str,
+}
+
+/// CAP_DAC_OVERRIDE includes the first one, CAP_SYS_ADMIN the second one. Without CAP_SYSLOG the kernel may show its functions
+/// all the same: whoever reads them says it.
+pub const USEFUL: [Useful; 2] = [
+    Useful {
+        name: "CAP_DAC_READ_SEARCH",
+        bits: [2, 1],
+        loss: "programs that only their user may read are not profiled",
+    },
+    Useful {
+        name: "CAP_CHECKPOINT_RESTORE",
+        bits: [40, CAP_SYS_ADMIN.bit],
+        loss: "libraries that were deleted or replaced while they run are not read",
+    },
+];
+
 /// Inode of the initial pid namespace (`PROC_PID_INIT_INO` in the kernel).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
@@ -78,6 +104,14 @@ impl Rights {
             .into_iter()
             .filter(|capability| !self.has(*capability))
             .collect()
+    }
+
+    /// What it runs without.
+    pub fn without(&self) -> impl Iterator<Item = &'static Useful> {
+        let has = |bit: u8| self.effective >> bit & 1 == 1;
+        USEFUL
+            .iter()
+            .filter(move |useful| !useful.bits.into_iter().any(has))
     }
 }
 
@@ -139,6 +173,19 @@ mod tests {
             .missing()
             .is_empty()
         );
+    }
+
+    #[test]
+    fn rights_that_include_others_stand_for_them() {
+        let without = |effective| {
+            let rights = Rights { effective };
+            rights.without().map(|it| it.name).collect::<Vec<_>>()
+        };
+        let all = USEFUL.map(|it| it.name);
+        assert_eq!(without(0), all);
+        assert_eq!(without(1 << 2), all[1..]);
+        assert_eq!(without(1 << 1 | 1 << 40), [""; 0]);
+        assert_eq!(without(1 << 21), all[..1]);
     }
 
     #[test]

@@ -4,26 +4,75 @@
 //! is mapped, deleted or not; then by path under the process's root, then through `/proc/PID/exe`, and the inode is
 //! compared.
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{File, Metadata};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
-use std::time::SystemTime;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, FsWord, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2};
 
 use super::maps::{FileId, Mapping};
 use super::{facts, vdso};
 use crate::ids::Pid;
 
+/// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+const OVERLAY: FsWord = 0x794c_7630;
+
+/// In place of the device of a file that all containers of an image have.
+const ANY_OVERLAY: u64 = u64::MAX;
+
+/// What is read of such a file, in bytes: its headers, and the build ID where linkers put it.
+const HEAD_BYTES: usize = 4096;
+
 /// Facts of a binary are kept by this: what changes when the file does.
+///
+/// Each container has an overlay of its own over the layers of its image, and so a device of its own for the same file; inode and
+/// times are those of the file in its layer. Where only the host's root can have made such a file, the device is left out: what is
+/// read of the binaries of an image is read once, not once for each container. A container that writes to the file gets a copy,
+/// whose time of change, which nobody can set, is another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileKey {
     /// Device and inode.
     pub file: FileId,
     /// Size in bytes.
     pub size_bytes: u64,
-    /// Time of the last change.
-    pub modified: Option<SystemTime>,
+    /// When its content was changed last, in seconds and nanoseconds since 1970.
+    pub modified: (i64, i64),
+    /// When anything of it was.
+    pub changed: (i64, i64),
+    /// Hash of how it begins, where it has no device.
+    pub head: u64,
+}
+
+impl FileKey {
+    fn new(file: &File, metadata: &Metadata) -> Self {
+        let mut key = Self {
+            file: FileId {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+            },
+            size_bytes: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            head: 0,
+        };
+        // In a namespace of users nobody is the host's root, whatever is mounted there.
+        let is_of_image = metadata.uid() == 0 && fstatfs(file).is_ok_and(|of| of.f_type == OVERLAY);
+        if is_of_image && let Some(head) = head(file) {
+            key.file.device = ANY_OVERLAY;
+            key.head = head;
+        }
+        key
+    }
+}
+
+/// A hash of how a file begins.
+fn head(file: &File) -> Option<u64> {
+    let mut bytes = [0; HEAD_BYTES];
+    let n_read = file.read_at(&mut bytes, 0).ok()?;
+    let mut hasher = DefaultHasher::new();
+    bytes[..n_read].hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 /// Why a file could not be opened.
@@ -136,13 +185,7 @@ fn reopen_regular(handle: &File, path: &Path) -> Result<(File, FileKey), FileErr
             path: shown(),
             source: source.into(),
         })?;
-    let key = FileKey {
-        file: FileId {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        },
-        size_bytes: metadata.size(),
-        modified: metadata.modified().ok(),
-    };
-    Ok((File::from(file), key))
+    let file = File::from(file);
+    let key = FileKey::new(&file, &metadata);
+    Ok((file, key))
 }

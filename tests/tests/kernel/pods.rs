@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use profiler_agent::format::read::read;
+use profiler_agent::process::resident;
 use profiler_agent::profile::model::Profile;
 use pyagent_tests::api_server::ApiServer;
 use pyagent_tests::interpreters;
@@ -261,6 +262,57 @@ fn the_agent_profiles_what_has_the_labels_that_it_was_told() {
     Scene::wait_for("it has the label", is_profiled);
     scene.server.put(pod("db"));
     Scene::wait_for("it has another one", || !is_profiled());
+    agent.stop();
+}
+
+/// A pod of a full node: labels and annotations as the tools that make pods write them, more than is kept.
+fn neighbour(number: u32, version: u32) -> Value {
+    let texts = |prefix: &str, n: usize, bytes: usize| -> Value {
+        let of = |idx| {
+            (
+                format!("example.com/{prefix}-{idx}"),
+                "x".repeat(bytes).into(),
+            )
+        };
+        (0..n).map(of).collect::<serde_json::Map<_, _>>().into()
+    };
+    let mut labels = texts("label", 20, 60);
+    labels["version"] = version.to_string().into();
+    json!({
+        "uid": format!("00000000-0000-4000-8000-{number:012x}"), "name": format!("web-7f-{number}"),
+        "namespace": format!("team-{}", number % 40),
+        "labels": labels, "annotations": texts("annotation", 20, 2048),
+    })
+}
+
+#[test]
+fn a_node_of_250_pods_that_change_costs_little_memory() {
+    const N_PODS: u32 = 250;
+    let scene = Scene::new();
+    scene.server.put(scene.pod(&json!({}), &json!({})));
+    let agent = scene.agent(&["--all-python", "--k8s-label", "app"]);
+    let anonymous = || resident::read(agent.pid()).unwrap().anon;
+    let before = anonymous();
+    // The process's own is one of them. Each changes, as pods do when they start and when they are judged.
+    for version in 0..20 {
+        for number in 1..N_PODS {
+            scene.server.put(neighbour(number, version));
+        }
+    }
+    // They are told in order.
+    scene
+        .server
+        .put(scene.pod(&json!({"app": "last"}), &json!({})));
+    Scene::wait_for("all changes are known", || {
+        scene.label(&agent, "k8s_pod_label_app").as_deref() == Some("last")
+    });
+    let n_known = format!("\npyagent_kubernetes_pods {N_PODS}\n");
+    assert!(page(&agent, "/metrics").contains(&n_known));
+    let after = anonymous();
+    let grown = after.saturating_sub(before);
+    println!("250 pods, each changed 20 times: {} KiB more", grown >> 10);
+    // 250 pods of 21 labels of some 85 bytes are 450 KB; what was read of 12 MB of annotations has to be gone.
+    assert!(grown < 8 << 20, "{before} before, {after} after");
     agent.stop();
 }
 

@@ -6,6 +6,7 @@
 mod chart;
 mod daemonset;
 mod guide;
+mod image;
 mod life;
 mod pods;
 mod push;

@@ -4,12 +4,17 @@
 use pyagent_tests::cluster::agent::AgentPod;
 use pyagent_tests::cluster::{Cluster, PYTHON_IMAGE};
 use pyagent_tests::containers::SCRIPT;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use super::chart::{Values, chart};
 
 const NAMESPACE: &str = "rights";
 
 /// The least.
 const LEAST: [&str; 3] = ["BPF", "PERFMON", "SYS_PTRACE"];
+
+/// What it does without, at a loss.
+const USEFUL: [&str; 3] = ["DAC_READ_SEARCH", "CHECKPOINT_RESTORE", "SYSLOG"];
 
 /// A profile of a second, as text.
 const RECORD: [&str; 10] = [
@@ -139,4 +144,66 @@ fn without_the_hosts_process_ids_it_says_so() {
     };
     let (is_success, said) = run(cluster, "own-pids", &agent);
     assert!(!is_success && said.contains("hostPID"), "{said}");
+}
+
+/// Where the chart's agent is.
+const DENIED: &str = "denied";
+
+fn helm(cluster: &Cluster, arguments: &[&str]) {
+    let mut helm = cluster.helm();
+    helm.args(["--namespace", DENIED]).args(arguments);
+    let output = helm.output().unwrap();
+    assert!(output.status.success(), "{output:?}\n{}", cluster.state());
+}
+
+/// The chart's agent, which has to do without a capability, as soon as `get` finds something in its pod.
+fn without<T>(cluster: &Cluster, missing: &str, get: impl Fn(&Value) -> Option<T>) -> (String, T) {
+    let left = LEAST.iter().chain(&USEFUL).filter(|it| **it != missing);
+    let left: Vec<&str> = left.copied().collect();
+    let values = Values::new(&format!(
+        "image: {{pullPolicy: Never}}\nrecorder: {{type: none}}\nkubernetes: {{enabled: false}}\ncapabilities: {left:?}\n",
+    ));
+    let chart = chart().display().to_string();
+    let upgrade = ["upgrade", "--install", "it", &chart, "--values"];
+    helm(cluster, &[&upgrade[..], &[&values.path()]].concat());
+    let list = ["--namespace", DENIED, "get", "pods", "--selector"];
+    let list = [&list[..], &["app.kubernetes.io/name=pyagent"]].concat();
+    cluster.wait_until(&format!("an agent without {missing}"), || {
+        let pods = cluster.json(&list);
+        let pod = pods["items"].as_array()?.iter().find(|pod| {
+            let context = &pod["spec"]["containers"][0]["securityContext"];
+            pod["metadata"]["deletionTimestamp"].is_null()
+                && context["capabilities"]["add"] == json!(left)
+        })?;
+        let name = pod["metadata"]["name"].as_str()?.to_owned();
+        Some((name, get(&pod["status"]["containerStatuses"][0])?))
+    })
+}
+
+#[test]
+fn what_is_denied_is_said_where_one_looks() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    cluster.make_namespace(DENIED);
+    for missing in LEAST {
+        let (name, message) = without(cluster, missing, |status| {
+            let states = [&status["state"], &status["lastState"]];
+            let ended = states.iter().map(|state| &state["terminated"]);
+            let ended = ended.into_iter().find(|it| !it.is_null())?;
+            Some(ended["message"].as_str().unwrap_or_default().to_owned())
+        });
+        let expected = format!("CAP_{missing} missing");
+        assert!(message.contains(&expected), "{message}");
+        let described = cluster.kubectl(&["--namespace", DENIED, "describe", "pod", &name]);
+        assert!(described.contains(&expected), "{described}");
+    }
+    for missing in USEFUL {
+        let is_ready = |status: &Value| (status["ready"] == true).then_some(());
+        let (name, ()) = without(cluster, missing, is_ready);
+        let log = cluster.kubectl(&["--namespace", DENIED, "logs", &name]);
+        assert!(log.contains(&format!("CAP_{missing}")), "{log}");
+    }
+    helm(cluster, &["uninstall", "it", "--wait"]);
+    cluster.kubectl(&["delete", "namespace", DENIED, "--wait=false"]);
 }

@@ -7,6 +7,7 @@ mod heap;
 mod heap_command;
 mod heap_freeze;
 mod heap_guppy;
+mod images;
 mod locals;
 mod memory_pictures;
 mod parts;

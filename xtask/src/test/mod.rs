@@ -1,14 +1,16 @@
 //! `cargo xtask test`: runs the test binaries stage by stage, and adds up what they say.
 
+mod failures;
+
 use std::{
     collections::HashMap,
     env,
     ffi::OsString,
     fs,
-    io::{BufRead as _, BufReader, Write},
+    io::{BufRead as _, BufReader, Write, stdout},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    thread,
+    thread::{self, JoinHandle},
     time::Instant,
 };
 
@@ -21,11 +23,12 @@ use crate::{
     timing::{self, Row},
     toolchain, viewers, vm, wheels, workspace,
 };
+use failures::{Failures, Wrong};
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only these; all but `kubernetes` and `vm` when nothing is named.
+    /// Only these; all but `vm` when nothing is named.
     #[arg(value_enum)]
     only: Vec<Suite>,
     /// For `vm`: only these kernels.
@@ -53,12 +56,13 @@ enum Suite {
     Vm,
 }
 
-/// Other kernels take long in QEMU, and the image for a cluster takes long to be made: they are run by name.
-const DEFAULT_SUITES: [Suite; 4] = [
+/// Other kernels take long in QEMU: they are run by name.
+const DEFAULT_SUITES: [Suite; 5] = [
     Suite::Offline,
     Suite::Live,
     Suite::Kernel,
     Suite::Containers,
+    Suite::Kubernetes,
 ];
 
 /// What runs containers: Podman, over the runtime that needs the fewest rights.
@@ -66,6 +70,10 @@ const CONTAINER_PROGRAMS: [(&str, &str); 2] = [("podman", "podman"), ("runc", "r
 
 /// What a node of Kubernetes needs beside what is made for it.
 const NODE_PROGRAMS: [(&str, &str); 2] = [("runc", "runc"), ("iproute2", "ip")];
+
+/// What takes an image beside containerd.
+const IMAGE_PROGRAMS: [(&str, &str); 3] =
+    [("podman", "podman"), ("runc", "runc"), ("skopeo", "skopeo")];
 
 /// Servers that run Python in themselves.
 const HOST_PROGRAMS: [(&str, &str); 4] = [
@@ -98,6 +106,12 @@ const TOP: &str = "kernel::top";
 
 /// The stage that injects faults.
 const FAULTS: &str = "kernel::push_faults";
+
+/// The stage that looks at the image.
+const IMAGE: &str = "kubernetes::image";
+
+/// The stage that fills a node with busy processes.
+const CROWD: &str = "kubernetes::scale";
 
 /// The stages that run packages from PyPI.
 const WITH_PACKAGES: [&str; 2] = ["kernel::native_memory", "live::heap_guppy"];
@@ -141,7 +155,7 @@ enum What {
 }
 
 /// What was made before for the tests to run against.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Prepared {
     /// As [`interpreters::get`] says.
     interpreters: OsString,
@@ -173,6 +187,21 @@ struct Prepared {
     tests: HashMap<&'static str, Vec<String>>,
 }
 
+impl Stage {
+    /// Whether it waits most of the time, and what it does meanwhile need not be exact.
+    fn waits(&self) -> bool {
+        matches!(self.what, What::Binary("kubernetes", _)) && self.name != CROWD
+    }
+
+    /// Whether it compares what was measured with what the machine did.
+    fn measures_the_machine(&self) -> bool {
+        match self.what {
+            What::Unit => false,
+            What::Binary(binary, _) => !matches!(binary, "offline" | "live"),
+        }
+    }
+}
+
 impl Suite {
     /// The test binary of its tests.
     fn binary(self) -> Option<&'static str> {
@@ -195,6 +224,7 @@ impl Suite {
             needs_root: self != Self::Offline,
             needs_programs: match (self, name.as_str()) {
                 (Self::Containers, _) => &CONTAINER_PROGRAMS,
+                (Self::Kubernetes, IMAGE) => &IMAGE_PROGRAMS,
                 (Self::Kubernetes, _) => &NODE_PROGRAMS,
                 (_, HOSTS) => &HOST_PROGRAMS,
                 (_, FAULTS) => &NETWORK_PROGRAMS,
@@ -238,74 +268,6 @@ fn modules(folder: &Path) -> Result<Vec<String>> {
 /// Tests of a stage that are measured again at most: more than that are not chance.
 const MAX_AGAIN: usize = 3;
 
-/// Lines of what a failed test has printed that are repeated at the end: the last ones, where the reason stands.
-const MAX_FAILURE_LINES: usize = 20;
-
-/// What failed tests have printed, as they stand in what a test binary prints: behind `---- name stdout ----`, without
-/// their backtraces.
-#[derive(Debug, Default)]
-struct Failures {
-    /// Of each test its name and lines.
-    tests: Vec<(String, Vec<String>)>,
-    is_inside: bool,
-    in_backtrace: bool,
-}
-
-impl Failures {
-    /// Takes the next line of a test binary.
-    fn line(&mut self, line: &str) {
-        let name = line
-            .strip_prefix("---- ")
-            .and_then(|rest| rest.strip_suffix(" stdout ----"));
-        if let Some(name) = name {
-            self.tests.push((name.to_owned(), Vec::new()));
-            (self.is_inside, self.in_backtrace) = (true, false);
-            return;
-        }
-        match line {
-            "failures:" => self.is_inside = false,
-            "stack backtrace:" => self.in_backtrace = true,
-            _ => {}
-        }
-        let is_of_backtrace = line.starts_with(' ') || line.starts_with("note: ");
-        if self.in_backtrace && !is_of_backtrace && line != "stack backtrace:" {
-            self.in_backtrace = false;
-        }
-        if self.is_inside
-            && !self.in_backtrace
-            && !line.is_empty()
-            && let Some((_, lines)) = self.tests.last_mut()
-        {
-            lines.push(line.to_owned());
-        }
-    }
-
-    /// All of them, the last lines of each, below what is said of them.
-    fn text(&self, verdict: &str) -> String {
-        let of_test = |(name, lines): &(String, Vec<String>)| {
-            let skipped = lines.len().saturating_sub(MAX_FAILURE_LINES);
-            let lines = lines[skipped..].iter().map(|line| format!("    {line}\n"));
-            format!("{verdict} {name}\n{}", lines.collect::<String>())
-        };
-        self.tests.iter().map(of_test).collect()
-    }
-
-    /// Those whose test is named.
-    fn of(&self, names: &[&String]) -> Vec<(String, Vec<String>)> {
-        let is_named = |(name, _): &&(String, Vec<String>)| names.contains(&name);
-        self.tests.iter().filter(is_named).cloned().collect()
-    }
-}
-
-/// What was wrong at the first time.
-#[derive(Debug, Default)]
-struct Wrong {
-    /// And for good.
-    failed: Failures,
-    /// And right when it was measured again.
-    passed_again: Failures,
-}
-
 /// Passed and failed tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
@@ -320,6 +282,53 @@ impl Counts {
     }
 }
 
+/// What stages came to.
+#[derive(Debug, Default)]
+struct Outcome {
+    rows: Vec<Row>,
+    counts: Counts,
+    wrong: Wrong,
+}
+
+impl Outcome {
+    /// Something took its time, and went well.
+    fn is_made(&mut self, name: &str, begun: Instant) {
+        self.rows.push(Row {
+            name: name.into(),
+            duration: begun.elapsed(),
+            outcome: "ok".into(),
+        });
+    }
+
+    /// Runs a stage; what it prints goes to `shown`.
+    fn run(
+        &mut self,
+        stage: &Stage,
+        prepared: &Prepared,
+        name: Option<&str>,
+        shown: &mut impl Write,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let (counts, outcome) = run_stage(stage, prepared, name, shown, &mut self.wrong)?;
+        self.counts.add(counts);
+        self.rows.push(Row {
+            name: stage.name.clone(),
+            duration: begun.elapsed(),
+            outcome,
+        });
+        Ok(())
+    }
+
+    fn add(&mut self, mut other: Self) {
+        self.rows.append(&mut other.rows);
+        self.counts.add(other.counts);
+        self.wrong.add(other.wrong);
+    }
+}
+
+/// A Kubernetes that is made beside the rest.
+type MakingCluster = JoinHandle<(Result<OsString>, Row)>;
+
 /// Runs the tests. Every stage runs, also after one that failed; a build that fails ends it.
 pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     let suites = if args.only.is_empty() {
@@ -327,94 +336,133 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     } else {
         &args.only[..]
     };
-    let mut rows = Vec::new();
-    let mut total = Counts::default();
-    let mut wrong = Wrong::default();
     let folder = workspace::root().join("tests/tests");
     let mut stages = Vec::new();
     for suite in suites {
         stages.extend(suite.stages(&folder)?);
     }
-    let mut prepared = Prepared::default();
+    let mut outcome = Outcome::default();
     if !stages.is_empty() {
-        let has_peers = stages.iter().any(|stage| {
-            stage.name.contains(PUSHES) || WITH_GRPC_TOOLS.contains(&stage.name.as_str())
-        });
-        // Minutes, where they were never made: beside all the rest.
-        let peers = has_peers.then(|| thread::spawn(make_peers));
         let has_cluster = suites.contains(&Suite::Kubernetes);
         let cluster = has_cluster.then(|| thread::spawn(make_cluster));
-        let start = Instant::now();
-        prepared.interpreters = interpreters::get()?;
-        rows.push(Row {
-            name: "interpreters".into(),
-            duration: start.elapsed(),
-            outcome: "ok".into(),
-        });
-        if stages.iter().any(|stage| stage.name == HOSTS) {
-            let start = Instant::now();
-            prepared.hosts = hosts::get()?.unwrap_or_default().into_os_string();
-            rows.push(Row {
-                name: "packed programs".into(),
-                duration: start.elapsed(),
-                outcome: "ok".into(),
-            });
-        }
-        if stages.iter().any(|stage| stage.name == UNIT) {
-            prepared.promtool = promtool::get()?.unwrap_or_default().into_os_string();
-        }
-        get_packages(&stages, &mut prepared, &mut rows);
-        let start = Instant::now();
-        build_all(&prepared)?;
-        rows.push(Row {
-            name: "build".into(),
-            duration: start.elapsed(),
-            outcome: "ok".into(),
-        });
-        for suite in suites {
-            if let Some(binary) = suite.binary() {
-                prepared.tests.insert(binary, tests_of(binary, &prepared)?);
-            }
-        }
-        if let Some(peers) = peers {
-            let (made, row) = peers.join().expect("it does not panic");
-            [
-                prepared.collector,
-                prepared.otlp_packages,
-                prepared.push_stand_in,
-                prepared.grpc_tools,
-            ] = made?;
-            rows.push(row);
-        }
-        if let Some(cluster) = cluster {
-            let made = cluster.join().expect("it does not panic");
-            total.add(get_cluster(made, &mut prepared, &mut rows)?);
-        }
-    }
-    for stage in stages {
-        let start = Instant::now();
-        let (counts, outcome) = run_stage(&stage, &prepared, args.name.as_deref(), &mut wrong)?;
-        total.add(counts);
-        rows.push(Row {
-            name: stage.name,
-            duration: start.elapsed(),
-            outcome,
-        });
+        let prepared = prepare(suites, &stages, &mut outcome)?;
+        run_stages(
+            stages,
+            prepared,
+            cluster,
+            args.name.as_deref(),
+            &mut outcome,
+        )?;
     }
     if suites.contains(&Suite::Vm) {
-        let (counts, vm_rows) = vm::test(&args.kernel)?;
-        total.add(counts);
-        rows.extend(vm_rows);
+        let (counts, rows) = vm::test(&args.kernel)?;
+        outcome.counts.add(counts);
+        outcome.rows.extend(rows);
     }
+    let Outcome {
+        rows,
+        counts,
+        wrong,
+    } = outcome;
     println!("\n{}", timing::table(&rows));
     print!("{}", wrong.passed_again.text("PASSED WHEN MEASURED AGAIN"));
     print!("{}", wrong.failed.text("FAILED"));
-    println!("{} passed, {} failed", total.n_passed, total.n_failed);
-    Ok(if total.n_failed == 0 {
+    println!("{} passed, {} failed", counts.n_passed, counts.n_failed);
+    Ok(if counts.n_failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Makes what these stages need, and builds them.
+fn prepare(suites: &[Suite], stages: &[Stage], outcome: &mut Outcome) -> Result<Prepared> {
+    let mut prepared = Prepared::default();
+    let has_peers = stages
+        .iter()
+        .any(|stage| stage.name.contains(PUSHES) || WITH_GRPC_TOOLS.contains(&stage.name.as_str()));
+    // Minutes, where they were never made: beside all the rest.
+    let peers = has_peers.then(|| thread::spawn(make_peers));
+    let begun = Instant::now();
+    prepared.interpreters = interpreters::get()?;
+    outcome.is_made("interpreters", begun);
+    if stages.iter().any(|stage| stage.name == HOSTS) {
+        let begun = Instant::now();
+        prepared.hosts = hosts::get()?.unwrap_or_default().into_os_string();
+        outcome.is_made("packed programs", begun);
+    }
+    if stages.iter().any(|stage| stage.name == UNIT) {
+        prepared.promtool = promtool::get()?.unwrap_or_default().into_os_string();
+    }
+    get_packages(stages, &mut prepared, &mut outcome.rows);
+    let begun = Instant::now();
+    build_all(&prepared)?;
+    outcome.is_made("build", begun);
+    for suite in suites {
+        if let Some(binary) = suite.binary() {
+            prepared.tests.insert(binary, tests_of(binary, &prepared)?);
+        }
+    }
+    if let Some(peers) = peers {
+        let (made, row) = peers.join().expect("it does not panic");
+        [
+            prepared.collector,
+            prepared.otlp_packages,
+            prepared.push_stand_in,
+            prepared.grpc_tools,
+        ] = made?;
+        outcome.rows.push(row);
+    }
+    Ok(prepared)
+}
+
+/// Runs all stages. Those of Kubernetes wait most of the time: they run beside those that measure nothing of the machine, and what
+/// they print is shown when each is over.
+fn run_stages(
+    stages: Vec<Stage>,
+    mut prepared: Prepared,
+    cluster: Option<MakingCluster>,
+    name: Option<&str>,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let (waiting, others): (Vec<_>, Vec<_>) = stages.into_iter().partition(Stage::waits);
+    let (quiet, measuring): (Vec<_>, Vec<_>) = others
+        .into_iter()
+        .partition(|stage| !stage.measures_the_machine());
+    let is_alone = quiet.is_empty();
+    let mut with_cluster = prepared.clone();
+    let run_waiting = |cluster: MakingCluster| {
+        let mut outcome = Outcome::default();
+        let made = cluster.join().expect("it does not panic");
+        let counts = get_cluster(made, &mut with_cluster, &mut outcome.rows)?;
+        outcome.counts.add(counts);
+        for stage in &waiting {
+            if is_alone {
+                outcome.run(stage, &with_cluster, name, &mut stdout())?;
+                continue;
+            }
+            let mut text = Vec::new();
+            outcome.run(stage, &with_cluster, name, &mut text)?;
+            stdout().lock().write_all(&text)?;
+        }
+        anyhow::Ok((with_cluster, outcome))
+    };
+    thread::scope(|scope| {
+        let beside = cluster.map(|cluster| scope.spawn(|| run_waiting(cluster)));
+        for stage in &quiet {
+            outcome.run(stage, &prepared, name, &mut stdout())?;
+        }
+        if let Some(beside) = beside {
+            let (with_cluster, of_cluster) = beside.join().expect("it does not panic")?;
+            prepared = with_cluster;
+            outcome.add(of_cluster);
+        }
+        anyhow::Ok(())
+    })?;
+    for stage in &measuring {
+        outcome.run(stage, &prepared, name, &mut stdout())?;
+    }
+    Ok(())
 }
 
 /// Other people's packages, for the stages that run them.
@@ -571,9 +619,10 @@ fn run_stage(
     stage: &Stage,
     prepared: &Prepared,
     name: Option<&str>,
+    shown: &mut impl Write,
     wrong: &mut Wrong,
 ) -> Result<(Counts, String)> {
-    println!("\n== {}", stage.name);
+    writeln!(shown, "\n== {}", stage.name)?;
     let mut test = cargo_test(prepared);
     test.arg("--no-fail-fast");
     match &stage.what {
@@ -608,12 +657,12 @@ fn run_stage(
         return Ok(left_out(&format!("{error:#}")));
     }
     let mut failed = Failures::default();
-    let (mut counts, is_success) = tally(&mut test, &mut std::io::stdout(), &mut failed)?;
+    let (mut counts, is_success) = tally(&mut test, shown, &mut failed)?;
     if !is_success && counts.n_failed == 0 {
         // It did not get as far as a result line: crashed, or there is no such test binary.
         counts.n_failed = 1;
     }
-    let n_again = measure_again(stage, prepared, &mut counts, &mut failed, wrong)?;
+    let n_again = measure_again(stage, prepared, &mut counts, &mut failed, shown, wrong)?;
     wrong.failed.tests.append(&mut failed.tests);
     let again = match n_again {
         0 => String::new(),
@@ -634,6 +683,7 @@ fn measure_again(
     prepared: &Prepared,
     counts: &mut Counts,
     failed: &mut Failures,
+    shown: &mut impl Write,
     wrong: &mut Wrong,
 ) -> Result<usize> {
     let names: Vec<String> = failed.tests.iter().map(|(name, _)| name.clone()).collect();
@@ -645,13 +695,13 @@ fn measure_again(
     if !stage.needs_root || names.is_empty() || names.len() > MAX_AGAIN || !are_all {
         return Ok(0);
     }
-    println!("\n== {}: again, what failed", stage.name);
+    writeln!(shown, "\n== {}: again, what failed", stage.name)?;
     let mut test = cargo_test(prepared);
     test.arg("--no-fail-fast");
     only(&mut test, binary, &names.iter().collect::<Vec<_>>());
     give_root(&mut test)?;
     let mut failed_again = Failures::default();
-    let (counts_again, _) = tally(&mut test, &mut std::io::stdout(), &mut failed_again)?;
+    let (counts_again, _) = tally(&mut test, shown, &mut failed_again)?;
     let passed = passed_again(&names, counts_again, &failed_again);
     wrong.passed_again.tests.extend(failed.of(&passed));
     failed.tests.retain(|(name, _)| !passed.contains(&name));
@@ -784,6 +834,9 @@ mod tests {
             "kernel/main.rs",
             "kernel/hosts.rs",
             "kernel/hosts/host.rs",
+            "kubernetes/main.rs",
+            "kubernetes/scale.rs",
+            "kubernetes/pods.rs",
             "live/main.rs",
             "live/heap.rs",
             "offline/main.rs",
@@ -810,9 +863,29 @@ mod tests {
                 ("offline::lines", false),
                 ("live::heap", true),
                 ("kernel::hosts", true),
-                ("containers", true)
+                ("containers", true),
+                ("kubernetes::pods", true),
+                ("kubernetes::scale", true)
             ]
         );
+    }
+
+    #[test]
+    fn what_waits_runs_beside_what_measures_nothing() {
+        let folder = workspace::root().join("tests/tests");
+        let stages = DEFAULT_SUITES.map(|suite| suite.stages(&folder).unwrap());
+        let mut n = [0; 3];
+        for stage in stages.iter().flatten() {
+            let (suite, _) = stage.name.split_once("::").unwrap_or((&stage.name, ""));
+            let (idx, expected) = match (stage.waits(), stage.measures_the_machine()) {
+                (true, _) => (0, &["kubernetes"][..]),
+                (false, false) => (1, &["unit", "offline", "live"][..]),
+                (false, true) => (2, &["kernel", "containers", "kubernetes"][..]),
+            };
+            assert!(expected.contains(&suite), "{}", stage.name);
+            n[idx] += 1;
+        }
+        assert!(n.iter().all(|n| *n > 3), "{n:?}");
     }
 
     #[test]
@@ -820,7 +893,7 @@ mod tests {
         let folder = workspace::root().join("tests/tests");
         let stages = DEFAULT_SUITES.map(|suite| suite.stages(&folder).unwrap());
         let names: Vec<_> = stages.iter().flatten().map(|stage| &stage.name).collect();
-        let needing = [HOSTS, FAULTS, TOP]
+        let needing = [HOSTS, FAULTS, TOP, IMAGE, CROWD]
             .into_iter()
             .chain(WITH_PACKAGES)
             .chain(WITH_ALLOCATORS)
@@ -830,48 +903,6 @@ mod tests {
         for stage in needing {
             assert!(names.iter().any(|name| *name == stage), "{stage}");
         }
-    }
-
-    #[test]
-    fn what_failed_tests_say_is_kept_without_backtraces() {
-        let output = "\
-test a ... ok
-test b ... FAILED
-failures:
-
----- b stdout ----
-3.14: 5 of 6
-
-thread 'b' (7) panicked at tests/b.rs:1:2:
-wrong
-stack backtrace:
-   0: __rustc::rust_begin_unwind
-             at /rustc/library/std/src/panicking.rs:689:5
-note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.
-
----- c stdout ----
-thread 'c' (8) panicked at tests/b.rs:3:4:
-also wrong
-
-failures:
-    b
-    c
-
-test result: FAILED. 1 passed; 2 failed; 0 ignored";
-        let mut failures = Failures::default();
-        for line in output.lines() {
-            failures.line(line);
-        }
-        let expected = "\
-FAILED b
-    3.14: 5 of 6
-    thread 'b' (7) panicked at tests/b.rs:1:2:
-    wrong
-FAILED c
-    thread 'c' (8) panicked at tests/b.rs:3:4:
-    also wrong
-";
-        assert_eq!(failures.text("FAILED"), expected);
     }
 
     #[test]
