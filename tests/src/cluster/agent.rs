@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Cluster, PYAGENT_IMAGE, PYTHON_IMAGE, Pod, answer};
 use crate::containers::SCRIPT;
+use crate::interpreters::Interpreter;
 use crate::pyagent::binary;
 use crate::target::Target;
 
@@ -119,8 +120,18 @@ impl Cluster {
     /// # Panics
     /// With the state of the cluster, when it does not run.
     pub fn deploy_program(&self, namespace: &str, name: &str) -> Pod {
+        self.deploy_with(namespace, name, PYTHON_IMAGE, &self.python);
+        self.wait_rolled_out(namespace, &format!("deployment/{name}"));
+        self.pod(namespace, &format!("app={name}"))
+    }
+
+    /// The same with an interpreter of an image; does not wait.
+    ///
+    /// # Panics
+    /// With what kubectl complains about.
+    pub fn deploy_with(&self, namespace: &str, name: &str, image: &str, python: &Interpreter) {
         let labels = json!({"app": name});
-        let python = self.python.executable.display().to_string();
+        let python = python.executable.display().to_string();
         let script = format!("/{SCRIPT}");
         let manifest = json!({
             "apiVersion": "apps/v1",
@@ -133,7 +144,7 @@ impl Cluster {
                     "terminationGracePeriodSeconds": 0,
                     "containers": [{
                         "name": "main",
-                        "image": PYTHON_IMAGE,
+                        "image": image,
                         "imagePullPolicy": "Never",
                         "command": [python, "-I", "-S", "-B", script],
                         "resources": {"requests": {"cpu": "10m"}, "limits": {"cpu": "200m"}},
@@ -142,8 +153,6 @@ impl Cluster {
             },
         });
         self.apply(&manifest.to_string());
-        self.wait_rolled_out(namespace, &format!("deployment/{name}"));
-        self.pod(namespace, &format!("app={name}"))
     }
 
     /// As [`Self::pull`], through a port that kubectl forwards to the pod's loopback address.

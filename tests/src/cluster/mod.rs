@@ -105,21 +105,7 @@ impl Cluster {
                 names: &["pause"],
             }],
         );
-        let script = workload(SCRIPT);
-        cluster.import_folders(
-            PYTHON_IMAGE,
-            &[],
-            &[
-                Part {
-                    folder: &prepared_root(&cluster.python),
-                    names: &["."],
-                },
-                Part {
-                    folder: script.parent().expect("a folder"),
-                    names: &[SCRIPT],
-                },
-            ],
-        );
+        cluster.import_python(PYTHON_IMAGE, &cluster.python);
         cluster.import(Path::new(&image));
         cluster.wait_until("the API is ready", || {
             cluster.try_kubectl(&["get", "--raw", "/readyz"]).ok()
@@ -296,6 +282,23 @@ impl Cluster {
     pub fn import_folders(&self, name: &str, command: &[&str], parts: &[Part<'_>]) {
         let scratch = tempfile::tempdir_in(&self.place.folder).expect("the folder is ours");
         self.import(&image::archive(name, command, parts, scratch.path()));
+    }
+
+    /// Makes an image like [`PYTHON_IMAGE`] of the root that an interpreter runs in.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn import_python(&self, name: &str, python: &Interpreter) {
+        let script = workload(SCRIPT);
+        let root = Part {
+            folder: &prepared_root(python),
+            names: &["."],
+        };
+        let script = Part {
+            folder: script.parent().expect("a folder"),
+            names: &[SCRIPT],
+        };
+        self.import_folders(name, &[], &[root, script]);
     }
 
     /// Takes an image's archive.

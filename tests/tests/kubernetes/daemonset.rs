@@ -54,10 +54,10 @@ fn the_manifest_that_is_handed_out_runs_as_it_is() {
     let Some(cluster) = Cluster::get() else {
         return;
     };
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/pyagent.yaml");
-    let manifest = path.display().to_string();
-    assert_eq!(cluster.wrong(&path), "");
-    cluster.kubectl(&["apply", "--filename", &manifest]);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes");
+    assert_eq!(cluster.wrong(&folder.join("pyagent.yaml")), "");
+    let folder = folder.display().to_string();
+    cluster.kubectl(&["apply", "--kustomize", &folder]);
     cluster.wait_rolled_out("pyagent", "daemonset/pyagent");
     let shop = cluster.deploy_program("default", "shop");
     let agent = cluster.pod("pyagent", "app.kubernetes.io/name=pyagent");
@@ -65,5 +65,5 @@ fn the_manifest_that_is_handed_out_runs_as_it_is() {
     let only = |value: &str| BTreeSet::from([value.to_owned()]);
     assert_eq!(label_values(&samples, "k8s_deployment_name"), only("shop"));
     assert_eq!(label_values(&samples, "k8s_pod_name"), only(shop.name()));
-    cluster.kubectl(&["delete", "--filename", &manifest]);
+    cluster.kubectl(&["delete", "--kustomize", &folder]);
 }

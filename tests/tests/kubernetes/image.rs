@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use pyagent_tests::cluster::PYAGENT_IMAGE;
@@ -41,6 +41,43 @@ fn said(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Podman with a storage of its own, gone with it.
+struct Storage(tempfile::TempDir);
+
+impl Storage {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn podman(&self) -> Command {
+        podman(self.0.path())
+    }
+
+    /// A container that is only told what to do.
+    fn run(&self, options: &[&str]) -> Command {
+        let mut run = self.podman();
+        run.args(["run", "--rm", "--read-only"]).args(RUN_OPTIONS);
+        run.args(options);
+        run
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        // An overlay may be mounted there still.
+        let mut umount = Command::new("umount");
+        umount
+            .arg("--recursive")
+            .arg(self.0.path().join("root/overlay"));
+        let _ = umount.stderr(Stdio::null()).status();
+    }
+}
+
+fn check_version(said: &str) {
+    let expected = format!("pyagent {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(said.lines().next(), Some(&*expected));
+}
+
 #[test]
 fn skopeo_knows_what_it_is() {
     let Some(archive) = archive() else {
@@ -74,45 +111,46 @@ fn podman_loads_and_runs_it_and_nothing_is_in_it_that_is_not_needed() {
     let Some(archive) = archive() else {
         return;
     };
-    let folder = tempfile::tempdir().unwrap();
-    let podman = || podman(folder.path());
-    let loaded = said(podman().args(["load", "--quiet", "-i"]).arg(archive));
+    let storage = Storage::new();
+    let mut load = storage.podman();
+    let loaded = said(load.args(["load", "--quiet", "-i"]).arg(archive));
     assert_eq!(loaded.trim(), format!("Loaded image: {PYAGENT_IMAGE}"));
-
-    let run = ["run", "--rm", "--read-only"];
-    let mut version = podman();
-    version.args(run).args(RUN_OPTIONS);
-    let version = said(version.args([PYAGENT_IMAGE, "--version"]));
-    let expected = format!("pyagent {}", env!("CARGO_PKG_VERSION"));
-    assert_eq!(version.lines().next(), Some(&*expected));
+    check_version(&said(&mut storage.run(&[PYAGENT_IMAGE, "--version"])));
 
     // Without any right it says which ones it needs.
-    let mut denied = podman();
-    denied.args(run).args(RUN_OPTIONS).arg("--cap-drop=all");
-    let denied = denied.arg(PYAGENT_IMAGE).output().unwrap();
+    let denied = storage.run(&["--cap-drop=all", PYAGENT_IMAGE]).output();
+    let denied = denied.unwrap();
     let message = String::from_utf8_lossy(&denied.stderr);
     assert!(message.contains("CAP_BPF missing"), "{denied:?}");
 
-    let mut create = podman();
-    create.args(["create", "--network", "none"]);
-    let container = said(create.arg(PYAGENT_IMAGE));
-    let mut export = podman();
-    let mut export = export
-        .args(["export", container.trim()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut create = storage.podman();
+    create.args(["create", "--network", "none", PYAGENT_IMAGE]);
+    let container = said(&mut create);
+    let mut export = storage.podman();
+    export.args(["export", container.trim()]);
+    let mut export = export.stdout(Stdio::piped()).spawn().unwrap();
     let mut list = Command::new("tar");
     let listed = said(list.arg("-t").stdin(export.stdout.take().unwrap()));
     assert!(export.wait().unwrap().success());
     let files: BTreeSet<&str> = listed.lines().filter(|it| !it.ends_with('/')).collect();
     assert_eq!(files, BTreeSet::from(FILES));
-    said(podman().args(["rm", container.trim()]));
-    // An overlay may be mounted there still.
-    let storage = folder.path().join("root/overlay");
-    let _ = Command::new("umount")
-        .arg("--recursive")
-        .arg(storage)
-        .stderr(Stdio::null())
-        .status();
+    said(storage.podman().args(["rm", container.trim()]));
+}
+
+#[test]
+fn the_dockerfile_makes_one_too() {
+    let Some(archive) = archive() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let binary = archive.with_file_name("pyagent");
+    fs::copy(binary, folder.path().join("pyagent")).unwrap();
+    fs::write(folder.path().join("ca-certificates.crt"), "").unwrap();
+    let storage = Storage::new();
+    let mut build = storage.podman();
+    build
+        .args(["build", "--quiet", "--tag", "made", "--file"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/Dockerfile"));
+    said(build.arg(folder.path()));
+    check_version(&said(&mut storage.run(&["made", "--version"])));
 }

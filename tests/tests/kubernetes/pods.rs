@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use pyagent_tests::cluster::agent::{AgentPod, PORT, functions, label_values};
 use pyagent_tests::cluster::{Cluster, NODE, PYTHON_IMAGE, Pod};
-use pyagent_tests::containers::SCRIPT;
+use pyagent_tests::containers::{SCRIPT, prepared_root};
+use pyagent_tests::interpreters::{self, Interpreter};
 use pyagent_tests::pyagent::binary;
 use serde_json::{Value, json};
 
@@ -219,6 +220,68 @@ fn every_kind_of_workload_is_told_by_its_names() {
     let none = "app notin (web,db,log,once,nightly,alone)";
     assert!(!is_profiled(cluster, &address, &["-l", none]));
     assert!(!is_profiled(cluster, &address, &["-n", "kube-system"]));
+    cluster.kubectl(&["delete", "namespace", namespace, "--wait=false"]);
+}
+
+/// Of each version that is in an image of its own or in that of the cluster, one that programs run in production.
+fn cpythons() -> Vec<Interpreter> {
+    let is_meant = |python: &Interpreter| {
+        python.has_own_root()
+            && python.has_libraries()
+            && !python.is_debug()
+            && !python.free_threaded
+    };
+    let mut found: Vec<_> = interpreters::supported()
+        .into_iter()
+        .filter(is_meant)
+        .collect();
+    found.dedup_by_key(|python| python.minor());
+    found
+}
+
+#[test]
+fn deployments_of_different_cpythons_are_told_apart() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    let namespace = "cpythons";
+    cluster.make_namespace(namespace);
+    let pythons = cpythons();
+    assert!(pythons.len() >= 3, "{pythons:?}");
+    let name = |python: &Interpreter| format!("on-{}-{}", python.version.0, python.version.1);
+    for python in &pythons {
+        let image = if prepared_root(python) == prepared_root(&cluster.python) {
+            PYTHON_IMAGE.to_owned()
+        } else {
+            let image = format!("localhost/{}:1", name(python));
+            cluster.import_python(&image, python);
+            image
+        };
+        cluster.deploy_with(namespace, &name(python), &image, python);
+    }
+    let address = start_agent(cluster, namespace, &["--namespace", namespace]);
+    for python in &pythons {
+        let name = name(python);
+        cluster.wait_rolled_out(namespace, &format!("deployment/{name}"));
+        let pod = cluster.pod(namespace, &format!("app={name}"));
+        let samples = cluster.pull(&address, &pod, &[]);
+        let (major, minor, micro) = python.version;
+        for (label, expected) in [
+            ("k8s_deployment_name", &*name),
+            ("k8s_pod_name", pod.name()),
+            ("k8s_pod_uid", pod.uid()),
+            ("container_id", pod.container_id()),
+            ("python_version", &format!("{major}.{minor}.{micro}")),
+        ] {
+            let only = BTreeSet::from([expected.to_owned()]);
+            assert_eq!(label_values(&samples, label), only, "{name}: {label}");
+        }
+        let mut spins = samples.iter();
+        assert!(
+            spins.any(|sample| functions(sample).contains(&"spin")),
+            "{name}"
+        );
+    }
     cluster.kubectl(&["delete", "namespace", namespace, "--wait=false"]);
 }
 
