@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::kernel::probe::Capability;
+use crate::kernel::probe::{Capability, Rights};
 
 /// Everything went well.
 pub const OK: u8 = 0;
@@ -31,10 +31,10 @@ pub enum ExitError {
     Usage(String),
     /// Rights are missing.
     #[error(
-        "{} missing ({}): run pyagent with sudo, or give it the capabilities: sudo setcap \
-         cap_bpf,cap_perfmon,cap_sys_ptrace+ep $(command -v pyagent)",
+        "{} missing ({}): {}",
         names(.0),
-        purposes(.0)
+        purposes(.0),
+        remedy(.0, is_withheld(.0))
     )]
     Rights(Vec<Capability>),
     /// Somebody else says no.
@@ -61,6 +61,30 @@ fn purposes(capabilities: &[Capability]) -> String {
     format!("needed to {}", purposes.join(", "))
 }
 
+/// Whether not even root could have them here, as in a container that was not given them.
+fn is_withheld(capabilities: &[Capability]) -> bool {
+    let limit = Rights::limit_of_this_process();
+    capabilities
+        .iter()
+        .any(|capability| !limit.has(*capability))
+}
+
+/// Where to get them.
+fn remedy(capabilities: &[Capability], is_withheld: bool) -> String {
+    if !is_withheld {
+        return "run pyagent with sudo, or give it the capabilities: sudo setcap \
+                cap_bpf,cap_perfmon,cap_sys_ptrace+ep $(command -v pyagent)"
+            .to_owned();
+    }
+    let options = capabilities
+        .iter()
+        .map(|capability| format!(" --cap-add {}", capability.name.trim_start_matches("CAP_")))
+        .collect::<String>();
+    format!(
+        "this container does not have them; podman and docker: run{options}, Kubernetes: securityContext.capabilities.add"
+    )
+}
+
 impl ExitError {
     /// Its exit code.
     #[must_use]
@@ -81,4 +105,21 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
             .downcast_ref::<ExitError>()
             .map_or(FAILED, ExitError::code),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::probe::{CAP_BPF, CAP_SYS_PTRACE};
+
+    #[test]
+    fn who_can_have_rights_is_told_how() {
+        let missing = [CAP_BPF, CAP_SYS_PTRACE];
+        assert!(remedy(&missing, false).contains("sudo setcap"));
+        let in_container = remedy(&missing, true);
+        assert!(
+            in_container.contains("run --cap-add BPF --cap-add SYS_PTRACE,"),
+            "{in_container}"
+        );
+    }
 }

@@ -80,10 +80,21 @@ impl Rights {
     /// Of this process.
     #[must_use]
     pub fn of_this_process() -> Self {
+        Self::shown("CapEff:")
+    }
+
+    /// What this process could have at most: its bounding set.
+    #[must_use]
+    pub fn limit_of_this_process() -> Self {
+        Self::shown("CapBnd:")
+    }
+
+    /// A line of proc_pid_status(5).
+    fn shown(name: &str) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let effective = status
             .lines()
-            .find_map(|line| line.strip_prefix("CapEff:"))
+            .find_map(|line| line.strip_prefix(name))
             .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
             .unwrap_or(0);
         Self { effective }

@@ -121,7 +121,7 @@ fn podman_loads_and_runs_it_and_nothing_is_in_it_that_is_not_needed() {
     let denied = storage.run(&["--cap-drop=all", PYAGENT_IMAGE]).output();
     let denied = denied.unwrap();
     let message = String::from_utf8_lossy(&denied.stderr);
-    assert!(message.contains("CAP_BPF missing"), "{denied:?}");
+    assert!(message.contains("--cap-add BPF"), "{denied:?}");
 
     let mut create = storage.podman();
     create.args(["create", "--network", "none", PYAGENT_IMAGE]);
