@@ -11,7 +11,6 @@ use pyagent_tests::target::Target;
 /// In a mount namespace of its own: mounts the overlay, does something there, and becomes the program that stands behind.
 const CONTAINER: &str = "\
 set -e
-mount -t tmpfs upper \"$1\"
 mkdir \"$1/upper\" \"$1/work\" \"$1/root\"
 mount -t overlay overlay -o \"lowerdir=$2,upperdir=$1/upper,workdir=$1/work\" \"$1/root\"
 cd \"$1/root\"
