@@ -426,7 +426,7 @@ fn nodes(n: usize) -> String {
 /// What is wrong, with the code that it ends with.
 fn with_code(error: AgentsError) -> anyhow::Error {
     match error {
-        AgentsError::Forbidden(_) | AgentsError::MayNotList(_) => {
+        AgentsError::Unknown(_) | AgentsError::Forbidden { .. } | AgentsError::MayNotList(_) => {
             ExitError::Forbidden(error.to_string()).into()
         }
         AgentsError::SeveralNamespaces(_) => ExitError::Usage(error.to_string()).into(),

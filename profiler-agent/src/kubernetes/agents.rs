@@ -52,16 +52,24 @@ pub enum AgentsError {
     /// The API server says no, or nothing.
     #[error("pods cannot be listed: {0}")]
     Api(String),
+    /// The API server does not know who asks.
+    #[error(
+        "the API server does not take the credentials: {0}; get new ones, kubectl needs them too"
+    )]
+    Unknown(String),
     /// Pods that are meant may not be looked for.
     #[error(
         "the pods that are meant cannot be looked for: {0}; it needs the right to list pods there"
     )]
     MayNotList(String),
     /// There may not be asked for them.
-    #[error(
-        "agents cannot be looked for: {0}; name their namespace with --k8s-agents-namespace, or get the right to list pods"
-    )]
-    Forbidden(String),
+    #[error("agents cannot be looked for: {reason}; {remedy}get the right to list pods there")]
+    Forbidden {
+        /// What the API server says.
+        reason: String,
+        /// What else helps.
+        remedy: &'static str,
+    },
     /// There is none.
     #[error(
         "no agent runs {0}: install one (docs/kubernetes.md), or say where with --k8s-agents-namespace"
@@ -70,6 +78,16 @@ pub enum AgentsError {
     /// Which one is trusted is the user's to say: any pod can have these labels.
     #[error("agents run in several namespaces, {0}: name one with --k8s-agents-namespace")]
     SeveralNamespaces(String),
+}
+
+impl AgentsError {
+    /// The same, with where the API server is: a wrong address is what it mostly is.
+    pub(super) fn at(self, address: &str) -> Self {
+        match self {
+            Self::Api(reason) => Self::Api(format!("{reason}; the API server is {address}")),
+            other => other,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,7 +168,14 @@ pub(super) async fn agents(
     };
     let listed = list::each(client, &path, &query, MAX_AGENTS, take).await;
     listed.map_err(|error| match error {
-        error if error.is_forbidden() => AgentsError::Forbidden(error.to_string()),
+        error if error.is_about_the_user() => AgentsError::Unknown(error.to_string()),
+        error if error.is_forbidden() => AgentsError::Forbidden {
+            reason: error.to_string(),
+            remedy: match namespace {
+                Some(_) => "",
+                None => "name their namespace with --k8s-agents-namespace, or ",
+            },
+        },
         error => AgentsError::Api(error.to_string()),
     })?;
     if namespaces.len() > 1 {
@@ -310,7 +335,16 @@ mod tests {
         let error = agents(&server.client(), Some("x"), "a=b")
             .await
             .unwrap_err();
-        assert!(matches!(error, AgentsError::Forbidden(_)), "{error}");
+        assert!(matches!(error, AgentsError::Forbidden { .. }), "{error}");
+        assert!(
+            !error.to_string().contains("--k8s-agents-namespace"),
+            "{error}"
+        );
+        server.answer("/api/v1/namespaces/x/pods", Answer::status(401, "no"));
+        let error = agents(&server.client(), Some("x"), "a=b")
+            .await
+            .unwrap_err();
+        assert!(matches!(error, AgentsError::Unknown(_)), "{error}");
         server.answer(
             "/api/v1/namespaces/x/pods",
             list(&[pod("x", "a", "n1", "True")]),

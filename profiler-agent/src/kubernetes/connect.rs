@@ -17,6 +17,7 @@ use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
 
 use super::agents::{AgentPod, AgentsError, agents};
 use super::places::{Choice, Places, When, places};
+use super::request::shown;
 
 /// Set in every pod, unless that is turned off.
 const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
@@ -169,9 +170,9 @@ impl ApiServer {
                 (config, ConnectError::Kubeconfig)
             }
         };
-        let server = Self::with(&config).map_err(|error| wrong(one_line(&error)))?;
+        let server = Self::with(&config).map_err(|error| wrong(shown(&error)))?;
         let bearer = bearer(&config).await;
-        let bearer = bearer.map_err(|error| ConnectError::Credentials(one_line(&error)))?;
+        let bearer = bearer.map_err(|error| ConnectError::Credentials(shown(&error)))?;
         Ok((server, bearer))
     }
 
@@ -179,8 +180,9 @@ impl ApiServer {
     pub async fn places(&self, choice: &Choice, when: When) -> Result<Places, AgentsError> {
         let asked = places(&self.client, choice, when).await;
         asked.map_err(|error| match error {
+            error if error.is_about_the_user() => AgentsError::Unknown(error.to_string()),
             error if error.is_forbidden() => AgentsError::MayNotList(error.to_string()),
-            error => AgentsError::Api(error.to_string()),
+            error => AgentsError::Api(error.to_string()).at(&self.address),
         })
     }
 
@@ -190,7 +192,8 @@ impl ApiServer {
         namespace: Option<&str>,
         labels: &str,
     ) -> Result<BTreeMap<String, AgentPod>, AgentsError> {
-        agents(&self.client, namespace, labels).await
+        let found = agents(&self.client, namespace, labels).await;
+        found.map_err(|error| error.at(&self.address))
     }
 
     pub(super) fn with(config: &Config) -> Result<Self, String> {
@@ -202,14 +205,6 @@ impl ApiServer {
             namespace: config.default_namespace.clone(),
         })
     }
-}
-
-/// Most characters of what a program or a file says that are told.
-const MAX_REASON_CHARS: usize = 300;
-
-fn one_line(text: &str) -> String {
-    let cut: String = text.chars().take(MAX_REASON_CHARS).collect();
-    cut.escape_debug().to_string()
 }
 
 /// An answer that has the request's headers.
@@ -254,9 +249,8 @@ fn client(config: &Config) -> kube::Result<Client> {
 
 /// A context of files that are merged, as kubectl does it: the current one unless another is named.
 async fn kubeconfig(paths: &[PathBuf], context: Option<&str>) -> Result<Config, ConnectError> {
-    let unusable = |error: kube::config::KubeconfigError| {
-        ConnectError::Kubeconfig(one_line(&error.to_string()))
-    };
+    let unusable =
+        |error: kube::config::KubeconfigError| ConnectError::Kubeconfig(shown(&error.to_string()));
     let mut merged = Kubeconfig::default();
     let there = paths.iter().filter(|path| path.exists());
     let mut n_read = 0;

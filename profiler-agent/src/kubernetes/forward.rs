@@ -57,11 +57,18 @@ fn is_busy(error: &kube::Error) -> bool {
 
 /// In words that say what to do.
 fn refusal(error: &kube::Error) -> String {
-    let kube::Error::UpgradeConnection(upgrade) = error else {
-        return ApiError::broken(error).to_string();
+    let (text, is_refused) = match error {
+        kube::Error::UpgradeConnection(upgrade) => {
+            let text = upgrade.to_string();
+            let is_refused = ["401", "403"].iter().any(|code| text.contains(code));
+            (text, is_refused)
+        }
+        error => {
+            let error = ApiError::broken(error);
+            (error.to_string(), error.is_forbidden())
+        }
     };
-    let text = upgrade.to_string();
-    if ["401", "403"].iter().any(|code| text.contains(code)) {
+    if is_refused {
         format!(
             "port-forward is refused ({text}): it needs the rights to get and create pods/portforward"
         )

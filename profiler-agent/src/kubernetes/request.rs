@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::lines::Lines;
+use crate::format::escape;
 
 /// Most bytes of one answer, or of one event of a watch. An object has at most 1.5 MiB.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
@@ -66,7 +67,14 @@ impl ApiError {
     /// A connection that could not be made, or broke.
     pub(super) fn broken(error: &(dyn Error + 'static)) -> Self {
         let mut texts: Vec<String> = Vec::new();
-        let mut next = Some(error);
+        // What kube puts around it is for who writes programs.
+        let mut next = match error.downcast_ref::<kube::Error>() {
+            Some(kube::Error::Api(status)) => {
+                return Self::of_status(status.code, &status.message, None);
+            }
+            Some(kube::Error::Service(cause)) => Some(&**cause as &(dyn Error + 'static)),
+            Some(_) | None => Some(error),
+        };
         while let Some(error) = next {
             let text = error.to_string();
             // Many say what their cause says.
@@ -120,6 +128,11 @@ impl ApiError {
             if matches!(*status, StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED))
     }
 
+    /// Whether it does not know who asks.
+    pub(super) fn is_about_the_user(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::UNAUTHORIZED)
+    }
+
     /// Whether there is no such object.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
@@ -127,11 +140,12 @@ impl ApiError {
 }
 
 /// A text of the server's for a line of the log: of one line, without control characters, and short.
-fn shown(text: &str) -> String {
-    let mut chars = text.chars();
+pub(super) fn shown(text: &str) -> String {
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut chars = words.chars();
     let cut: String = chars.by_ref().take(MAX_REASON_CHARS).collect();
     let dots = if chars.next().is_some() { "…" } else { "" };
-    format!("{}{dots}", cut.escape_debug())
+    format!("{}{dots}", escape(&cut))
 }
 
 /// `Status` of the API, as far as it is looked at.

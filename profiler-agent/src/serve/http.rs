@@ -51,10 +51,22 @@ pub(super) fn metrics_route(shared: Shared) -> Router {
 
 /// The answer for paths that there are not: in gRPC's terms when gRPC asks.
 pub(super) async fn not_found(request: Request) -> Response {
+    nothing(&request, "not found; / lists what there is")
+}
+
+/// The same where only probes and metrics are served.
+pub(super) async fn no_probe(request: Request) -> Response {
+    nothing(
+        &request,
+        "not found; there are /livez, /readyz, /healthz and /metrics",
+    )
+}
+
+fn nothing(request: &Request, text: &str) -> Response {
     if is_grpc(request.headers()) {
         return tonic::Status::unimplemented("there is no such service").into_http();
     }
-    plain(StatusCode::NOT_FOUND, "not found; / lists what there is")
+    plain(StatusCode::NOT_FOUND, text)
 }
 
 /// Whether a client of gRPC asks: it reads errors in the trailers only.

@@ -286,7 +286,7 @@ impl HealthServer {
             .into_axum_router()
             .merge(health::routes(asker))
             .merge(http::metrics_route(shared))
-            .fallback(http::not_found)
+            .fallback(http::no_probe)
             // Nobody is refused; a connection is one that asks.
             .layer(middleware::from_fn_with_state(
                 Gate::default(),

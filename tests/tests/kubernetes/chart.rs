@@ -160,6 +160,22 @@ fn what_the_chart_makes_is_what_the_api_takes() {
 }
 
 #[test]
+fn what_pods_are_chosen_by_cannot_be_changed() {
+    let Some(cluster) = Cluster::get() else {
+        return;
+    };
+    let values = "
+podLabels: {app.kubernetes.io/name: other, tier: node}
+commonLabels: {app.kubernetes.io/instance: other, tier: all}
+";
+    let text = rendered(cluster, values);
+    assert_eq!(cluster.wrong(Values::new(&text).0.path()), "");
+    assert!(!text.contains("other"), "{text}");
+    // The more special one counts.
+    assert_eq!(text.matches("tier: node").count(), 1, "{text}");
+}
+
+#[test]
 fn the_check_of_manifests_finds_what_is_misspelt() {
     let Some(cluster) = Cluster::get() else {
         return;
@@ -186,6 +202,9 @@ fn values_that_do_not_do_what_they_say_are_refused() {
             "{auth: {kubernetes: true}, kubernetes: {enabled: false}}",
             "kubernetes.enabled",
         ),
+        ("service: {port: 7098}", "health.port"),
+        ("selection: ['']", "selection"),
+        ("recorder: null", "recorder"),
     ] {
         let (text, is_success) = helm_with(cluster, &["template", KUBERNETES, "profiler"], values);
         assert!(!is_success && text.contains(why), "{values}: {text}");

@@ -44,7 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("format", &["profile", "generated"]),
     ("track", &["python", "native", "kubernetes"]),
     // What the API server says of pods.
-    ("kubernetes", &["process"]),
+    ("kubernetes", &["process", "format"]),
     ("sample", &["python", "native", "kernel", "profile"]),
     // A row of SOURCES names its sample types.
     ("bpf", &["kernel", "profile", "ids"]),

@@ -32,14 +32,20 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "pyagent.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "pyagent.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/component: profiler
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{ include "pyagent.labelsWith" (list . dict) }}
 {{- end }}
+
+{{/* The same and others, given as a list of the root and those: what pods are chosen by stays. */}}
+{{- define "pyagent.labelsWith" -}}
+{{- $root := first . }}
+{{- $own := dict
+  "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
+  "app.kubernetes.io/version" $root.Chart.AppVersion
+  "app.kubernetes.io/component" "profiler"
+  "app.kubernetes.io/managed-by" $root.Release.Service
+}}
+{{- $selecting := include "pyagent.selectorLabels" $root | fromYaml }}
+{{- toYaml (merge $own $selecting (last .) $root.Values.commonLabels) }}
 {{- end }}
 
 {{- define "pyagent.image" -}}
@@ -70,6 +76,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- if and .Values.tls.existingSecret (not .Values.tls.clientCA) (not .Values.auth.existingSecret) (not .Values.auth.kubernetes) (not .Values.insecure) }}
 {{- fail "tls.existingSecret alone lets everybody in: set tls.clientCA, auth.existingSecret, auth.kubernetes or insecure" }}
+{{- end }}
+{{- if eq (int .Values.service.port) (int .Values.health.port) }}
+{{- fail "service.port and health.port are one: choose two" }}
 {{- end }}
 {{- if and .Values.auth.kubernetes (not .Values.kubernetes.enabled) }}
 {{- fail "auth.kubernetes needs kubernetes.enabled: the API server is asked" }}
