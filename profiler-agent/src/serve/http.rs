@@ -58,7 +58,7 @@ pub(super) async fn not_found(request: Request) -> Response {
 pub(super) async fn no_probe(request: Request) -> Response {
     nothing(
         &request,
-        "not found; there are /livez, /readyz, /healthz and /metrics",
+        "not found; there are /livez, /readyz and /metrics",
     )
 }
 
