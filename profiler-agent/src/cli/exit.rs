@@ -78,10 +78,10 @@ fn remedy(capabilities: &[Capability], is_withheld: bool) -> String {
     }
     let options = capabilities
         .iter()
-        .map(|capability| format!(" --cap-add {}", capability.name.trim_start_matches("CAP_")))
-        .collect::<String>();
+        .flat_map(|capability| [" --cap-add ", capability.name.trim_start_matches("CAP_")]);
     format!(
-        "this container does not have them; podman and docker: run{options}, Kubernetes: securityContext.capabilities.add"
+        "this container does not have them; podman and docker: run{}, Kubernetes: securityContext.capabilities.add",
+        options.collect::<String>()
     )
 }
 
