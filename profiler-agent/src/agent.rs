@@ -130,6 +130,8 @@ pub enum Purpose {
         show_cmdline: bool,
         /// Gets the windows.
         recorder: Option<WindowRecorder>,
+        /// Why there is none though it was asked for; else empty.
+        not_recorded: String,
         /// How they fare who are sent them.
         pushes: Option<PushCounts>,
         /// The pods of this node, where somebody follows them.
@@ -290,14 +292,15 @@ impl Agent {
         + 'static,
         kernel: KernelParts,
     ) -> Result<Self> {
-        let (recording, show_cmdline, recorder, pushes, pods) = match purpose {
-            Purpose::Record(recording) => (Some(recording), true, None, None, None),
+        let (recording, show_cmdline, recorder, not_recorded, pushes, pods) = match purpose {
+            Purpose::Record(recording) => (Some(recording), true, None, String::new(), None, None),
             Purpose::Serve {
                 show_cmdline,
                 recorder,
+                not_recorded,
                 pushes,
                 pods,
-            } => (None, show_cmdline, recorder, pushes, pods),
+            } => (None, show_cmdline, recorder, not_recorded, pushes, pods),
         };
         let (first_pods, pod_status) = pods.map(|it| (it.first, it.status)).unzip();
         let (events, event_receiver) = sync_channel(EVENT_CHANNEL);
@@ -338,6 +341,7 @@ impl Agent {
         let parts = EngineParts {
             open_pagemap: opener.map_or_else(|| Box::new(|_| None) as _, Opener::pagemaps),
             recorder: windows.clone().zip(reader),
+            not_recorded,
             pushes,
             pods: pod_status,
             prober: probe_sender,

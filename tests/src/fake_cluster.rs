@@ -83,7 +83,7 @@ impl FakeCluster {
         self.api.place(json!({
             "metadata": {
                 "uid": format!("uid-{pod}"), "name": pod, "namespace": "pyagent",
-                "labels": {"app.kubernetes.io/name": "pyagent", "app.kubernetes.io/component": "profiler"},
+                "labels": {"app.kubernetes.io/part-of": "pyagent", "app.kubernetes.io/component": "profiler"},
                 "ownerReferences": [owner("DaemonSet", "pyagent")],
             },
             "spec": {"nodeName": node, "containers": [{"name": "pyagent", "env": variables.collect::<Vec<_>>()}]},

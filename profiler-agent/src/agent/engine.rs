@@ -153,6 +153,8 @@ pub(super) struct EngineParts {
     pub(super) prober: Option<Sender<ProbeMessage>>,
     pub(super) config: SamplingConfig,
     pub(super) show_cmdline: bool,
+    /// Why nothing is recorded though that was asked for; else empty.
+    pub(super) not_recorded: String,
     /// Opens what shows the pages of processes.
     pub(super) open_pagemap: PagemapOpener,
     /// Gets the windows, and says what it kept of them.

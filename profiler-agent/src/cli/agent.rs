@@ -68,7 +68,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
         Some(address) => Some(serve_health(address, queries.clone())?),
         None => None,
     };
-    let recorder = args.recorder.start()?;
+    let (recorder, not_recorded) = args.recorder.start()?;
     if let (Some(reviewer), Some(recorder)) = (reviewer, &recorder) {
         reviewer.set_recorded(recorder.namespaces());
     }
@@ -84,6 +84,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode> {
     let purpose = Purpose::Serve {
         show_cmdline: args.show_cmdline,
         recorder,
+        not_recorded,
         pushes: pushing.as_ref().map(Pushing::counts),
         pods: followed,
     };

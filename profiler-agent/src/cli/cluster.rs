@@ -429,8 +429,10 @@ fn with_code(error: AgentsError) -> anyhow::Error {
         AgentsError::Unknown(_) | AgentsError::Forbidden { .. } | AgentsError::MayNotList(_) => {
             ExitError::Forbidden(error.to_string()).into()
         }
-        AgentsError::SeveralNamespaces(_) => ExitError::Usage(error.to_string()).into(),
-        AgentsError::Api(_) | AgentsError::None(_) => error.into(),
+        AgentsError::SeveralNamespaces(_) | AgentsError::SeveralAgents(..) => {
+            ExitError::Usage(error.to_string()).into()
+        }
+        AgentsError::Api(_) | AgentsError::None(_) | AgentsError::NotRunning { .. } => error.into(),
     }
 }
 

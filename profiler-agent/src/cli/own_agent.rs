@@ -39,6 +39,7 @@ pub(super) async fn start(
         log,
     );
     let purpose = Purpose::Serve {
+        not_recorded: String::new(),
         show_cmdline: false,
         recorder: None,
         pushes: None,

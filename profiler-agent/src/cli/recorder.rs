@@ -53,14 +53,17 @@ fn parse_keep_bytes(text: &str) -> Result<u64, String> {
 }
 
 impl RecorderArgs {
-    /// Starts the recorder; `None`: there is to be none, or none can be, which is said.
-    pub(super) fn start(&self) -> Result<Option<WindowRecorder>, FolderError> {
+    /// Starts the recorder; `None`: there is to be none, or none can be: why stands beside it, and is said.
+    pub(super) fn start(&self) -> Result<(Option<WindowRecorder>, String), FolderError> {
         if self.data_dir.as_deref() == Some(Path::new(NONE)) {
-            return Ok(None);
+            return Ok((None, String::new()));
         }
+        let cannot = |problem: String| {
+            tracing::warn!("nothing is recorded: {problem} (--data-dir DIR)");
+            Ok((None, problem))
+        };
         let Some(folder) = self.data_dir.clone().or_else(default_folder) else {
-            tell!("nothing is recorded: there is no home to keep it in (--data-dir DIR)");
-            return Ok(None);
+            return cannot("there is no home to keep it in".to_owned());
         };
         let config = RecorderConfig {
             folder,
@@ -68,12 +71,9 @@ impl RecorderArgs {
             keep_bytes: self.keep_bytes,
         };
         match WindowRecorder::start(config) {
-            Ok(recorder) => Ok(Some(recorder)),
+            Ok(recorder) => Ok((Some(recorder), String::new())),
             Err(error @ FolderError::InUse { .. }) => Err(error),
-            Err(error @ FolderError::Unusable { .. }) => {
-                tracing::warn!("nothing is recorded: {error} (--data-dir DIR)");
-                Ok(None)
-            }
+            Err(error @ FolderError::Unusable { .. }) => cannot(error.to_string()),
         }
     }
 }

@@ -9,9 +9,9 @@ use serde::Deserialize;
 use super::list;
 use super::pods::{Metadata, is_name};
 
-/// The labels of the chart's pods.
+/// The labels of the chart's pods, whatever the release and its objects are called.
 pub const AGENT_LABELS: &str =
-    "app.kubernetes.io/name=pyagent,app.kubernetes.io/component=profiler";
+    "app.kubernetes.io/part-of=pyagent,app.kubernetes.io/component=profiler";
 
 /// Most agents: one a node, and a cluster has 5,000 nodes.
 pub const MAX_AGENTS: usize = 10_000;
@@ -22,6 +22,9 @@ const DEFAULT_PORT: u16 = 7099;
 /// Where agents are said to listen, and whether with a certificate: the flags that a pod gives as variables.
 const LISTEN: (&str, &str) = ("PYAGENT_LISTEN", "--listen");
 const CERTIFICATE: (&str, &str) = ("PYAGENT_TLS_CERT", "--tls-cert");
+
+/// The phase of a pod that has a node and has started.
+const RUNNING: &str = "Running";
 
 /// An agent's pod that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,9 +75,26 @@ pub enum AgentsError {
     },
     /// There is none.
     #[error(
-        "no agent runs {0}: install one (docs/kubernetes.md), or say where with --k8s-agents-namespace"
+        "no agent runs {0}: install one (docs/kubernetes.md), or say which pods they are with --k8s-agents-namespace or --k8s-agents-selector"
     )]
     None(String),
+    /// There are, but none runs.
+    #[error(
+        "agents {place} do not run, as {name}: wait, or look why (kubectl --namespace {namespace} describe pod {name})"
+    )]
+    NotRunning {
+        /// Where was looked.
+        place: String,
+        /// Of one of them.
+        namespace: String,
+        /// The same.
+        name: String,
+    },
+    /// Each would have profiles of its own.
+    #[error(
+        "agents of the DaemonSets {0} run on {1}: choose those of one by their labels, as --k8s-agents-selector app.kubernetes.io/instance=RELEASE"
+    )]
+    SeveralAgents(String, String),
     /// Which one is trusted is the user's to say: any pod can have these labels.
     #[error("agents run in several namespaces, {0}: name one with --k8s-agents-namespace")]
     SeveralNamespaces(String),
@@ -147,18 +167,27 @@ pub(super) async fn agents(
         Some(namespace) => format!("/api/v1/namespaces/{namespace}/pods"),
         None => "/api/v1/pods".to_owned(),
     };
-    let query = [
-        ("labelSelector", labels),
-        ("fieldSelector", "status.phase=Running"),
-    ];
+    let query = [("labelSelector", labels)];
     let mut found: BTreeMap<String, AgentPod> = BTreeMap::new();
     let mut namespaces: BTreeMap<String, usize> = BTreeMap::new();
+    let mut several = None;
+    let mut not_running = None;
     let take = |pod: Pod| {
+        if pod.status.phase != RUNNING {
+            if is_name(&pod.metadata.namespace) && is_name(&pod.metadata.name) {
+                not_running.get_or_insert((pod.metadata.namespace, pod.metadata.name));
+            }
+            return;
+        }
         let Some(agent) = agent(pod) else {
             return;
         };
         *namespaces.entry(agent.namespace.clone()).or_default() += 1;
         match found.get(&agent.node) {
+            Some(other) if other.daemon_set != agent.daemon_set => {
+                let names = format!("{} and {}", other.daemon_set, agent.daemon_set);
+                several.get_or_insert((names, agent.node));
+            }
             // While one takes over from another.
             Some(other) if other.is_ready >= agent.is_ready => {}
             Some(_) | None => {
@@ -182,12 +211,22 @@ pub(super) async fn agents(
         let names = namespaces.into_keys().take(5).collect::<Vec<_>>();
         return Err(AgentsError::SeveralNamespaces(names.join(", ")));
     }
+    if let Some((daemon_sets, node)) = several {
+        return Err(AgentsError::SeveralAgents(daemon_sets, node));
+    }
     if found.is_empty() {
         let place = namespace.map_or_else(
             || "in this cluster".to_owned(),
             |namespace| format!("in the namespace {namespace}"),
         );
-        return Err(AgentsError::None(place));
+        return Err(match not_running {
+            Some((namespace, name)) => AgentsError::NotRunning {
+                place,
+                namespace,
+                name,
+            },
+            None => AgentsError::None(place),
+        });
     }
     Ok(found)
 }
@@ -200,7 +239,7 @@ fn agent(pod: Pod) -> Option<AgentPod> {
         status,
     } = pod;
     let names = [&metadata.namespace, &metadata.name, &spec.node_name];
-    if !names.into_iter().all(|name| is_name(name)) || status.phase != "Running" {
+    if !names.into_iter().all(|name| is_name(name)) {
         return None;
     }
     let listen = spec.said(LISTEN);
@@ -279,6 +318,19 @@ mod tests {
         let server = FakeServer::start().await;
         server.answer("/api/v1/pods", list(items));
         agents(&server.client(), None, AGENT_LABELS).await
+    }
+
+    #[tokio::test]
+    async fn agents_that_do_not_run_and_those_of_two_releases_are_told_of() {
+        let mut starting = pod("pyagent", "a", "n1", "False");
+        starting["status"]["phase"] = json!("Pending");
+        let error = found(&[starting]).await.unwrap_err().to_string();
+        assert!(error.contains("describe pod a"), "{error}");
+        let mut other = pod("pyagent", "b", "n1", "True");
+        other["metadata"]["ownerReferences"][0]["name"] = json!("second");
+        let pods = [pod("pyagent", "a", "n1", "True"), other];
+        let error = found(&pods).await.unwrap_err().to_string();
+        assert!(error.contains("pyagent and second run on n1"), "{error}");
     }
 
     #[tokio::test]

@@ -62,10 +62,10 @@ impl Readiness {
                 status.rate_hz, status.rate_asked_hz
             ));
         }
-        if let Some(recorder) = &status.recorder
-            && !recorder.problem.is_empty()
-        {
-            missing.push(format!("profiles are not recorded: {}", recorder.problem));
+        let of_recorder = status.recorder.as_ref().map(|it| &it.problem);
+        let problem = of_recorder.unwrap_or(&status.not_recorded);
+        if !problem.is_empty() {
+            missing.push(format!("profiles are not recorded: {problem}"));
         }
         if let Some(kubernetes) = &status.kubernetes
             && !kubernetes.problem.is_empty()

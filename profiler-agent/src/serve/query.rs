@@ -300,6 +300,8 @@ pub struct Status {
     pub shedding: String,
     /// The recorder; `None`: there is none.
     pub recorder: Option<RecorderInfo>,
+    /// Why there is none though it was asked for; else empty.
+    pub not_recorded: String,
     /// What is known of pods; `None`: nobody asks for them.
     pub kubernetes: Option<KubernetesInfo>,
     /// Everything that is counted.

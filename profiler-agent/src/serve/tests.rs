@@ -292,6 +292,7 @@ pub(super) fn status() -> Status {
         memory: None,
         shedding: String::new(),
         recorder: None,
+        not_recorded: String::new(),
         kubernetes: None,
         counters: vec![CounterValue {
             name: "lost_full",

@@ -5,7 +5,7 @@ use crate::process::facts::Facts;
 /// Whose word counts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Consent {
-    /// The annotation: `true` or `false`; any other text says nothing. `None`: nobody is asked.
+    /// The annotation: `true`, as people write that, or else no. `None`: nobody is asked.
     pub annotation: Option<String>,
     /// Only what says `true` is profiled; nothing beyond pods can say it.
     pub is_needed: bool,
@@ -19,11 +19,16 @@ impl Consent {
             return true;
         };
         let pod = process.pod.as_ref();
-        match pod.and_then(|pod| pod.annotations.get(annotation)?.parse().ok()) {
-            Some(is_allowed) => is_allowed,
-            None => !self.is_needed,
-        }
+        let text = pod.and_then(|pod| pod.annotations.get(annotation));
+        text.map_or(!self.is_needed, |text| is_yes(text))
     }
+}
+
+/// Whether a text says yes. Who wrote something else did not.
+fn is_yes(text: &str) -> bool {
+    let text = text.trim();
+    let mut words = ["true", "yes", "on", "1"].into_iter();
+    words.any(|yes| text.eq_ignore_ascii_case(yes))
 }
 
 #[cfg(test)]
@@ -48,8 +53,11 @@ mod tests {
         for (text, expected) in [
             ("true", [true, true, true]),
             ("false", [true, false, false]),
-            ("yes", [true, true, false]),
-            ("", [true, true, false]),
+            (" True\n", [true, true, true]),
+            ("yes", [true, true, true]),
+            ("False", [true, false, false]),
+            ("no", [true, false, false]),
+            ("", [true, false, false]),
         ] {
             let annotation = ("pyagent.io/profile".to_owned(), text.to_owned());
             process.pod = Some(Arc::new(Pod {

@@ -42,6 +42,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
   "app.kubernetes.io/version" $root.Chart.AppVersion
   "app.kubernetes.io/component" "profiler"
+  "app.kubernetes.io/part-of" "pyagent"
   "app.kubernetes.io/managed-by" $root.Release.Service
 }}
 {{- $selecting := include "pyagent.selectorLabels" $root | fromYaml }}

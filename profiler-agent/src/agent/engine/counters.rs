@@ -315,6 +315,7 @@ impl Engine {
             memory: self.shedding.memory(),
             shedding: self.shedding.problem(),
             recorder: self.recorder_info(),
+            not_recorded: self.parts.not_recorded.clone(),
             kubernetes: self.kubernetes_info(),
             counters: {
                 let mut counters = self.counter_values();
