@@ -242,6 +242,8 @@ async fn watch(args: &TopArgs, feed: Feed, has_ended: &dyn Fn(&Seen) -> bool) ->
     let (sender, mut looks) = mpsc::channel(1);
     let is_of_agent = args.address.is_some();
     let feeding = tokio::spawn(feed.run(sender));
+    // Looks in which nothing matched, and why.
+    let (mut n_looks, mut unmatched) = (0_u32, (0_u32, String::new()));
     let watched = async {
         let mut is_first = true;
         loop {
@@ -258,6 +260,10 @@ async fn watch(args: &TopArgs, feed: Feed, has_ended: &dyn Fn(&Seen) -> bool) ->
                             return Err(ExitError::NothingMatched(none.clone()).into());
                         }
                         is_first = false;
+                        n_looks += 1;
+                        if let Some(why) = &seen.no_match {
+                            unmatched = (unmatched.0 + 1, why.clone());
+                        }
                         let is_gone = has_ended(&seen);
                         let is_unknown = is_of_agent && seen.no_match.is_some() && !args.selection.pid.is_empty();
                         top.add(seen.into_look());
@@ -290,6 +296,9 @@ async fn watch(args: &TopArgs, feed: Feed, has_ended: &dyn Fn(&Seen) -> bool) ->
     feeding.abort();
     drop(screen);
     watched?;
+    if let (n_unmatched @ 1.., why) = unmatched {
+        tell!("in {n_unmatched} of {n_looks} looks: {why}");
+    }
     Ok(top)
 }
 

@@ -13,6 +13,9 @@ pub struct ClosedWindow {
     pub profiles: Vec<(ProfileType, Profile)>,
 }
 
+/// Said where a profile is of some processes alone, and something was lost.
+pub const OF_ALL_PROCESSES: &str = "what was lost is of all processes of the host together";
+
 /// Whether a remark says something of one process: it is not for who may not see all.
 #[must_use]
 pub fn names_process(remark: &str) -> bool {

@@ -18,7 +18,7 @@ use crate::profile::model::{
 };
 use crate::profile::query::{ProcessFacts, ProcessFilter, RecordedRequest, TimeRange, Viewer};
 use crate::profile::tables::{Head, Tables};
-use crate::profile::window::{Remarks, names_process};
+use crate::profile::window::{OF_ALL_PROCESSES, Remarks, names_process};
 
 /// Most namespaces that are told.
 const MAX_NAMESPACES: u32 = 512;
@@ -89,6 +89,9 @@ pub(super) fn read(
     let mut comments = remarks.into_lines();
     if request.filter.viewer != Viewer::All {
         comments.retain(|line| !names_process(line));
+    }
+    if !request.filter.is_all() && !comments.is_empty() {
+        comments.push(OF_ALL_PROCESSES.to_owned());
     }
     comments.extend(gap_note(&windows, length));
     comments.extend(reading.note());

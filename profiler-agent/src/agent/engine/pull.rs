@@ -16,6 +16,7 @@ use crate::process::resident;
 use crate::profile::aggregate::{Aggregator, ResolvedSample, Taken};
 use crate::profile::model::{Profile, ProfileType};
 use crate::profile::query::{ProcessFilter, Viewer};
+use crate::profile::window::OF_ALL_PROCESSES;
 use crate::python::process::PythonProcess;
 use crate::sample::decode::RawSample;
 use crate::serve::query::{CounterValue, PullError};
@@ -228,7 +229,7 @@ impl Engine {
     pub(super) fn finish(&self, pull: Pull) {
         let mut comments = self.comments(&pull.counters);
         if !pull.filter.is_all() && !comments.is_empty() {
-            comments.push("what was lost is of all processes of the host together".to_owned());
+            comments.push(OF_ALL_PROCESSES.to_owned());
         }
         if pull.profile_type.is_of_allocations() {
             comments.push(ALLOCATION_NOTE.to_owned());

@@ -124,7 +124,7 @@ pub(in crate::cli) struct Gathered {
     pub(in crate::cli) n_with_samples: usize,
     /// Nodes that have none of what was asked for.
     pub(in crate::cli) n_without: usize,
-    /// Nodes that gave no answer, or none that can be used, and why.
+    /// Nodes that gave no answer, or none that can be used, or one of less time than was asked for; and why.
     pub(in crate::cli) failed: Missing,
 }
 
@@ -177,8 +177,7 @@ pub(super) async fn ask(
     }
     drop(sender);
     while asking.join_next().await.is_some() {}
-    let gathered = merging.await.context("a part of pyagent has failed")?;
-    let n_answers = gathered.n_with_samples + gathered.n_without + gathered.failed.len();
+    let (gathered, n_answers) = merging.await.context("a part of pyagent has failed")?;
     ensure!(n_answers == n_expected, "a part of pyagent has failed");
     Ok(gathered)
 }
@@ -252,22 +251,29 @@ async fn answer(member: &Member, question: &Question, bounds: &Bounds) -> Answer
     }))
 }
 
-/// Puts answers together in the order in which they come.
+/// Puts answers together in the order in which they come. Returns how many there were too.
 fn put_together(
     mut answers: mpsc::Receiver<(Arc<Member>, Answer)>,
     question: &Question,
     remarks: Vec<String>,
     mut failed: Missing,
-) -> Gathered {
+) -> (Gathered, usize) {
     let mut gathering = Gathering::new(Expected {
         profile_type: question.profile_type,
         max_length: max_length(question.time),
     });
-    let (mut n_with_samples, mut n_without) = (0, 0);
+    let (mut n_with_samples, mut n_without, mut n_answers) = (0, 0, failed.len());
     while let Some((member, answer)) = answers.blocking_recv() {
+        n_answers += 1;
         match answer.and_then(|sent| add(&mut gathering, &member, question, sent)) {
-            Ok(0) => n_without += 1,
-            Ok(_) => n_with_samples += 1,
+            Ok(Added { n_samples, cut }) => {
+                if n_samples > 0 {
+                    n_with_samples += 1;
+                } else {
+                    n_without += 1;
+                }
+                failed.extend(cut.map(|why| (member.node.clone(), why)));
+            }
             Err(why) => failed.push((member.node.clone(), why)),
         }
     }
@@ -288,23 +294,35 @@ fn put_together(
             ))
         }
     };
-    Gathered {
+    let gathered = Gathered {
         profile: gathering.finish(remark.into_iter().chain(remarks)),
         n_with_samples,
         n_without,
         failed,
-    }
+    };
+    (gathered, n_answers)
 }
 
-/// Adds what one sent; returns the number of samples.
+/// What was added.
+#[derive(Default)]
+struct Added {
+    n_samples: i64,
+    /// Why it is of less time than was asked for.
+    cut: Option<String>,
+}
+
+/// Shorter by this than what was asked for is no profile of that time: its agent has ended.
+const MAX_CUT: Duration = Duration::from_millis(500);
+
+/// Adds what one sent.
 fn add(
     gathering: &mut Gathering,
     member: &Member,
     question: &Question,
     sent: Option<Sent>,
-) -> Result<i64, String> {
+) -> Result<Added, String> {
     let Some(sent) = sent else {
-        return Ok(0);
+        return Ok(Added::default());
     };
     let profile = read_within(&sent.bytes, &LIMITS);
     let profile = profile.map_err(|error| format!("what it sent is no profile: {error}"))?;
@@ -317,8 +335,18 @@ fn add(
         });
         is_of_pods && filters.all(|filter| filter.matches(profile, labels))
     };
+    let length = profile.duration;
+    let cut = match question.time {
+        PullTime::Next(wanted) if length + MAX_CUT < wanted => Some(format!(
+            "its agent ended after {:.1} s of {:.1} s; its samples until then are there",
+            length.as_secs_f64(),
+            wanted.as_secs_f64()
+        )),
+        PullTime::Next(_) | PullTime::Recorded(_) => None,
+    };
     let added = gathering.add(node, sent.n_samples, profile, is_meant);
-    added.map_err(|error| error.to_string())
+    let n_samples = added.map_err(|error| error.to_string())?;
+    Ok(Added { n_samples, cut })
 }
 
 /// How long a profile can be, as far as that is known.
