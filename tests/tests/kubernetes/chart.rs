@@ -203,6 +203,8 @@ fn values_that_do_not_do_what_they_say_are_refused() {
             "kubernetes.enabled",
         ),
         ("service: {port: 7098}", "health.port"),
+        ("service: {port: 80}", "NET_BIND_SERVICE"),
+        ("recorder: {keep: 0s}", "keep"),
         ("selection: ['']", "selection"),
         ("recorder: null", "recorder"),
     ] {

@@ -81,6 +81,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if eq (int .Values.service.port) (int .Values.health.port) }}
 {{- fail "service.port and health.port are one: choose two" }}
 {{- end }}
+{{- if and (lt (min (int .Values.service.port) (int .Values.health.port)) 1024) (not (has "NET_BIND_SERVICE" .Values.capabilities)) }}
+{{- fail "a port below 1024 needs NET_BIND_SERVICE in capabilities" }}
+{{- end }}
 {{- if and .Values.auth.kubernetes (not .Values.kubernetes.enabled) }}
 {{- fail "auth.kubernetes needs kubernetes.enabled: the API server is asked" }}
 {{- end }}
