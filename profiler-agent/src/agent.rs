@@ -230,7 +230,9 @@ impl Agent {
             programs.split(periods, opener.clone().events());
         let has_probes = config.types.iter().any(|it| it.is_of_allocations());
         let probes = if has_probes {
-            let cost = probes.cost().context("cannot place probes")?;
+            let cost = probes
+                .cost()
+                .with_context(restrictions::cannot_place_probes)?;
             Some((probes, cost))
         } else {
             None

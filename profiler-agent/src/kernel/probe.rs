@@ -35,7 +35,7 @@ pub const CAP_SYS_PTRACE: Capability = Capability {
 };
 
 /// Stands for CAP_BPF and CAP_PERFMON too, and opens files of deleted binaries.
-const CAP_SYS_ADMIN: Capability = Capability {
+pub const CAP_SYS_ADMIN: Capability = Capability {
     name: "CAP_SYS_ADMIN",
     bit: 21,
     purpose: "",

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::probe::{CAP_PERFMON, CAP_SYS_PTRACE, Rights};
+use super::probe::{CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Rights};
 
 /// What one of them means for this process: in order, or in the way and what to do.
 pub type Verdict = Result<String, String>;
@@ -150,6 +150,16 @@ pub fn cannot_sample() -> String {
              sysctl kernel.perf_event_paranoid={MAX_LEVEL})"
         ),
         _ => "cannot sample".to_owned(),
+    }
+}
+
+/// What to say where probes are refused: uprobes are for who has CAP_SYS_ADMIN (`perf_uprobe_event_init` of the kernel).
+#[must_use]
+pub fn cannot_place_probes() -> &'static str {
+    if Rights::of_this_process().has(CAP_SYS_ADMIN) {
+        "cannot place probes"
+    } else {
+        "cannot place probes, which the types pools, alloc and mmap need CAP_SYS_ADMIN for"
     }
 }
 
