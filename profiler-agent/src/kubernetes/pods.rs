@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(change("ERROR", expired).unwrap_err(), ApiError::Expired);
         let error = json!({"kind": "Status", "code": 500, "message": "a\nb\u{1b}"});
         let error = change("ERROR", error).unwrap_err().to_string();
-        assert!(error.starts_with("a\\nb\\u{1b} (500"), "{error}");
+        assert!(error.starts_with("a b\\u{1b} (500"), "{error}");
         assert!(change("ADDED", json!(7)).is_err());
     }
 
