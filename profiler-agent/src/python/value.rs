@@ -388,11 +388,10 @@ impl<'a, M: ReadMemory> Values<'a, M> {
             }
             let item = read_word(&self.memory, items.add(idx * 8))?;
             if item == 0 {
-                // A tuple that is being made.
-                out.push("<NULL>");
-            } else {
-                self.write(out, path, Address(item))?;
+                // It is being made, which no variable shows: another object was here when it was looked for.
+                return Err(Unreadable);
             }
+            self.write(out, path, Address(item))?;
         }
         Ok(())
     }
