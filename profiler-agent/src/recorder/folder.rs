@@ -18,6 +18,12 @@ const DATABASE: &str = "pyagent.db";
 /// What the lock is held on.
 const LOCK: &str = "pyagent.lock";
 
+/// How the names of all of its files begin.
+const OWN: &[u8] = b"pyagent.";
+
+/// The one thing in a volume that is new.
+const MADE_WITH_A_FILE_SYSTEM: &str = "lost+found";
+
 /// File systems of other machines, where a database in WAL mode cannot be: what `statfs` calls them (linux/magic.h, and
 /// the file systems' own sources). FUSE can be local, but does not say so.
 const NETWORK: [(u64, &str); 9] = [
@@ -111,6 +117,13 @@ impl Folder {
             return Err(FolderError::unusable(path, &reason));
         }
         if found.mode() & 0o077 != 0 {
+            if let Some(other) = foreign(path).map_err(unusable)? {
+                let reason = format!(
+                    "others may look into it, and it is no folder of pyagent's own: {} is in it",
+                    shown(&other)
+                );
+                return Err(FolderError::unusable(path, &reason));
+            }
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
         }
         let lock = lock(path)?;
@@ -139,6 +152,19 @@ impl Folder {
         let network = NETWORK.iter().find(|(known, _)| *known == kind);
         network.map(|(_, name)| *name)
     }
+}
+
+/// Something in a folder that pyagent did not make. Rights are taken from others only where there is none: `/tmp` stays what
+/// it is.
+fn foreign(folder: &Path) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let is_own = name.as_encoded_bytes().starts_with(OWN) || name == MADE_WITH_A_FILE_SYSTEM;
+        if !is_own {
+            return Ok(Some(PathBuf::from(name)));
+        }
+    }
+    Ok(None)
 }
 
 fn lock(folder: &Path) -> Result<File, FolderError> {
@@ -264,6 +290,27 @@ mod tests {
             let error = Folder::open(&other).unwrap_err().to_string();
             assert!(error.contains("belongs to the user 12345"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_folder_with_other_things_in_it_keeps_its_rights() {
+        let scratch = tempfile::tempdir().unwrap();
+        let shared = scratch.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        fs::write(shared.join("somebody's"), "x").unwrap();
+        let of_all = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(&shared, of_all.clone()).unwrap();
+        let error = Folder::open(&shared).unwrap_err().to_string();
+        assert!(error.contains("somebody's is in it"), "{error}");
+        assert_eq!(fs::metadata(&shared).unwrap().mode() & 0o777, 0o777);
+        assert_eq!(fs::read_dir(&shared).unwrap().count(), 1);
+        // A new volume, as it is handed to a container.
+        fs::remove_file(shared.join("somebody's")).unwrap();
+        fs::create_dir(shared.join("lost+found")).unwrap();
+        drop(Folder::open(&shared).unwrap());
+        fs::set_permissions(&shared, of_all).unwrap();
+        Folder::open(&shared).unwrap();
+        assert_eq!(fs::metadata(&shared).unwrap().mode() & 0o777, 0o700);
     }
 
     #[test]
